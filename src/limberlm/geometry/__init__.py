@@ -1,0 +1,66 @@
+"""The mathematics: tensors in, numbers out. Imports torch, numpy and scipy, and nothing else of limberlm.
+
+`statistics` holds sums that merge; `spectrum` and `isotropy` turn them into metrics; `uncertainty` gives
+intervals and paired differences; `null` gives what each metric reads when there is nothing to see; `catalog`
+lists them all.
+"""
+
+from __future__ import annotations
+
+from limberlm.geometry.catalog import CATALOG, HEADLINE, Metric, metric
+from limberlm.geometry.isotropy import (
+    centred_directions,
+    massive_token_share,
+    mean_cosine,
+    mean_cosine_all_pairs,
+)
+from limberlm.geometry.spectrum import (
+    effective_rank,
+    eigenvalues,
+    participation_ratio,
+    participation_ratio_debiased,
+    participation_ratio_debiased_replicates,
+    rankme,
+    stable_rank,
+    variance_share,
+)
+from limberlm.geometry.statistics import Directions, Moments
+from limberlm.geometry.uncertainty import (
+    Difference,
+    Estimate,
+    benjamini_hochberg,
+    holm,
+    jackknife,
+    minimum_detectable_effect,
+    paired_difference,
+)
+from limberlm.geometry.undefined import Undefined
+
+__all__ = [
+    "CATALOG",
+    "HEADLINE",
+    "Difference",
+    "Directions",
+    "Estimate",
+    "Metric",
+    "Moments",
+    "Undefined",
+    "benjamini_hochberg",
+    "centred_directions",
+    "effective_rank",
+    "eigenvalues",
+    "holm",
+    "jackknife",
+    "massive_token_share",
+    "mean_cosine",
+    "mean_cosine_all_pairs",
+    "metric",
+    "minimum_detectable_effect",
+    "paired_difference",
+    "participation_ratio",
+    "participation_ratio_debiased",
+    "participation_ratio_debiased_replicates",
+    "rankme",
+    "stable_rank",
+    "variance_share",
+]

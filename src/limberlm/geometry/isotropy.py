@@ -1,0 +1,91 @@
+"""Do states point the same way? Mean cosines, and the few outsize tokens that can fake them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from limberlm.geometry.statistics import Directions, _working
+from limberlm.geometry.undefined import Undefined
+
+
+def mean_cosine(directions: Sequence[Directions]) -> Tensor:
+    """Mean cosine over pairs of rows from different blocks: (|U|^2 - sum |U_b|^2) / (n^2 - sum n_b^2).
+
+    Anisotropy (Ethayarajh 1909.00512; leaving out pairs inside a block, hence inside a sequence, is our
+    choice). 0-d float64 in [-1, 1]; rises as states become alike. Invariant to rotation and to the scale of
+    each row; not to translation. No sample-size bias.
+
+    `directions`: one sum per block; empty ones are left out. Undefined with fewer than two blocks that hold
+    rows.
+
+    >>> blocks = [Directions(1, torch.tensor([1.0, 0.0])), Directions(1, torch.tensor([0.6, 0.8]))]
+    >>> round(mean_cosine(blocks).item(), 6)
+    0.6
+    """
+    filled = [block for block in directions if block.count]
+    if len(filled) < 2:
+        raise Undefined(f"needs two blocks with rows, there are {len(filled)}")
+    sums = torch.stack([block.total for block in filled])
+    counts = torch.tensor([block.count for block in filled], dtype=torch.float64, device=sums.device)
+    pairs = counts.sum() ** 2 - counts.square().sum()
+    return (sums.sum(0).square().sum() - sums.square().sum()) / pairs
+
+
+def mean_cosine_all_pairs(direction: Directions) -> Tensor:
+    """Mean cosine over all pairs of different rows: (|U|^2 - n) / (n (n - 1)).
+
+    The usual definition (Ethayarajh 1909.00512), in [-1/(n-1), 1]. Tokens of one sequence resemble each
+    other, which `mean_cosine` leaves out. Undefined below two rows.
+
+    >>> mean_cosine_all_pairs(Directions(3, torch.zeros(2))).item()
+    -0.5
+    """
+    n = direction.count
+    if n < 2:
+        raise Undefined(f"a mean cosine needs two rows, there are {n}")
+    return (direction.total.square().sum() - n) / (n * (n - 1))
+
+
+def centred_directions(states: Tensor, block_of_row: Tensor, mean: Tensor, blocks: int) -> list[Directions]:
+    """Unit directions of `states - mean`, summed by block: what centred anisotropy needs.
+
+    `states` [m, d] is a reservoir, `block_of_row` [m] its blocks in 0..blocks-1, `mean` [d] the mean of *all*
+    rows (not of the reservoir). Norms after centring need the final mean, so this cannot be streamed. Rows
+    equal to the mean have no direction and are left out.
+
+    >>> states, mean = torch.tensor([[1.0, 1.0], [3.0, 1.0]]), torch.tensor([2.0, 1.0])
+    >>> mean_cosine(centred_directions(states, torch.tensor([0, 1]), mean, blocks=2)).item()
+    -1.0
+    """
+    centred = states.to(torch.float64) - mean.to(states.device, torch.float64)
+    sums = []
+    for block in range(blocks):
+        directions = Directions.zeros(centred.shape[1], centred.device)
+        directions.update(centred[block_of_row.to(centred.device) == block])
+        sums.append(directions)
+    return sums
+
+
+def massive_token_share(norms: Tensor, times: float = 20.0) -> Tensor:
+    """Share of tokens whose norm is over `times` the median norm; 0-d float64 in [0, 1].
+
+    `norms` [n]: norms of the raw states of one site. A handful of such tokens (2402.17762) takes over every
+    unweighted spectrum and lifts centred anisotropy, so they are counted, never silently removed. Threshold:
+    our choice. Invariant to rotation and scale. Undefined without tokens or with a zero median; ValueError
+    for non-finite norms.
+
+    >>> massive_token_share(torch.tensor([1.0, 1.0, 1.0, 50.0])).item()
+    0.25
+    """
+    norms = _working(norms)
+    if norms.numel() == 0:
+        raise Undefined("no tokens")
+    if not bool(torch.isfinite(norms).all()):
+        raise ValueError("the token norms hold NaN or infinite values")
+    median = norms.median()
+    if float(median) == 0.0:
+        raise Undefined("the median token norm is zero")
+    return (norms > times * median).to(torch.float64).mean()

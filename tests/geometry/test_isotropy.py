@@ -1,0 +1,196 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.special import ive
+from scipy.stats import vonmises_fisher
+from torch import Tensor
+
+from limberlm.geometry import (
+    Directions,
+    Undefined,
+    centred_directions,
+    effective_rank,
+    eigenvalues,
+    massive_token_share,
+    mean_cosine,
+    mean_cosine_all_pairs,
+    participation_ratio,
+    variance_share,
+)
+from tests.geometry.clouds import moments, normal, power_law, rotation
+
+
+def by_block(rows: Tensor, block: Tensor, count: int) -> list[Directions]:
+    return centred_directions(rows, block, torch.zeros(rows.shape[1]), count)
+
+
+def all_pairs(rows: Tensor) -> Tensor:
+    directions = Directions.zeros(rows.shape[1])
+    directions.update(rows)
+    return mean_cosine_all_pairs(directions)
+
+
+def test_mean_cosines_equal_the_average_over_pairs() -> None:
+    rows, block = normal(40, 7, seed=0) + 0.5, torch.arange(40) % 5
+    cosines = torch.nn.functional.cosine_similarity(rows[:, None], rows[None], dim=2)
+    other_block = block[:, None] != block
+    expected = cosines[other_block].mean()
+    torch.testing.assert_close(mean_cosine(by_block(rows, block, 5)), expected, rtol=1e-12, atol=0)
+    expected = cosines[~torch.eye(40, dtype=torch.bool)].mean()
+    torch.testing.assert_close(all_pairs(rows), expected, rtol=1e-12, atol=0)
+
+
+def test_pairs_inside_a_block_do_not_count() -> None:
+    same_within = torch.eye(4, dtype=torch.float64).repeat_interleave(10, 0)
+    assert mean_cosine(by_block(same_within, torch.arange(40) // 10, 4)).item() == 0.0
+    assert all_pairs(same_within).item() == pytest.approx(4 * 10 * 9 / (40 * 39))
+
+
+@pytest.mark.parametrize("n", [2, 7, 50])
+def test_unit_rows_of_zero_sum_have_the_least_mean_cosine(n: int) -> None:
+    angles = 2 * math.pi * torch.arange(n, dtype=torch.float64) / n
+    rows = torch.stack([angles.cos(), angles.sin()], 1)
+    assert all_pairs(rows).item() == pytest.approx(-1 / (n - 1), abs=1e-12)
+    assert mean_cosine(by_block(rows, torch.arange(n), n)).item() == pytest.approx(-1 / (n - 1), abs=1e-12)
+
+
+@given(seed=st.integers(0, 1000), offset=st.floats(-3, 3))
+@settings(max_examples=30, deadline=None)
+def test_rotation_row_scale_and_row_order_do_not_matter(seed: int, offset: float) -> None:
+    rows, block = normal(30, 5, seed=seed) + offset, torch.arange(30) % 4
+    changed = rows @ rotation(5, seed) * (0.1 + normal(30, 1, seed=seed + 1).abs())
+    order = torch.randperm(30, generator=torch.Generator().manual_seed(seed))
+    before = mean_cosine(by_block(rows, block, 4))
+    after = mean_cosine(by_block(changed[order], block[order], 4))
+    torch.testing.assert_close(after, before, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("d", "kappa", "rows", "cosine", "rank"),
+    [(64, 16, 20000, 0.0559, 63.995), (768, 768, 2000, 0.3822, 767.81)],
+)
+def test_a_von_mises_fisher_cloud_is_an_offset_with_full_rank(d, kappa, rows, cosine, rank) -> None:
+    pole = np.eye(d)[0]
+    sample = torch.from_numpy(vonmises_fisher(pole, kappa, seed=0).rvs(rows))
+    assert all_pairs(sample).item() == pytest.approx(cosine, abs=0.002)
+    resultant = ive(d / 2, kappa) / ive(d / 2 - 1, kappa)
+    assert resultant**2 == pytest.approx(cosine, abs=1e-4)
+    along = 1 - (d - 1) / kappa * resultant - resultant**2
+    population = torch.tensor([along] + [resultant / kappa] * (d - 1), dtype=torch.float64)
+    assert effective_rank(population).item() == pytest.approx(rank, rel=1e-5)
+
+
+def test_centred_directions_equal_those_of_centred_rows_block_by_block() -> None:
+    rows, block = normal(20, 6, seed=1), torch.arange(20) % 3
+    mean = normal(6, seed=2)
+    sums = centred_directions(rows, block, mean, blocks=4)
+    for b, directions in enumerate(sums):
+        expected = torch.nn.functional.normalize(rows[block == b] - mean, dim=1).sum(0)
+        torch.testing.assert_close(directions.total, expected, rtol=1e-12, atol=1e-12)
+    assert [directions.count for directions in sums] == [7, 7, 6, 0]
+    torch.testing.assert_close(mean_cosine(sums), mean_cosine(sums[:3]))
+
+
+def test_rows_equal_to_the_mean_have_no_direction() -> None:
+    rows = torch.tensor([[1.0, 2.0], [1.0, 3.0]])
+    (directions,) = centred_directions(rows, torch.zeros(2, dtype=torch.long), torch.tensor([1.0, 2.0]), 1)
+    assert (directions.count, directions.total.tolist()) == (1, [0.0, 1.0])
+
+
+def test_too_few_rows_are_undefined_with_the_reason() -> None:
+    with pytest.raises(Undefined, match="two blocks with rows, there are 1"):
+        mean_cosine([Directions(3, torch.ones(2)), Directions.zeros(2)])
+    with pytest.raises(Undefined, match="two rows, there are 1"):
+        mean_cosine_all_pairs(Directions(1, torch.ones(2)))
+
+
+# --- the signature of massive tokens and rogue dimensions (n = 4096, d = 512, lambda = 1/i, a fixed offset)
+
+N, D = 4096, 512
+
+
+def base_cloud(seed: int) -> Tensor:
+    eigs = power_law(D, 1.0)
+    return normal(N, D, seed=seed) * eigs.sqrt() + 0.5 * normal(D, seed=seed + 50) * eigs.mean().sqrt()
+
+
+def massive_cloud(seed: int) -> Tensor:
+    rows = base_cloud(seed)
+    direction = normal(D, seed=seed + 70)
+    rows[::256] = 100 * rows.norm(dim=1).mean() * direction / direction.norm()
+    return rows
+
+
+def rogue_cloud(seed: int) -> Tensor:
+    rows = base_cloud(seed)
+    rows[:, 4] *= 30
+    return rows
+
+
+def offset_cloud(seed: int) -> Tensor:
+    rows = base_cloud(seed)
+    rows[:, 7] += 25 * power_law(D, 1.0).mean().sqrt()
+    return rows
+
+
+def rms(rows: Tensor) -> Tensor:
+    return rows / rows.square().mean(1, keepdim=True).sqrt()
+
+
+def read(rows: Tensor) -> tuple[float, float, float, float]:
+    """Raw cosine, centred cosine, effective rank / d, share of the top direction."""
+    block = torch.randint(0, 16, (N,), generator=torch.Generator().manual_seed(0))
+    sums = moments(rows, shift=rows.mean(0))
+    eigs = eigenvalues(sums.covariance)
+    raw = mean_cosine(by_block(rows, block, 16))
+    centred = mean_cosine(centred_directions(rows, block, sums.mean, 16))
+    return raw.item(), centred.item(), effective_rank(eigs).item() / D, variance_share(eigs, 1).item()
+
+
+@pytest.mark.parametrize(
+    ("cloud", "raw", "centred", "rank", "top", "rms_rank"),
+    [
+        (base_cloud, (0.18, 0.24), 0.00, 0.22, 0.15, (0.235, 0.265)),
+        (massive_cloud, (0.18, 0.24), 0.16, 0.0024, 0.98, (0.235, 0.265)),
+        (rogue_cloud, (0.00, 0.06), 0.00, 0.0026, 0.97, (0.006, 0.0085)),
+        (offset_cloud, (0.57, 0.73), 0.00, 0.22, 0.15, (0.2, 0.32)),
+    ],
+)
+def test_signature_of_massive_tokens(cloud, raw, centred, rank, top, rms_rank) -> None:
+    rows = cloud(seed=0)
+    raw_cosine, centred_cosine, rank_share, top_share = read(rows)
+    assert raw[0] < raw_cosine < raw[1]
+    assert centred_cosine == pytest.approx(centred, abs=0.03)
+    assert rank_share == pytest.approx(rank, rel=0.06)
+    assert top_share == pytest.approx(top, abs=0.015)
+    _, centred_cosine, rank_share, _ = read(rms(rows))
+    assert centred_cosine == pytest.approx(0.0, abs=0.03)
+    assert rms_rank[0] < rank_share < rms_rank[1]
+    assert massive_token_share(rows.norm(dim=1)).item() == (1 / 256 if cloud is massive_cloud else 0.0)
+
+
+def test_base_cloud_has_the_participation_ratio_of_its_population() -> None:
+    eigs = eigenvalues(moments(base_cloud(seed=0)).covariance)
+    assert participation_ratio(eigs).item() == pytest.approx(28, abs=2)
+
+
+def test_massive_tokens_are_counted_against_the_median() -> None:
+    norms = torch.cat([torch.ones(97), torch.tensor([19.9, 20.1, 500.0])])
+    assert massive_token_share(norms).item() == pytest.approx(0.02)
+    assert massive_token_share(7 * norms.double()).item() == pytest.approx(0.02)
+    assert massive_token_share(norms, times=10).item() == pytest.approx(0.03)
+
+
+def test_massive_tokens_give_a_reason_where_they_have_no_value() -> None:
+    with pytest.raises(Undefined, match="no tokens"):
+        massive_token_share(torch.zeros(0))
+    with pytest.raises(Undefined, match="median token norm is zero"):
+        massive_token_share(torch.tensor([0.0, 0.0, 1.0]))
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        massive_token_share(torch.tensor([1.0, math.inf]))

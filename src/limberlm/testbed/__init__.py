@@ -1,0 +1,20 @@
+"""Procedurally generated skills with exact verifiers, public-domain prose, and the bundled base model."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+
+from limberlm.testbed.arithmetic import ARITHMETIC
+from limberlm.testbed.codebook import CODEBOOK
+from limberlm.testbed.instructions import INSTRUCTIONS
+from limberlm.testbed.preferences import PREFERENCES
+from limberlm.testbed.skill import SPLITS, Sample, Skill, Split
+
+SKILLS: dict[str, Skill] = {skill.name: skill for skill in (INSTRUCTIONS, PREFERENCES, ARITHMETIC, CODEBOOK)}
+"""Every generated skill by name. Prose, which has no answers to verify, is in `limberlm.testbed.prose`."""
+
+BUNDLED_BASE = Path(str(resources.files("limberlm.testbed"))) / "data" / "base"
+"""The folder of the bundled base model, which `limber pretrain` makes."""
+
+__all__ = ["BUNDLED_BASE", "SKILLS", "SPLITS", "Sample", "Skill", "Split"]

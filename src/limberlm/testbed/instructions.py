@@ -1,0 +1,52 @@
+"""Instructions: short operations on lists of words, the supervised fine-tuning skill."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+from limberlm.testbed.skill import Sample, Skill
+from limberlm.testbed.words import WORDS
+
+# operation -> (ways to ask for it, how to carry it out)
+OPERATIONS: dict[str, tuple[tuple[str, ...], Callable[[list[str]], str]]] = {
+    "copy": (("Repeat", "Copy these words"), " ".join),
+    "reverse": (("Reverse", "Say backwards"), lambda words: " ".join(reversed(words))),
+    "sort": (("Sort", "Put in order"), lambda words: " ".join(sorted(words))),
+    "count": (("Count", "How many words"), lambda words: str(len(words))),
+    "first": (("First word of", "Which word begins"), lambda words: words[0]),
+    "last": (("Last word of", "Which word ends"), lambda words: words[-1]),
+    "upper": (("Upper case", "In capitals"), lambda words: " ".join(words).upper()),
+}
+
+
+def draw(rng: random.Random, shifted: bool) -> Sample:
+    """One instruction on 2 to 5 distinct words; 6 to 8 when shifted."""
+    asks, carry_out = OPERATIONS[rng.choice(list(OPERATIONS))]
+    words = rng.sample(WORDS, rng.randint(6, 8) if shifted else rng.randint(2, 5))
+    return Sample(f"{rng.choice(asks)}: {' '.join(words)}", carry_out(words))
+
+
+def wrong_answer(rng: random.Random, sample: Sample) -> str:
+    """A near miss: two neighbours swapped, a word dropped or replaced, or a count that is off by one or two."""
+    answer = sample.answer.split()
+    if answer[0].isdigit():
+        return str(int(answer[0]) + rng.choice((-1, 1, 2)))
+    place = rng.randrange(len(answer))
+    others = [word for word in sample.prompt.split(": ")[1].split() if word not in answer] or list(WORDS)
+    replaced = [*answer[:place], rng.choice(others), *answer[place + 1 :]]
+    if len(answer) == 1:
+        return replaced[0]
+    swapped = answer.copy()
+    swapped[place - 1], swapped[place] = answer[place], answer[place - 1]
+    return " ".join(rng.choice((swapped, answer[:place] + answer[place + 1 :], replaced)))
+
+
+INSTRUCTIONS = Skill(
+    name="instructions",
+    kind="sft",
+    description="chat-formatted operations on word lists: copy, reverse, sort, count, first, last, upper case",
+    shift="length: 6 to 8 words where training has 2 to 5",
+    draw=draw,
+    distract=wrong_answer,
+)

@@ -1,0 +1,34 @@
+"""Preferences: the same instructions answered tersely and rightly, against wrong, padded or off-format answers."""
+
+from __future__ import annotations
+
+import random
+
+from limberlm.testbed.instructions import draw as draw_instruction
+from limberlm.testbed.instructions import wrong_answer
+from limberlm.testbed.skill import Sample, Skill
+
+_PADDING = ("Well, I think it is {}", "The answer is {} I hope", "{} and that is all", "Sure: {}")
+
+
+def draw(rng: random.Random, shifted: bool) -> Sample:
+    """One preference pair: the rejected answer is a near miss (half), padded with chatter or off format (a quarter each)."""
+    sample = draw_instruction(rng, shifted)
+    fault = rng.choice(("wrong", "wrong", "padded", "format"))
+    if fault == "wrong":
+        rejected = wrong_answer(rng, sample)
+    elif fault == "padded":
+        rejected = rng.choice(_PADDING).format(sample.answer)
+    else:
+        rejected = ", ".join(sample.answer.split()) + "."
+    return Sample(sample.prompt, sample.answer, rejected=rejected)
+
+
+PREFERENCES = Skill(
+    name="preferences",
+    kind="dpo",
+    description="instructions answered correctly and tersely, against wrong, padded or off-format answers",
+    shift="length: 6 to 8 words where training has 2 to 5",
+    draw=draw,
+    distract=wrong_answer,
+)

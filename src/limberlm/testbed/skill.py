@@ -1,0 +1,100 @@
+"""What a skill is: a seeded generator of samples with an exact verifier and disjoint splits."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Literal, get_args
+
+Split = Literal["train", "in_domain", "out_of_domain", "multiple_choice"]
+SPLITS: tuple[Split, ...] = get_args(Split)
+Kind = Literal["sft", "dpo", "future"]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One question with its only right answer.
+
+    `rejected` is the worse answer of a preference pair. `choices` holds the options of a multiple-choice question, the
+    right one among them.
+    """
+
+    prompt: str
+    answer: str
+    rejected: str | None = None
+    choices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Skill:
+    """A procedurally generated task.
+
+    `draw(rng, shifted)` makes one sample; `shifted` asks for the out-of-domain version, and `shift` says in words what
+    it changes. `final(text)` picks the part of an output that is judged.
+    """
+
+    name: str
+    kind: Kind
+    description: str
+    shift: str
+    draw: Callable[[random.Random, bool], Sample]
+    distract: Callable[[random.Random, Sample], str]
+    final: Callable[[str], str] = lambda text: " ".join(text.split())
+
+    def stream(self, split: Split, seed: int = 0) -> Iterator[Sample]:
+        """Endless samples of a split, repeats allowed, the same ones for the same seed.
+
+        Splits are disjoint by construction: the hash of a sample's prompt decides which split may hold it.
+
+        Raises:
+            ValueError: the split is unknown.
+
+        """
+        if split not in SPLITS:
+            raise ValueError(f'unknown split "{split}": choose one of {", ".join(SPLITS)}')
+        rng = random.Random(f"{self.name}/{split}/{seed}")
+        while True:
+            sample = self.draw(rng, split == "out_of_domain")
+            if _home(sample.prompt, split):
+                yield self._with_choices(sample, rng) if split == "multiple_choice" else sample
+
+    def samples(self, split: Split, count: int, seed: int = 0) -> list[Sample]:
+        """`count` samples of distinct prompts, the same ones for the same seed.
+
+        Raises:
+            ValueError: the split is unknown, or the skill cannot supply that many distinct prompts.
+
+        """
+        found: dict[str, Sample] = {}
+        for sample in islice(self.stream(split, seed), 1000 + 20 * count):
+            found.setdefault(sample.prompt, sample)
+            if len(found) == count:
+                return list(found.values())
+        raise ValueError(f"skill {self.name} has fewer than {count} distinct prompts in its {split} split")
+
+    def verify(self, sample: Sample, output: str) -> bool:
+        """True if `output` gives the sample's answer, surrounding space aside."""
+        return self.final(output) == self.final(sample.answer)
+
+    def _with_choices(self, sample: Sample, rng: random.Random) -> Sample:
+        options = {sample.answer}
+        while len(options) < 4:
+            options.add(self.distract(rng, sample))
+        order = sorted(options)
+        rng.shuffle(order)
+        return replace(sample, choices=tuple(order))
+
+
+def _home(prompt: str, split: Split) -> bool:
+    """Whether a prompt may live in a split: eight tenths of the hash space is training, a tenth each the others.
+
+    Out-of-domain prompts live in the held-out tenths only, so that a shift that happens to produce a training prompt
+    can never leak it.
+    """
+    tenth = hashlib.blake2b(prompt.encode(), digest_size=8).digest()[0] % 10
+    return {"train": tenth < 8, "in_domain": tenth == 8, "multiple_choice": tenth == 9, "out_of_domain": tenth >= 8}[
+        split
+    ]

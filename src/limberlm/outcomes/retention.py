@@ -1,0 +1,99 @@
+"""How good a checkpoint is at every task, and what a chain's later stages do to what its earlier ones taught."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from limberlm.outcomes.encoding import Example, encode_row, encode_sample
+from limberlm.outcomes.scoring import answer_losses, exact_answers, pad_id
+from limberlm.outcomes.table import outcome_row
+from limberlm.testbed import SKILLS, Sample
+from limberlm.testbed.prose import passages
+
+Outcome = dict[str, Any]
+
+
+def skill_outcomes(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, skills: Sequence[str], items: int
+) -> list[Outcome]:
+    """`accuracy` on each skill's in-domain split; `pair_accuracy` for preferences.
+
+    Pair accuracy counts pairs whose chosen answer has the higher log-likelihood per token. Chat-formatted where the
+    tokenizer has a template.
+    """
+    rows = []
+    for name in skills:
+        skill = SKILLS[name]
+        samples = skill.samples("in_domain", items)
+        if skill.kind == "dpo":
+            rows.append(outcome_row("pair_accuracy", name, _pairs_right(model, tokenizer, samples)))
+        else:
+            right = exact_answers(model, tokenizer, skill, samples)
+            rows.append(outcome_row("accuracy", name, [float(r) for r in right]))
+    return rows
+
+
+def loss_outcome(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: str, rows: Sequence[dict[str, Any]]
+) -> Outcome:
+    """`loss`: mean answer loss, nats per scored token, on held-out rows of a stage's own data."""
+    limit = context_limit(model)
+    examples = [encode_row(tokenizer, row, limit) for row in rows]
+    return _loss_row(model, tokenizer, task, examples)
+
+
+def prose_outcome(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, items: int) -> Outcome:
+    """`loss` on held-out prose, nats per token: what a chain does to plain language modelling."""
+    limit = context_limit(model)
+    texts = passages("in_domain", items)
+    return _loss_row(model, tokenizer, "prose", [Example(tuple(tokenizer(t)["input_ids"][:limit]), 1) for t in texts])
+
+
+def context_limit(model: PreTrainedModel) -> int:
+    """The longest sequence scored: the model's context, at most 1024 tokens as in TRL's trainers."""
+    return min(1024, int(getattr(model.config, "max_position_embeddings", 1024)))
+
+
+def backward_transfer(scores: Sequence[Mapping[str, Sequence[float]]], tasks: Sequence[str]) -> list[float] | None:
+    """Per-item change, at the end of a path, of the tasks that its earlier stages taught.
+
+    Args:
+        scores: per-item scores of each checkpoint along the path, base first: task -> scores of the same items.
+        tasks: the task each stage trained, in path order (`len(scores) - 1` of them).
+
+    Returns:
+        For every earlier stage's task the item scores now minus those right after that stage, pooled; their mean is
+        the backward transfer BWT (outcomes.md 4). None where no earlier stage has a score.
+
+    """
+    now = scores[-1]
+    changes: list[float] = []
+    for index, task in enumerate(tasks[:-1]):
+        then = scores[index + 1]
+        if task != tasks[-1] and task in now and task in then:
+            changes += (np.asarray(now[task]) - np.asarray(then[task])).tolist()
+    return changes or None
+
+
+def _pairs_right(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, samples: Sequence[Sample]
+) -> list[float]:
+    limit, pad = context_limit(model), pad_id(tokenizer)
+    chosen, rejected = (
+        answer_losses(model, [encode_sample(tokenizer, *pair, limit) for pair in pairs], pad)
+        for pairs in ([(s.prompt, s.answer) for s in samples], [(s.prompt, str(s.rejected)) for s in samples])
+    )
+    return (chosen[:, 0] / chosen[:, 1] < rejected[:, 0] / rejected[:, 1]).to(torch.float64).tolist()
+
+
+def _loss_row(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: str, examples: Sequence[Example]
+) -> Outcome:
+    scored = [example for example in examples if len(example.ids) > example.context]
+    losses = answer_losses(model, scored, pad_id(tokenizer))
+    return outcome_row("loss", task, (losses[:, 0] / losses[:, 1]).tolist(), weights=losses[:, 1].tolist())

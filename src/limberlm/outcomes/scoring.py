@@ -1,0 +1,60 @@
+"""Per-item scores of a checkpoint: answer log-likelihood, and exact answers by greedy generation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from limberlm.outcomes.encoding import Batch, Example, as_turns, batches, encode_prompt
+from limberlm.testbed import Sample, Skill
+
+
+def token_losses(model: PreTrainedModel, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Summed answer loss in nats and number of scored tokens, [batch] each. Differentiable."""
+    device = model.device
+    logits = model(
+        input_ids=batch.input_ids.to(device), attention_mask=batch.attention_mask.to(device), use_cache=False
+    ).logits
+    labels = batch.labels[:, 1:].to(device)
+    losses = torch.nn.functional.cross_entropy(
+        logits[:, :-1].float().transpose(1, 2), labels, reduction="none", ignore_index=-100
+    )
+    return losses.sum(1), (labels != -100).sum(1)
+
+
+@torch.no_grad()
+def answer_losses(model: PreTrainedModel, examples: Sequence[Example], pad: int, size: int = 32) -> Tensor:
+    """[examples, 2] float64: each example's summed answer loss in nats, and its number of scored tokens."""
+    parts = [torch.stack(token_losses(model, batch), dim=1).double() for batch in batches(examples, size, pad)]
+    return torch.cat(parts).cpu()
+
+
+@torch.no_grad()
+def exact_answers(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, skill: Skill, samples: Sequence[Sample]
+) -> list[bool]:
+    """Whether the greedy answer to each sample is right, by the skill's verifier."""
+    prompts = [encode_prompt(tokenizer, as_turns(tokenizer, "user", s.prompt)) for s in samples]
+    room = max(len(tokenizer(s.answer)["input_ids"]) for s in samples) + 8
+    pad = pad_id(tokenizer)
+    verdicts: list[bool] = []
+    for start in range(0, len(samples), 64):
+        part = prompts[start : start + 64]
+        width = max(map(len, part))
+        ids = torch.tensor([[pad] * (width - len(p)) + p for p in part], device=model.device)
+        mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in part], device=model.device)
+        out = model.generate(
+            input_ids=ids, attention_mask=mask, do_sample=False, max_new_tokens=room, pad_token_id=pad
+        )
+        texts = tokenizer.batch_decode(out[:, width:], skip_special_tokens=True)
+        verdicts += [skill.verify(s, t) for s, t in zip(samples[start : start + 64], texts, strict=True)]
+    return verdicts
+
+
+def pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The padding token, or the end token where there is none: padding is masked everywhere."""
+    found = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    return int(found)

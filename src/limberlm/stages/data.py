@@ -1,0 +1,135 @@
+"""Stage data: rows with TRL's columns, from the testbed or a JSONL file, with a held-out share."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+
+from limberlm.errors import UserError, nearest
+from limberlm.testbed import SKILLS, Sample
+
+Row = dict[str, Any]
+
+# Columns a trainer can train on, best first. Other columns are dropped.
+COLUMNS: dict[str, tuple[tuple[str, ...], ...]] = {
+    "sft": (("prompt", "completion"), ("messages",), ("text",)),
+    "dpo": (("prompt", "chosen", "rejected"), ("chosen", "rejected")),
+}
+TESTBED_ROWS = 4096
+HELD_OUT_ROWS = 128
+
+
+@dataclass(frozen=True)
+class StageData:
+    """Training rows, held-out rows of the same kind, and the digest of both."""
+
+    source: str
+    train: list[Row]
+    held_out: list[Row]
+    digest: str
+
+    def dataset(self) -> Dataset:
+        """The training rows as a Dataset for a TRL trainer."""
+        return Dataset.from_list(self.train)
+
+
+def load_stage_data(
+    source: str, trainer: str, *, seed: int, rows: int | None = None, chat: bool = True, folder: Path = Path()
+) -> StageData:
+    """Read a stage's data.
+
+    Args:
+        source: `testbed:SKILL`, or the path of a JSONL file with TRL's columns (relative to `folder`).
+        trainer: `sft` or `dpo`, which decides the columns.
+        seed: picks the testbed's samples; a file's rows do not depend on it.
+        rows: at most this many training rows; all of a file's, or 4096 of a testbed skill's, if None.
+        chat: testbed rows as chat messages rather than plain strings.
+        folder: where relative paths start.
+
+    Raises:
+        UserError: unknown skill, missing or unreadable file, a line that is not JSON, columns that the trainer cannot use.
+
+    """
+    if source.startswith("testbed:"):
+        return _from_testbed(source, trainer, seed, rows or TESTBED_ROWS, chat)
+    return _from_jsonl(source, folder / source, trainer, rows)
+
+
+def _from_testbed(source: str, trainer: str, seed: int, rows: int, chat: bool) -> StageData:
+    name = source.removeprefix("testbed:")
+    if name not in SKILLS:
+        raise UserError(
+            f'data "{source}": no such testbed skill; there are {", ".join(SKILLS)}{nearest(name, SKILLS)}'
+        )
+    skill = SKILLS[name]
+    if trainer == "dpo" and skill.kind != "dpo":
+        raise UserError(f'data "{source}" has no rejected answers: the dpo trainer needs testbed:preferences')
+    try:
+        train, held_out = skill.samples("train", rows, seed), skill.samples("in_domain", HELD_OUT_ROWS)
+    except ValueError as error:
+        raise UserError(f'data "{source}": {error}; ask for fewer rows') from error
+    return _stage_data(source, *([sample_row(s, trainer, chat) for s in part] for part in (train, held_out)))
+
+
+def sample_row(sample: Sample, trainer: str, chat: bool) -> Row:
+    """A testbed sample under TRL's column names."""
+
+    def turn(role: str, text: str) -> Any:
+        return [{"role": role, "content": text}] if chat else text
+
+    row = {"prompt": turn("user", sample.prompt if chat else sample.prompt + "\n")}
+    if trainer == "dpo":
+        return row | {
+            "chosen": turn("assistant", sample.answer),
+            "rejected": turn("assistant", str(sample.rejected)),
+        }
+    return row | {"completion": turn("assistant", sample.answer)}
+
+
+def _from_jsonl(source: str, path: Path, trainer: str, rows: int | None) -> StageData:
+    records = list(_read_jsonl(source, path))
+    if not records:
+        raise UserError(f"data {source}: the file has no rows")
+    columns = next((c for c in COLUMNS[trainer] if all(set(c) <= record.keys() for record in records)), None)
+    if columns is None:
+        common = sorted(set.intersection(*(set(record) for record in records)))
+        wanted = " or ".join("/".join(c) for c in COLUMNS[trainer])
+        raise UserError(f"data {source}: the {trainer} trainer wants {wanted}; every row has {', '.join(common)}")
+    kept = [{column: record[column] for column in columns} for record in records]
+    order = sorted(range(len(kept)), key=lambda i: _digest([kept[i]]))
+    held = set(order[: min(HELD_OUT_ROWS, len(kept) // 10)])
+    train = [row for i, row in enumerate(kept) if i not in held]
+    return _stage_data(source, train[:rows], [row for i, row in enumerate(kept) if i in held])
+
+
+def _read_jsonl(source: str, path: Path) -> Iterable[Row]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise UserError(f"data {source}: no such file; give testbed:SKILL or the path of a JSONL file") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"data {source}: cannot be read as UTF-8 text ({error})") from error
+    for number, line in enumerate(text.splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise UserError(f"data {source}, line {number}: not JSON ({error.msg} at column {error.colno})") from error
+        if not isinstance(record, dict):
+            raise UserError(f"data {source}, line {number}: a row must be a JSON object")
+        yield record
+
+
+def _stage_data(source: str, train: list[Row], held_out: list[Row]) -> StageData:
+    return StageData(source, train, held_out, _digest([*train, *held_out]))
+
+
+def _digest(rows: list[Row]) -> str:
+    return hashlib.blake2b(json.dumps(rows, sort_keys=True).encode(), digest_size=16).hexdigest()

@@ -1,0 +1,26 @@
+"""Direct preference optimization, by TRL's DPOTrainer.
+
+The merged model is in memory and only the fresh adapter is new, so TRL's reference is the same model with the adapter
+off: the stage's start. A reference reloaded from the path in `model.config` would be an older model, and nothing would
+say so; the first-step loss does.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from limberlm.stages.kind import TrainerKind
+
+
+def first_loss(config: Any) -> float | None:
+    """The DPO loss when policy and reference agree: ln 2 (sigmoid), 1 (hinge), 1/(4 beta^2) (IPO).
+
+    None where it is not known, as for a weighted sum of losses.
+    """
+    losses: list[str] = config.loss_type
+    known = {"sigmoid": math.log(2), "hinge": 1.0, "ipo": 1 / (4 * config.beta**2) if config.beta else None}
+    return known.get(losses[0]) if len(losses) == 1 else None
+
+
+DPO = TrainerKind("dpo", trainer="DPOTrainer", config="DPOConfig", first_loss=first_loss)

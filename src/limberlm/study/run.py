@@ -1,0 +1,139 @@
+"""The local runner: node after node in the plan's order; what is complete is kept, what is not is done again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+
+import yaml
+
+from limberlm.errors import NodeFailed
+from limberlm.observe import ProbeSet, load_model, load_tokenizer
+from limberlm.stages import TRAINERS
+from limberlm.stages.arguments import trainer_config
+from limberlm.study.config import StudySettings
+from limberlm.study.node import Workplace, run_node
+from limberlm.study.plan import Node, Plan, StageSource, plan_study
+from limberlm.study.store import Store, file_digest, open_store, write_durably
+from limberlm.testbed import BUNDLED_BASE
+from limberlm.testbed.probe import probe_rows
+
+
+@dataclass(frozen=True)
+class Event:
+    """Where a run is: which of how many nodes, which phase of it, how far, and the last loss."""
+
+    node: Node
+    position: int
+    nodes: int
+    phase: str  # training, geometry, outcomes, plasticity, done, kept
+    done: int = 0
+    total: int = 1
+    loss: float | None = None
+
+
+Watch = Callable[[Event], None]
+
+
+def resolve_base(base: str, folder: Path) -> Path | str:
+    """`bundled`, a path relative to `folder`, or a hub id, as something to load from."""
+    if base == "bundled":
+        return BUNDLED_BASE
+    return folder / base if (folder / base).exists() else base
+
+
+def make_plan(settings: StudySettings, folder: Path) -> Plan:
+    """The plan of a study whose relative paths start at `folder`, after checking every stage's settings and data.
+
+    Raises:
+        UserError: a base that cannot be read, or a stage whose data or arguments are wrong.
+
+    """
+    base = resolve_base(settings.base, folder)
+    for name, stage in settings.stages.items():
+        trainer_config(TRAINERS[stage.trainer], stage.args, where=f"stages.{name}.args", seed=0, scratch=Path("unused"))
+    tokenizer = load_tokenizer(base)
+    return plan_study(settings, _base_digest(base), StageSource(settings, bool(tokenizer.chat_template), folder))
+
+
+def run_study(settings: StudySettings, out: Path, folder: Path, watch: Watch = lambda event: None) -> Plan:
+    """Run whatever of the study is not complete yet, in `out`.
+
+    Raises:
+        UserError: wrong settings, or a folder that cannot be used.
+        NodeFailed: a stage's training went wrong; finished nodes stay.
+
+    """
+    base = resolve_base(settings.base, folder)
+    load_model(base)
+    tokenizer = load_tokenizer(base)
+    data = StageSource(settings, bool(tokenizer.chat_template), folder)
+    plan = make_plan(settings, folder)
+    with open_store(out, settings) as store:
+        store.remove_leftovers()
+        write_durably(out / "study.yaml", _resolved(settings, folder))
+        write_durably(out / "plan.json", plan.as_json())
+        probe = _probe(settings, folder, tokenizer)
+        place = Workplace(settings, store, base, tokenizer, probe, data)
+        for position, node in enumerate(plan.nodes):
+            _run_one(place, node, position, len(plan.nodes), watch)
+    return plan
+
+
+def _run_one(place: Workplace, node: Node, position: int, nodes: int, watch: Watch) -> None:
+    if place.store.is_complete(node.id):
+        watch(Event(node, position, nodes, "kept"))
+        return
+
+    def report(phase: str, done: int, total: int, loss: float | None) -> None:
+        watch(Event(node, position, nodes, phase, done, total, loss))
+
+    try:
+        run_node(place, node, report)
+    except NodeFailed as error:
+        raise NodeFailed(f"{node.id}: {error}") from error
+    watch(Event(node, position, nodes, "done"))
+
+
+def _probe(settings: StudySettings, folder: Path, tokenizer: object) -> ProbeSet:
+    chosen = settings.measure
+    chat = bool(getattr(tokenizer, "chat_template", None))
+    source = probe_rows(chat) if chosen.probe == "testbed" else folder / chosen.probe
+    return ProbeSet.build(
+        source,
+        tokenizer,
+        max_length=chosen.max_length,
+        max_tokens=chosen.max_tokens,
+        name=chosen.probe if chosen.probe == "testbed" else None,
+    )
+
+
+def _base_digest(base: Path | str) -> str:
+    """The digest of a local model's files, or a hub id as it is."""
+    if not isinstance(base, Path):
+        return base
+    digest = blake2b(digest_size=16)
+    for path in sorted(base.iterdir()):
+        if path.suffix in (".safetensors", ".json", ".jinja", ".model"):
+            digest.update(f"{path.name}:{file_digest(path)}\n".encode())
+    return digest.hexdigest()
+
+
+def _resolved(settings: StudySettings, folder: Path) -> str:
+    """The settings as YAML that means the same from any folder."""
+    content = settings.model_dump(mode="json")
+    if settings.base != "bundled" and (folder / settings.base).exists():
+        content["base"] = str((folder / settings.base).resolve())
+    for stage in content["stages"].values():
+        if not stage["data"].startswith("testbed:"):
+            stage["data"] = str((folder / stage["data"]).resolve())
+    if settings.measure.probe != "testbed":
+        content["measure"]["probe"] = str((folder / settings.measure.probe).resolve())
+    return yaml.safe_dump(content, sort_keys=False)
+
+
+def opened(root: Path) -> Store:
+    """A run directory for reading."""
+    return Store(root)

@@ -1,0 +1,47 @@
+"""`Study`: the Python face of a study file and its run directory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import pandas as pd
+
+from limberlm.study.config import StudySettings, load_settings
+from limberlm.study.plan import Plan
+from limberlm.study.results import Results, TableName
+from limberlm.study.run import Watch, make_plan, run_study
+
+
+class Study:
+    """A study file and the run directory it fills.
+
+    `study = Study.load("study.yaml"); study.run(); study.table("geometry")`
+    """
+
+    def __init__(self, settings: StudySettings, out: Path, folder: Path) -> None:
+        self.settings, self.out, self.folder = settings, out, folder
+
+    @classmethod
+    def load(cls, path: str | Path, out: str | Path | None = None) -> Study:
+        """Read a study file. Its relative paths start at its own folder; results go to `out`, or `runs/NAME`.
+
+        Raises:
+            UserError: the file cannot be read, or a setting in it is wrong.
+
+        """
+        settings = load_settings(Path(path))
+        return cls(settings, Path(out) if out else Path("runs") / settings.name, Path(path).parent)
+
+    def plan(self) -> Plan:
+        """The nodes and chains the study consists of, after checking every stage's data and arguments."""
+        return make_plan(self.settings, self.folder)
+
+    def run(self, engine: Literal["local"] = "local", watch: Watch = lambda event: None) -> Results:
+        """Run what is not complete yet, and return the results."""
+        run_study(self.settings, self.out, self.folder, watch)
+        return Results(self.out)
+
+    def table(self, name: TableName) -> pd.DataFrame:
+        """A table of the results so far: see `Results.table`."""
+        return Results(self.out).table(name)

@@ -1,3 +1,35 @@
 """limberlm: does a chain of post-training stages wear a language model out? Measure it, with intervals."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from limberlm.observe import Comparison, Geometry, ProbeSet, compare, measure
+    from limberlm.study import Study
+
+# Imported on first use: torch and transformers take seconds, and `limber --help` needs neither.
+_HOMES = {
+    "Comparison": "limberlm.observe",
+    "Geometry": "limberlm.observe",
+    "ProbeSet": "limberlm.observe",
+    "Study": "limberlm.study",
+    "compare": "limberlm.observe",
+    "measure": "limberlm.observe",
+}
+
+__all__ = ["Comparison", "Geometry", "ProbeSet", "Study", "__version__", "compare", "measure"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'limberlm' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -23,10 +23,7 @@ EVERY = [
 
 @pytest.fixture(scope="module")
 def samples() -> dict[tuple[int, int], list[torch.Tensor]]:
-    return {
-        (n, d): [eigenvalues(moments(normal(n, d, seed=seed)).covariance) for seed in range(12)]
-        for n, d in SIZES
-    }
+    return {(n, d): [eigenvalues(moments(normal(n, d, seed=seed)).covariance) for seed in range(12)] for n, d in SIZES}
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -38,12 +35,8 @@ def test_nulls_equal_the_average_over_isotropic_samples(samples, size: tuple[int
 
     assert average(effective_rank) == pytest.approx(null.null_effective_rank(n, d), rel=0.003)
     assert average(rankme) == pytest.approx(null.null_rankme(n, d), rel=0.004)
-    assert 1 / average(lambda e: 1 / ratio(e)) == pytest.approx(
-        null.null_participation_ratio(n, d), rel=0.005
-    )
-    assert average(lambda e: variance_share(e, 1)) == pytest.approx(
-        null.null_variance_share(n, d, 1), rel=0.02
-    )
+    assert 1 / average(lambda e: 1 / ratio(e)) == pytest.approx(null.null_participation_ratio(n, d), rel=0.005)
+    assert average(lambda e: variance_share(e, 1)) == pytest.approx(null.null_variance_share(n, d, 1), rel=0.02)
     for k in (8, 32):
         expected = null.null_variance_share(n, d, k)
         assert average(lambda e, k=k: variance_share(e, k)) == pytest.approx(expected, rel=0.01)

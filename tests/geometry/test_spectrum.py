@@ -79,9 +79,7 @@ def test_two_level_spectrum(d, k, share, rank, participation) -> None:
     assert close(participation_ratio(eigs), participation, 1e-6)
 
 
-@pytest.mark.parametrize(
-    ("share", "rank"), [(0.1, 693.7), (0.25, 312.0), (0.5, 63.2), (0.75, 9.87), (0.9, 2.76)]
-)
+@pytest.mark.parametrize(("share", "rank"), [(0.1, 693.7), (0.25, 312.0), (0.5, 63.2), (0.75, 9.87), (0.9, 2.76)])
 def test_a_sink_direction_hides_the_rank_and_its_removal_gives_it_back(share: float, rank: float) -> None:
     bulk = torch.full((1000,), (1 - share) / 1000, dtype=torch.float64)
     eigs = torch.cat([torch.tensor([share], dtype=torch.float64), bulk])
@@ -115,9 +113,7 @@ def test_a_flat_spectrum_of_k_directions_reads_k_and_zero_columns_change_nothing
 def test_isotropic_rows_read_low_by_the_known_amount(n: int, rank: float, participation: float) -> None:
     eigs = [spectrum_of(normal(n, 256, seed=seed)) for seed in range(2)]
     assert np.mean([effective_rank(e).item() for e in eigs]) / 256 == pytest.approx(rank, abs=0.004)
-    assert np.mean([participation_ratio(e).item() for e in eigs]) / 256 == pytest.approx(
-        participation, abs=0.004
-    )
+    assert np.mean([participation_ratio(e).item() for e in eigs]) / 256 == pytest.approx(participation, abs=0.004)
 
 
 @given(spectra)
@@ -261,9 +257,7 @@ def means_over_tuples(parts: list[Tensor]) -> float:
         + quadruples
     )
     trace_of_square = (
-        mean(2, lambda i, j: gram[i, j] ** 2)
-        - 2 * mean(3, lambda i, j, k: gram[i, j] * gram[j, k])
-        + quadruples
+        mean(2, lambda i, j: gram[i, j] ** 2) - 2 * mean(3, lambda i, j, k: gram[i, j] * gram[j, k]) + quadruples
     )
     return square_of_trace / trace_of_square
 
@@ -278,9 +272,7 @@ def uneven_parts(seed: int) -> list[Tensor]:
 
 def test_debiased_ratio_equals_the_mean_over_quadruples_from_distinct_blocks() -> None:
     parts = uneven_parts(seed=3)
-    assert close(
-        participation_ratio_debiased([moments(p) for p in parts]), mean_over_quadruples(parts), 1e-12
-    )
+    assert close(participation_ratio_debiased([moments(p) for p in parts]), mean_over_quadruples(parts), 1e-12)
 
 
 def test_with_equal_blocks_it_also_equals_the_means_over_pairs_triples_and_quadruples() -> None:
@@ -314,9 +306,7 @@ def test_one_row_per_block_equals_the_row_version_and_himeno_yamada() -> None:
     row_version = (B2 / n2 - 2 * B3 / n3 + A4 / n4) / below
     S = x.T.cov()
     Q = (x - x.mean(0)).square().sum(1).square().sum() / (n - 1)
-    himeno_yamada = (
-        (n - 1) / (n * (n - 2) * (n - 3)) * ((n - 1) * (n - 2) * S.square().sum() + S.trace() ** 2 - n * Q)
-    )
+    himeno_yamada = (n - 1) / (n * (n - 2) * (n - 3)) * ((n - 1) * (n - 2) * S.square().sum() + S.trace() ** 2 - n * Q)
     assert close(below, himeno_yamada.item(), 1e-10)
     assert close(participation_ratio_debiased(blocks(x, n)), row_version.item(), 1e-10)
 
@@ -363,9 +353,7 @@ def test_empty_blocks_drop_out_and_keep_their_place() -> None:
     assert close(participation_ratio_debiased(gapped), participation_ratio_debiased(parts).item(), 1e-14)
     replicates = participation_ratio_debiased_replicates(gapped)
     assert torch.isnan(replicates).nonzero().tolist() == [[2]]
-    torch.testing.assert_close(
-        replicates[~torch.isnan(replicates)], participation_ratio_debiased_replicates(parts)
-    )
+    torch.testing.assert_close(replicates[~torch.isnan(replicates)], participation_ratio_debiased_replicates(parts))
 
 
 def test_debiased_ratio_gives_a_reason_where_it_has_no_value() -> None:

@@ -49,8 +49,7 @@ def test_any_split_and_order_of_shards_gives_the_sums_of_the_whole(cuts: list[in
 def test_shards_about_different_shifts_merge_exactly(offsets: list[float]) -> None:
     rows = normal(60, WIDTH, seed=2)
     shards = [
-        moments(part, shift=torch.full((WIDTH,), offset))
-        for part, offset in zip(rows.chunk(3), offsets, strict=True)
+        moments(part, shift=torch.full((WIDTH,), offset)) for part, offset in zip(rows.chunk(3), offsets, strict=True)
     ]
     assert_same(merged(shards), moments(rows), tolerance=1e-11)  # |shift|^2 is up to 2500 times the variance
 
@@ -187,9 +186,7 @@ def test_all_reduce_sums_over_processes_one_of_them_without_rows(tmp_path) -> No
     script.write_text(textwrap.dedent(WORKER))
     command, path = [sys.executable, str(script)], os.pathsep.join(sys.path)
     workers = [
-        subprocess.Popen(
-            [*command, str(rank), str(tmp_path / "store")], env={**os.environ, "PYTHONPATH": path}
-        )
+        subprocess.Popen([*command, str(rank), str(tmp_path / "store")], env={**os.environ, "PYTHONPATH": path})
         for rank in range(2)
     ]
     assert [worker.wait(timeout=120) for worker in workers] == [0, 0]

@@ -223,9 +223,7 @@ def test_without_an_effect_one_test_in_twenty_rejects() -> None:
         before, after = delete_one(a * population), delete_one(b * population @ turn)
         for metric in rejected:
             left, right = estimate(metric, before), estimate(metric, after)
-            result = paired_difference(
-                left.value, left.replicates, right.value, right.replicates, scale="log"
-            )
+            result = paired_difference(left.value, left.replicates, right.value, right.replicates, scale="log")
             rejected[metric] += result.p_value < 0.05
     assert all(0.03 <= count / runs <= 0.07 for count in rejected.values()), list(rejected.values())
 

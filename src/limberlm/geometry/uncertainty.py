@@ -162,9 +162,7 @@ def benjamini_hochberg(p: ArrayLike) -> Floats:
     return _unsorted(values, known, order, np.minimum.accumulate(raised[::-1])[::-1])
 
 
-def minimum_detectable_effect(
-    std_error: float, blocks: int, power: float = 0.8, level: float = 0.05
-) -> float:
+def minimum_detectable_effect(std_error: float, blocks: int, power: float = 0.8, level: float = 0.05) -> float:
     """Smallest true difference that a two-sided test at `level` finds with probability `power`.
 
     (t_{1-level/2} + t_{power}) SE with blocks - 1 degrees of freedom, on the scale of `std_error`. ValueError

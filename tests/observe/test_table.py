@@ -1,0 +1,209 @@
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from limberlm.errors import UserError
+from limberlm.geometry import CATALOG
+from limberlm.observe import Geometry, locate, measure
+from limberlm.observe.observation import observe
+from limberlm.observe.summary import pooled
+from limberlm.observe.table import FORMAT, SCHEMA, _digest
+from tests.observe.tiny import WIDTH, assert_same_bits, random_probe, tiny
+
+PROBE = random_probe(64)
+FILES = ("manifest.json", "metrics.parquet", "statistics.safetensors")
+
+
+@pytest.fixture(scope="module")
+def geometry() -> Geometry:
+    return measure(tiny(), PROBE)
+
+
+def test_what_is_saved_is_what_is_loaded(geometry, tmp_path):
+    path = tmp_path / "deep" / "a.geometry"
+    geometry.save(path)
+    loaded = Geometry.load(path)
+    assert_same_bits(loaded.table, geometry.table)
+    assert loaded.manifest == geometry.manifest
+    assert loaded.statistics.keys() == geometry.statistics.keys()
+    assert all(torch.equal(loaded.statistics[name], geometry.statistics[name]) for name in loaded.statistics)
+    assert sorted(file.name for file in path.iterdir()) == sorted(FILES)
+    assert [file.name for file in path.parent.iterdir()] == ["a.geometry"]
+
+
+def test_the_same_geometry_gives_the_same_bytes(geometry, tmp_path):
+    geometry.save(tmp_path / "a")
+    measure(tiny(), PROBE).save(tmp_path / "b")
+    Geometry.load(tmp_path / "a").save(tmp_path / "c")
+    for name in FILES:
+        contents = {(tmp_path / folder / name).read_bytes() for folder in "abc"}
+        assert len(contents) == 1, name
+
+
+def test_a_geometry_is_replaced_and_nothing_else_is(geometry, tmp_path):
+    geometry.save(tmp_path / "a")
+    measure(tiny(seed=1), PROBE).save(tmp_path / "a")
+    assert not Geometry.load(tmp_path / "a").table.equals(geometry.table)
+    other = tmp_path / "b"
+    other.mkdir()
+    (other / "thesis.tex").write_text("x")
+    file = tmp_path / "c"
+    file.write_text("x")
+    for path in (other, file):
+        with pytest.raises(UserError, match="exists and is not a geometry"):
+            geometry.save(path)
+    assert (other / "thesis.tex").read_text() == "x"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "c"]
+
+
+def test_a_crash_while_saving_leaves_the_old_geometry(geometry, tmp_path, monkeypatch):
+    geometry.save(tmp_path / "a")
+    monkeypatch.setattr("limberlm.observe.table.save_file", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(UserError, match=r"a: cannot be written \(disk full\)"):
+        measure(tiny(seed=1), PROBE).save(tmp_path / "a")
+    assert_same_bits(Geometry.load(tmp_path / "a").table, geometry.table)
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+@pytest.mark.parametrize("name", FILES[1:])
+def test_a_changed_file_is_found_out(geometry, tmp_path, name):
+    geometry.save(tmp_path / "a")
+    data = bytearray((tmp_path / "a" / name).read_bytes())
+    data[len(data) // 2] ^= 1
+    (tmp_path / "a" / name).write_bytes(data)
+    with pytest.raises(UserError, match=f"{name}: differs from the digest"):
+        Geometry.load(tmp_path / "a")
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_missing_file_is_named(geometry, tmp_path, name):
+    geometry.save(tmp_path / "a")
+    (tmp_path / "a" / name).unlink()
+    with pytest.raises(UserError, match=f"{name}: no such file"):
+        Geometry.load(tmp_path / "a")
+
+
+def _edited(path, **changes):
+    manifest = json.loads((path / "manifest.json").read_text())
+    (path / "manifest.json").write_text(json.dumps({**manifest, **changes}))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "cannot be read"),
+        ("[]", "format None"),
+        ("[" * 100_000, "cannot be read"),
+        ('{"format": 99}', "format 99, this limberlm reads 1"),
+        (json.dumps({"format": FORMAT}), "lists no digests"),
+        (json.dumps({"format": FORMAT, "files": {"../../etc/passwd": ""}}), "lists no digests"),
+        (json.dumps({"format": FORMAT, "files": dict.fromkeys(FILES[1:], "")}), "lacks checkpoint, convention, probe"),
+    ],
+)
+def test_a_damaged_manifest_is_named(geometry, tmp_path, content, message):
+    geometry.save(tmp_path / "a")
+    (tmp_path / "a" / "manifest.json").write_text(content)
+    with pytest.raises(UserError, match=message) as caught:
+        Geometry.load(tmp_path / "a")
+    assert "manifest.json" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_other_columns_and_other_formats_are_refused_even_with_the_right_digest(geometry, tmp_path):
+    for number, (name, damage) in enumerate(
+        [
+            ("metrics.parquet", lambda path: pd.DataFrame({"site": ["embed"]}).to_parquet(path)),
+            ("metrics.parquet", lambda path: path.write_bytes(b"PAR1 and so on")),
+            ("statistics.safetensors", lambda path: path.write_bytes(b"\xff" * 50)),
+        ]
+    ):
+        path = tmp_path / str(number)
+        geometry.save(path)
+        damage(path / name)
+        _edited(path, files={name: _digest(path / name) for name in FILES[1:]})
+        with pytest.raises(UserError, match=name):
+            Geometry.load(path)
+
+
+def test_a_folder_that_is_no_geometry_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"nowhere.manifest.json: no such file; give a folder written by"):
+        Geometry.load(tmp_path / "nowhere")
+
+
+def test_the_table_has_the_documented_columns(geometry):
+    assert list(geometry.table.columns) == SCHEMA.names
+    assert set(geometry.table["convention"]) == {"rms", "raw", "last"}
+    assert set(geometry.table["site"]) == {"embed", "block.0", "block.1", "block.2", "final_norm", "band"}
+    assert set(geometry.table[geometry.table["convention"] == "last"]["site"]) == {"final_norm"}
+    names = geometry.table["metric"].str.removesuffix("_corrected")
+    assert set(names) == set(CATALOG)
+    assert {len(values) for values in geometry.table["replicates"]} == {16}
+
+
+def test_value_finds_one_number_under_the_default_convention(geometry):
+    table = geometry.table
+    for metric, site, convention in [
+        ("effective_rank", "block.1", "rms"),
+        ("rankme_corrected", "band", "rms"),
+        ("anisotropy", "final_norm", "raw"),
+    ]:
+        row = table[(table["metric"] == metric) & (table["site"] == site) & (table["convention"] == convention)]
+        assert geometry.value(metric, site=site) == row["value"].item()
+    assert geometry.value("effective_rank", "final_norm", "last") != geometry.value("effective_rank", "final_norm")
+    assert geometry.value("effective_rank") == geometry.value("effective_rank", site="band")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("efective_rank",), r'no metric "efective_rank" \(did you mean "effective_rank"\?\)'),
+        (("effective_rank", "block.9"), 'no site for effective_rank "block.9"'),
+        (("effective_rank", "embed", "last"), 'no convention for effective_rank "last".*there is rms, raw'),
+        (("anisotropy", "embed", "rms"), 'no convention for anisotropy "rms".*there is raw'),
+    ],
+)
+def test_value_refuses_what_is_not_in_the_table(geometry, arguments, message):
+    with pytest.raises(UserError, match=message):
+        geometry.value(*arguments)
+
+
+def test_the_pooled_covariance_can_be_had_back(geometry):
+    model = tiny()
+    sites = locate(model)
+    exact = pooled(observe(model, sites, sites.names(), PROBE), "block.1", "raw")
+    covariance = geometry.covariance("block.1", "raw")
+    assert covariance.shape == (WIDTH, WIDTH)
+    torch.testing.assert_close(covariance.double(), exact.covariance, rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(geometry.statistics["block.1/raw/mean"], exact.mean)
+    with pytest.raises(UserError, match="no statistics"):
+        geometry.covariance("block.7")
+
+
+def test_the_statistics_file_holds_no_pickle_and_stays_small(geometry, tmp_path):
+    geometry.save(tmp_path / "a")
+    tensors = load_file(tmp_path / "a" / "statistics.safetensors")
+    assert tensors["embed/rms/covariance"].shape == (WIDTH * (WIDTH + 1) // 2,)
+    assert tensors["embed/rms/covariance"].dtype == torch.float32
+    save_file(tensors, tmp_path / "again")
+    assert (tmp_path / "again").read_bytes() == (tmp_path / "a" / "statistics.safetensors").read_bytes()
+
+
+def test_undefined_values_are_nan_with_a_reason():
+    model = tiny()
+    with torch.no_grad():
+        model.model.embed_tokens.weight[:] = model.model.embed_tokens.weight[5]
+    geometry = measure(model, PROBE)
+    assert math.isnan(geometry.value("effective_rank", "embed"))
+    assert "zero trace" in geometry.manifest["undefined"]["embed/rms/effective_rank"]
+    named = {tuple(key.split("/")) for key, why in geometry.manifest["undefined"].items() if "interval" not in why}
+    missing = geometry.table[geometry.table["value"].isna()]
+    plain = missing[~missing["metric"].str.endswith("_corrected")]
+    assert named == set(zip(plain["site"], plain["convention"], plain["metric"], strict=True))
+    assert np.isnan(np.array(plain["replicates"].tolist())).all()

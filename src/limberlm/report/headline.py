@@ -1,0 +1,164 @@
+"""The headline table: one row per stage with its geometry, its change from base and its outcomes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import pandas as pd
+
+from limberlm.observe.sites import BAND
+from limberlm.report import words
+from limberlm.report.data import ReportData, Run, Stage
+from limberlm.report.verdict import HEADLINE, headline_change
+
+TARGET_SPLIT = "in_domain"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One number of a table: exact `value` (kept in the page), printed `text`, its interval and a remark."""
+
+    value: float
+    text: str
+    interval: str = ""
+    remark: str = ""
+    low: float = math.nan
+    high: float = math.nan
+
+
+NOTHING = Cell(math.nan, words.number(math.nan))
+
+
+@dataclass(frozen=True)
+class Row:
+    """One stage in the headline table, a cell per column of `COLUMNS`."""
+
+    stage: str
+    cells: tuple[Cell, ...]
+
+
+COLUMNS: tuple[tuple[str, str], ...] = (
+    ("Effective rank", "bias-corrected"),
+    ("Change from base", "effective rank"),
+    ("Participation ratio", "debiased"),
+    ("RankMe", "bias-corrected"),
+    ("Anisotropy", "mean cosine"),
+    ("Target accuracy", "the stage's own task"),
+    ("Retention", "earlier tasks, points"),
+    ("Plasticity: AULC", "nats per token"),
+    ("Plasticity: loss after", "nats per token"),
+)
+CAPTION = (
+    "Under each value its 95 % interval. Ranks and participation ratio count directions; they and "
+    "anisotropy are means over the 50–85 % depth band, under rms (anisotropy: raw). Retention: accuracy "
+    "on the tasks of earlier stages minus its value right after their stage, in percentage points. "
+    "Plasticity: loss on a future task while a fresh adapter learns it, on average (AULC) and at the end; "
+    "lower is better. A dash: not measured, or not defined at this stage."
+)
+
+
+def headline_rows(data: ReportData, run: Run) -> list[Row]:
+    """The headline table of one run, stages in training order."""
+    geometry, outcomes = run.rows(data.geometry), run.rows(data.outcomes)
+    return [
+        Row(
+            stage.label,
+            (
+                _geometry(geometry, stage, HEADLINE, "rms"),
+                _change(data.comparisons, stage),
+                _geometry(geometry, stage, "participation_ratio_debiased", "rms"),
+                _geometry(geometry, stage, "rankme", "rms"),
+                _geometry(geometry, stage, "anisotropy", "raw"),
+                _target(outcomes, stage, data.targets),
+                _retention(outcomes, stage),
+                _mean(outcomes, stage, "aulc"),
+                _mean(outcomes, stage, "loss_after"),
+            ),
+        )
+        for stage in run.stages
+    ]
+
+
+def outcomes_sentence(rows: list[Row]) -> str:
+    """What the last stage of a run can still do, in words; empty if no outcome was measured."""
+    retention, after, at_base = rows[-1].cells[6], rows[-1].cells[8], rows[0].cells[8]
+    parts = []
+    if not math.isnan(retention.value):
+        side = "below" if retention.value < 0 else "above"
+        size = retention.text.lstrip("+−")
+        what, unit = ("held-out loss", "") if size.endswith("nats") else ("accuracy", " points")
+        parts.append(f"{what} on earlier tasks is {size}{unit} {side} its value right after their stages")
+    if not math.isnan(after.value) and not math.isnan(at_base.value):
+        parts.append(
+            f"a future task learned from here ends at a loss of {after.text} nats per token, "
+            f"against {at_base.text} from the base (lower is better)"
+        )
+    return f"At the end of the chain {' and '.join(parts)}." if parts else ""
+
+
+def _geometry(geometry: pd.DataFrame, stage: Stage, metric: str, convention: str) -> Cell:
+    rows = geometry[
+        (geometry["stage_index"] == stage.index) & (geometry["site"] == BAND) & (geometry["convention"] == convention)
+    ]
+    for name in (metric + words.CORRECTED, metric):
+        found = rows[rows["metric"] == name]
+        if len(found):
+            return _cell(found.iloc[0], words.number)
+    return NOTHING
+
+
+def _change(comparisons: pd.DataFrame, stage: Stage) -> Cell:
+    row = None if stage.index == 0 else headline_change(comparisons, stage)
+    if row is None:
+        return NOTHING
+    value, low, high = float(row["corrected"]), float(row["low"]), float(row["high"])
+    remark = "no change found" if low <= 1.0 <= high else ""
+    span = words.change_interval(HEADLINE, low, high)
+    return Cell(value, words.change(HEADLINE, value), span, remark, low, high)
+
+
+def _target(outcomes: pd.DataFrame, stage: Stage, targets: Mapping[str, str]) -> Cell:
+    """Accuracy on the stage's task; its held-out loss where the task has no accuracy."""
+    task = targets.get(stage.name, stage.name)
+    rows = outcomes[(outcomes["stage_index"] == stage.index) & (outcomes["task"] == task)]
+    for outcome, kind in (("accuracy", ""), ("pair_accuracy", ", pairs"), ("loss", ", held-out loss")):
+        found = rows[(rows["outcome"] == outcome) & (rows["split"] == TARGET_SPLIT)]
+        if len(found):
+            show = words.number if outcome == "loss" else words.percent
+            unit = " nats" if outcome == "loss" else ""
+            return _cell(found.iloc[0], show, unit, task + kind)
+    return NOTHING
+
+
+def _retention(outcomes: pd.DataFrame, stage: Stage) -> Cell:
+    """In points of accuracy; in nats of held-out loss where the tasks have no accuracy."""
+    cell = _mean(outcomes, stage, "retention", words.points)
+    if not math.isnan(cell.value):
+        return cell
+    return _mean(outcomes, stage, "retention_loss", lambda loss: words.signed(words.number(loss)), " nats")
+
+
+def _mean(
+    outcomes: pd.DataFrame,
+    stage: Stage,
+    outcome: str,
+    show: Callable[[float], str] = words.number,
+    unit: str = "",
+) -> Cell:
+    """The mean over tasks; with one task also its interval."""
+    rows = outcomes[(outcomes["stage_index"] == stage.index) & (outcomes["outcome"] == outcome)]
+    rows = rows.dropna(subset=["value"])
+    if len(rows) == 1:
+        return _cell(rows.iloc[0], show, unit)
+    if rows.empty:
+        return NOTHING
+    value = float(rows["value"].mean())
+    return Cell(value, show(value) + unit, remark=f"mean of {len(rows)} tasks")
+
+
+def _cell(row: pd.Series, show: Callable[[float], str], unit: str = "", remark: str = "") -> Cell:
+    value, low, high = float(row["value"]), float(row["low"]), float(row["high"])
+    span = "" if math.isnan(low) or math.isnan(high) else f"{show(low)} to {show(high)}"
+    return Cell(value, show(value) + unit if not math.isnan(value) else show(value), span, remark, low, high)

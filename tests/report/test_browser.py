@@ -1,0 +1,180 @@
+"""The report in a real browser, opened from a file."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from limberlm.report import ReportData, write_report
+from tests.report.synthetic import build
+
+webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+from selenium.webdriver.common.action_chains import ActionChains  # noqa: E402
+from selenium.webdriver.common.by import By  # noqa: E402
+from selenium.webdriver.support.ui import Select, WebDriverWait  # noqa: E402
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+DRIVER = shutil.which("chromedriver")
+HOSTILE = "<img src=x onerror='window.hacked=1'>"
+pytestmark = pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="needs Chromium and chromedriver")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[webdriver.Chrome]:
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for argument in (
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-dev-shm-usage",
+        "--window-size=1200,1000",
+    ):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
+    yield driver
+    driver.quit()
+
+
+def show(browser: webdriver.Chrome, path: Path) -> None:
+    for kind in ("browser", "performance"):
+        browser.get_log(kind)
+    browser.get(path.as_uri())
+    WebDriverWait(browser, 20).until(lambda b: b.execute_script("return document.documentElement.dataset.ready"))
+
+
+@pytest.fixture(scope="module")
+def report(study: ReportData, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_report(study, tmp_path_factory.mktemp("report") / "report.html")
+
+
+@pytest.fixture
+def page(browser: webdriver.Chrome, report: Path) -> webdriver.Chrome:
+    show(browser, report)
+    return browser
+
+
+def column(page: webdriver.Chrome, number: int) -> list[str]:
+    cells = page.find_elements(By.CSS_SELECTOR, f".comparisons tbody td:nth-child({number})")
+    return [cell.get_attribute("data-value") or cell.text for cell in cells]
+
+
+def filters(page: webdriver.Chrome) -> list[Select]:
+    return [Select(element) for element in page.find_elements(By.CSS_SELECTOR, ".filters select")]
+
+
+def test_console_shows_no_error_and_nothing_is_fetched(page: webdriver.Chrome) -> None:
+    assert [entry for entry in page.get_log("browser") if entry["level"] == "SEVERE"] == []
+    messages = [json.loads(entry["message"])["message"] for entry in page.get_log("performance")]
+    urls = [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
+    assert urls, "the performance log saw not even the page itself"
+    assert [url for url in urls if not url.startswith(("file:", "data:", "blob:"))] == []
+
+
+def test_every_figure_is_drawn(page: webdriver.Chrome) -> None:
+    drawn = page.execute_script(
+        "return Array.from(document.querySelectorAll('.figure')).map(f => "
+        "[f.dataset.figure, f.querySelectorAll('svg .point, svg .points path, svg .hm image').length])"
+    )
+    assert len(drawn) == 9
+    assert all(count > 0 for _, count in drawn), drawn
+
+
+def test_hovering_over_a_point_shows_its_exact_value(page: webdriver.Chrome, study: ReportData) -> None:
+    node = page.find_element(By.CSS_SELECTOR, '[data-figure="r0|stage"]')
+    page.execute_script("arguments[0].scrollIntoView({block: 'center'})", node)
+    points = node.find_elements(By.CSS_SELECTOR, ".points path.point")
+    ActionChains(page).move_to_element(points[-1]).perform()
+    label = WebDriverWait(page, 5).until(lambda _: node.find_elements(By.CSS_SELECTOR, ".hoverlayer .hovertext"))
+    frame = study.geometry
+    rows = frame[
+        (frame["metric"] == "effective_rank_corrected") & (frame["site"] == "band") & (frame["convention"] == "rms")
+    ]
+    value = rows.loc[rows["stage"] == "math", "value"].iloc[0]
+    assert f"{value:.4f}" in label[0].text
+    assert "math, depth band" in label[0].text
+    assert "95 % interval" in label[0].text
+
+
+def test_the_metric_picker_redraws_both_figures(page: webdriver.Chrome) -> None:
+    pickers = page.find_elements(By.CSS_SELECTOR, ".pick-metric")
+    Select(pickers[0]).select_by_value("anisotropy")
+    for node in page.find_elements(By.CSS_SELECTOR, '[data-figure="r0|depth"], [data-figure="r0|stage"]'):
+        assert "Anisotropy" in node.find_element(By.CSS_SELECTOR, ".ytitle").text
+    assert [picker.get_attribute("value") for picker in pickers] == ["anisotropy", "anisotropy"]
+    Select(page.find_elements(By.CSS_SELECTOR, ".pick-convention")[1]).select_by_value("last")
+    ticks = page.find_elements(By.CSS_SELECTOR, '[data-figure="r0|depth"] .xtick')
+    assert [tick.text.replace("\n", " ") for tick in ticks] == ["finalnorm"]
+
+
+def test_the_table_sorts_and_filters(page: webdriver.Chrome, study: ReportData) -> None:
+    frame = study.comparisons
+    at_first = frame[(frame["against"] == "base") & (frame["site"] == "band")]
+    assert len(column(page, 1)) == len(at_first)
+    for select in filters(page):
+        select.select_by_value("")
+    filters(page)[0].select_by_visible_text("math")
+    filters(page)[2].select_by_visible_text("Effective rank")
+    rows = frame[(frame["stage"] == "math") & (frame["metric"] == "effective_rank")]
+    assert len(column(page, 1)) == len(rows)
+    head = page.find_elements(By.CSS_SELECTOR, ".comparisons thead button")[7]
+    expected = sorted(rows["corrected"] - 1)
+    page.execute_script("arguments[0].click()", head)
+    assert [float(value) for value in column(page, 8)] == pytest.approx(expected, abs=1e-15)
+    page.execute_script("arguments[0].click()", head)
+    assert [float(value) for value in column(page, 8)] == pytest.approx(expected[::-1], abs=1e-15)
+    page.find_element(By.CSS_SELECTOR, ".find").send_keys("FINAL norm")
+    assert set(column(page, 5)) == {"final norm"}
+
+
+def test_the_table_shows_all_rows_on_demand(page: webdriver.Chrome, study: ReportData) -> None:
+    for select in filters(page):
+        select.select_by_value("")
+    assert len(column(page, 1)) == 100
+    page.execute_script("document.querySelector('.more').click()")
+    count = page.execute_script("return document.querySelectorAll('.comparisons tbody tr').length")
+    assert count == len(study.comparisons)
+
+
+@pytest.mark.parametrize("width", [1200, 400])
+def test_the_page_never_scrolls_sideways(page: webdriver.Chrome, report: Path, width: int) -> None:
+    metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
+    page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    show(page, report)
+    assert page.execute_script("return document.documentElement.scrollWidth") <= width
+    page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_the_chain_picker_shows_another_run(browser: webdriver.Chrome, many: ReportData, tmp_path: Path) -> None:
+    show(browser, write_report(many, tmp_path / "many.html"))
+    Select(browser.find_element(By.CSS_SELECTOR, ".pick-run")).select_by_visible_text("math first, seed 1")
+    visible = browser.execute_script(
+        "return [...document.querySelectorAll('.run')].filter(r => r.offsetParent).map(r => r.dataset.run)"
+    )
+    assert set(visible) == {"r3"}
+    ticks = browser.find_elements(By.CSS_SELECTOR, '[data-figure="r3|stage"] .xtick')
+    assert [tick.text for tick in ticks] == ["base", "math", "sft", "dpo"]
+    assert column(browser, 1)[0] == "math"
+    assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []
+
+
+def test_hostile_names_run_nothing(browser: webdriver.Chrome, tmp_path: Path) -> None:
+    data = build(
+        chains=((HOSTILE, ("base", HOSTILE)), ("other", ("base", HOSTILE))),
+        title=HOSTILE,
+        metrics=("rankme",),
+    )
+    show(browser, write_report(data, tmp_path / "hostile.html"))
+    assert browser.execute_script("return window.hacked") is None
+    assert browser.find_elements(By.CSS_SELECTOR, "img") == []
+    assert browser.find_element(By.TAG_NAME, "h1").text == HOSTILE
+
+
+def test_an_empty_study_opens_without_error(browser: webdriver.Chrome, tmp_path: Path) -> None:
+    show(browser, write_report(ReportData(title="nothing yet"), tmp_path / "empty.html"))
+    assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []

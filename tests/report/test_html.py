@@ -1,0 +1,245 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from plotly.offline import get_plotlyjs
+
+from limberlm.report import ReportData, render_report, write_report
+from tests.report.synthetic import build
+
+HOSTILE = '<script>window.hacked = 1</script><img src=x onerror="window.hacked = 1">'
+
+
+class Page(HTMLParser):
+    """What a browser would see: tags with attributes, table cells, visible text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text: list[str] = []
+        self.inside: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        self.inside.append(tag)
+
+    def handle_endtag(self, tag):
+        if tag in self.inside:
+            del self.inside[len(self.inside) - 1 - self.inside[::-1].index(tag) :]
+
+    def handle_data(self, data):
+        if "script" not in self.inside and "style" not in self.inside:
+            self.text.append(data)
+
+    def cells(self, run: str = "r0") -> list[float]:
+        """Exact values of the headline table of one run."""
+        found, current = [], None
+        for tag, attributes in self.tags:
+            current = attributes.get("data-run", current)
+            if tag == "td" and "data-value" in attributes and current == run:
+                found.append(float(attributes["data-value"] or "nan"))
+        return found
+
+
+def page_data(text: str) -> dict:
+    found = re.search(r'<script type="application/json" id="page-data">(.*?)</script>', text, re.DOTALL)
+    assert found
+    return json.loads(found.group(1))
+
+
+@pytest.fixture(scope="module")
+def text(study: ReportData) -> str:
+    return render_report(study)
+
+
+def band_value(study: ReportData, metric: str, stage: str, convention: str = "rms") -> float:
+    frame = study.geometry
+    rows = frame[(frame["metric"] == metric) & (frame["site"] == "band") & (frame["convention"] == convention)]
+    return float(rows.loc[rows["stage"] == stage, "value"].iloc[0])
+
+
+def test_headline_numbers_equal_the_tables(study: ReportData, text: str) -> None:
+    cells = Page(text).cells()
+    rows = [cells[i : i + 9] for i in range(0, len(cells), 9)]
+    assert len(rows) == 4
+    outcomes = study.outcomes
+    for stage, row in zip(("base", "sft", "dpo", "math"), rows, strict=True):
+        own = outcomes[outcomes["stage"] == stage]
+        assert row[0] == band_value(study, "effective_rank_corrected", stage)
+        assert row[2] == band_value(study, "participation_ratio_debiased", stage)
+        assert row[3] == band_value(study, "rankme_corrected", stage)
+        assert row[4] == band_value(study, "anisotropy", stage, "raw")
+        assert row[7] == pytest.approx(own.loc[own["outcome"] == "aulc", "value"].mean(), rel=1e-15)
+        assert row[8] == pytest.approx(own.loc[own["outcome"] == "loss_after", "value"].mean(), rel=1e-15)
+    frame = study.comparisons
+    change = frame[
+        (frame["metric"] == "effective_rank")
+        & (frame["site"] == "band")
+        & (frame["convention"] == "rms")
+        & (frame["against"] == "base")
+    ]
+    assert [row[1] for row in rows[1:]] == change.sort_values("stage_index")["corrected"].tolist()
+    assert math.isnan(rows[0][1])
+    assert [row[5] for row in rows[1:]] == [0.71, 0.86, 0.62]
+    assert [row[6] for row in rows[2:]] == [-0.02, -0.19]
+
+
+def test_figures_hold_the_exact_values_of_every_metric(study: ReportData, text: str) -> None:
+    figures = page_data(text)["figures"]
+    pairs = study.geometry.groupby(["metric", "convention"]).size().index
+    for metric, convention in pairs:
+        assert f"r0|stage|{metric}|{convention}" in figures
+        frame = study.geometry
+        frame = frame[(frame["metric"] == metric) & (frame["convention"] == convention) & (frame["site"] != "band")]
+        drawn = figures[f"r0|depth|{metric}|{convention}"]["data"]
+        shown = [
+            y
+            for trace in drawn
+            if trace.get("customdata") and trace["name"] in study.geometry["stage"].values
+            for y in trace["y"]
+        ]
+        assert sorted(shown) == sorted(frame["value"])
+
+
+def test_comparison_table_holds_every_row_exactly(study: ReportData, text: str) -> None:
+    comparisons = page_data(text)["comparisons"]
+    rows = [row for stage in comparisons["runs"][0] for row in comparisons["nodes"][stage[2]]]
+    assert len(rows) == len(study.comparisons)
+    assert sorted(row[4][1] for row in rows) == sorted(study.comparisons["a"])
+    assert sorted(row[8][1] for row in rows) == sorted(study.comparisons["p_value"])
+
+
+def test_user_strings_are_escaped_everywhere() -> None:
+    plain = build(chains=((HOSTILE, ("base", HOSTILE, "dpo")),), title=HOSTILE, metrics=("effective_rank",))
+    outcomes = plain.outcomes.assign(task=HOSTILE)
+    data = dataclasses.replace(
+        plain,
+        outcomes=outcomes,
+        settings=HOSTILE,
+        versions={HOSTILE: HOSTILE},
+        notes=[HOSTILE],
+        targets={HOSTILE: HOSTILE},
+    )
+    text = render_report(data)
+    own = text.replace(get_plotlyjs(), "")
+    assert "<script>window" not in own
+    assert "<img" not in own
+    page = Page(own)
+    assert [tag for tag, _ in page.tags].count("script") == 3
+    assert "".join(page.text).count(HOSTILE) >= 8
+    for figure in page_data(text)["figures"].values():
+        assert "<script" not in json.dumps(figure)
+
+
+def test_nothing_is_fetched(text: str) -> None:
+    page = Page(text.replace(get_plotlyjs(), ""))
+    for tag, attributes in page.tags:
+        for name in ("src", "href", "srcset", "data", "action", "poster"):
+            assert not re.match(r"\s*(https?:)?//", attributes.get(name) or ""), (tag, attributes)
+        assert tag not in ("iframe", "object", "embed", "base")
+    own = text.replace(get_plotlyjs(), "")
+    assert not re.search(r"url\(|@import|https?://", own)
+    assert "default-src 'none'" in own
+
+
+def test_plotly_is_inlined_once(text: str) -> None:
+    assert text.count(get_plotlyjs()) == 1
+    assert len(text) < len(get_plotlyjs()) + 1_500_000
+
+
+def test_figures_carry_no_template_of_their_own(text: str) -> None:
+    assert all("template" not in figure["layout"] for figure in page_data(text)["figures"].values())
+
+
+def test_same_data_give_the_same_text(small: ReportData) -> None:
+    assert render_report(small) == render_report(small)
+
+
+def test_interval_sentence_is_printed(text: str) -> None:
+    said = " ".join("".join(Page(text).text).split())
+    assert "Each interval is over probe sequences for fixed checkpoints; it says nothing about training seeds." in said
+
+
+def test_every_run_has_its_sections_and_one_is_shown(many: ReportData) -> None:
+    text = render_report(many)
+    shown = [(a["data-run"], "hidden" in a) for _, a in Page(text).tags if "data-run" in a]
+    assert {key for key, _ in shown} == {"r0", "r1", "r2", "r3"}
+    assert all(hidden == (key != "r0") for key, hidden in shown)
+    options = re.findall(r'<option value="r\d">(.*?)</option>', text)
+    assert options == [
+        "sft-dpo-math, seed 0",
+        "sft-dpo-math, seed 1",
+        "math first, seed 0",
+        "math first, seed 1",
+    ]
+
+
+@pytest.mark.parametrize("kept", ["geometry", "outcomes", "training", "comparisons", "none"])
+def test_missing_pieces_leave_a_readable_page(small: ReportData, kept: str) -> None:
+    frames = {name: getattr(small, name) for name in ("geometry", "outcomes", "training", "comparisons")}
+    text = render_report(ReportData(title="part", **{k: v for k, v in frames.items() if k == kept}))
+    assert 'class="empty"' in text
+
+
+def test_a_single_stage_is_reported_without_changes(small: ReportData) -> None:
+    first = {name: getattr(small, name) for name in ("geometry", "outcomes", "training")}
+    data = ReportData(title="one", **{name: frame[frame["stage"] == "base"] for name, frame in first.items()})
+    assert "There is one checkpoint only" in render_report(data)
+
+
+def test_nan_and_infinite_values_stay_valid_json(small: ReportData) -> None:
+    geometry = small.geometry.copy()
+    geometry.loc[geometry["stage"] == "dpo", ["value", "low", "high", "std_error", "null_value"]] = math.nan
+    geometry.loc[(geometry["stage"] == "sft") & (geometry["site"] == "block.1"), "value"] = math.inf
+    outcomes = small.outcomes.assign(low=math.nan, high=math.nan)
+    outcomes.loc[outcomes["stage"] == "math", "value"] = math.nan
+    comparisons = small.comparisons.assign(low=math.nan, high=math.nan, p_value=math.nan, p_adjusted=math.nan)
+    comparisons.loc[comparisons["stage"] == "dpo", "corrected"] = math.nan
+    text = render_report(dataclasses.replace(small, geometry=geometry, outcomes=outcomes, comparisons=comparisons))
+    assert page_data(text)["figures"]
+    said = " ".join("".join(Page(text).text).split())
+    assert "without an interval, so nothing can be concluded" in said
+    assert "no comparison with the base could be made" in said
+
+
+def test_a_metric_the_catalog_does_not_know_is_still_shown(small: ReportData) -> None:
+    geometry = pd.concat([small.geometry, small.geometry.query("metric == 'rankme'").assign(metric="new_thing")])
+    assert ">New thing</option>" in render_report(dataclasses.replace(small, geometry=geometry))
+
+
+def test_a_table_without_a_column_is_refused(study: ReportData) -> None:
+    with pytest.raises(ValueError, match="the geometry table lacks the column site"):
+        ReportData(title="x", geometry=study.geometry.drop(columns="site"))
+
+
+def test_write_replaces_the_old_file_whole(small: ReportData, tmp_path: Path) -> None:
+    target = tmp_path / "report.html"
+    target.write_text("old")
+    assert write_report(small, target) == target
+    assert target.read_text("utf-8") == render_report(small)
+    assert os.listdir(tmp_path) == ["report.html"]
+
+
+def test_a_failed_write_leaves_the_old_file_alone(
+    small: ReportData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "report.html"
+    target.write_text("old")
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(OSError, match="No space"):
+        write_report(small, target)
+    assert target.read_text() == "old"
+    assert os.listdir(tmp_path) == ["report.html"]

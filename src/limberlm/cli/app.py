@@ -1,0 +1,106 @@
+"""The command line as a whole: its commands, and what every error looks like."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+import warnings
+
+import typer
+from typer.exceptions import TyperException
+
+from limberlm import __version__
+from limberlm.cli import compare, demo, measure, metrics, pretrain, report, run, status
+from limberlm.cli.console import err
+from limberlm.errors import LimberError, UserError
+
+app = typer.Typer(
+    help="See what a chain of post-training stages does to a language model's representations, and how sure you can be.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+for module in (measure, compare, run, status, report, metrics, pretrain, demo):
+    module.register(app)
+
+# The user's disk and paths, not our fault: told in one line like any other mistake.
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+_UNUSABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG}
+
+
+@app.callback(invoke_without_command=True)
+def _root(version: bool = typer.Option(False, "--version", help="Print the version.")) -> None:
+    if version:
+        typer.echo(__version__)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line; the exit code is 0, 1 (our failure) or 3 (something the user can mend).
+
+    `--debug`, anywhere on the line, shows the traceback of an error.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in given
+    _quiet_libraries(debug)
+    try:
+        code = app([word for word in given if word != "--debug"], standalone_mode=False)
+    except BaseException as error:
+        if debug and not isinstance(error, SystemExit):
+            raise
+        code = _told(error)
+    sys.exit(code or 0)
+
+
+def _told(error: BaseException) -> int:
+    if isinstance(error, SystemExit | typer.Exit):
+        return int(getattr(error, "exit_code", getattr(error, "code", 0)) or 0)
+    if isinstance(error, TyperException):
+        return _usage(error)
+    if isinstance(error, LimberError):
+        return _fail(str(error), error.exit_code)
+    if _disk_full(error):
+        where = getattr(error, "filename", None) or "the output folder"
+        return _fail(f"{where}: the disk is full; free some space and run the same command again", UserError.exit_code)
+    if isinstance(error, OSError) and error.errno in _UNUSABLE:
+        return _fail(f"{error.filename}: {error.strerror}; choose a folder you may write to", UserError.exit_code)
+    if isinstance(error, KeyboardInterrupt | typer.Abort):
+        return _fail("stopped; run the same command again to go on", 130)
+    text = " ".join(str(error).split())
+    return _fail(f"{type(error).__name__}: {text} (an error of limberlm's own; --debug shows where)", 1)
+
+
+def _usage(error: TyperException) -> int:
+    """A command typed wrongly; a bare `limber` shows the help, which typer also raises as an error."""
+    message = error.format_message()
+    if type(error).__name__ == "NoArgsIsHelpError":
+        typer.echo(message)
+        return 0
+    return _fail(" ".join(message.split()) + " See --help.", UserError.exit_code)
+
+
+def _disk_full(error: BaseException | None) -> bool:
+    """Whether a full disk is behind an error: safetensors says so in words only."""
+    if error is None:
+        return False
+    full = getattr(error, "errno", None) in _FULL or "No space left on device" in str(error)
+    return full or _disk_full(error.__cause__ or error.__context__)
+
+
+def _fail(message: str, code: int) -> int:
+    err.print(f"limber: {message}", style="red", markup=False, highlight=False, soft_wrap=True)
+    return code
+
+
+def _quiet_libraries(debug: bool) -> None:
+    """Bars and warnings of the libraries below would drown our own lines; `--debug` lets them through."""
+    if debug:
+        return
+    warnings.filterwarnings("ignore")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

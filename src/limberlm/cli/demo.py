@@ -1,0 +1,35 @@
+"""`limber demo`: the packaged small study, end to end."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from limberlm.cli.console import JsonOption, QuietOption
+
+
+def demo(
+    out: Annotated[Path, typer.Option(help="Run directory.")] = Path("runs/demo"),
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Base, SFT, DPO and arithmetic on the bundled model: train, measure, print the table, write the report.
+
+    Example: limber demo --out runs/demo
+    """
+    from limberlm.cli.quiet import quiet_libraries
+    from limberlm.cli.run import finish, run_with_progress
+    from limberlm.study import Study
+
+    quiet_libraries()
+    with resources.as_file(resources.files("limberlm.testbed").joinpath("data", "demo.yaml")) as study:
+        loaded = Study.load(study, out)
+    finish(run_with_progress(loaded, quiet), as_json)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(demo)

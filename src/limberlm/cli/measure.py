@@ -1,0 +1,127 @@
+"""`limber measure`: the geometry of checkpoints on one probe set."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from limberlm.cli.console import JsonOption, QuietOption, err, print_json, print_table, progress_bar
+from limberlm.errors import UserError
+
+
+def measure(
+    checkpoints: Annotated[
+        list[str], typer.Argument(metavar="CHECKPOINT...", help="Model folders, hub ids, or `bundled`.")
+    ],
+    probe: Annotated[str, typer.Option(help="Probe texts: .jsonl, .txt, .txt.xz, or `testbed`.")] = "testbed",
+    out: Annotated[Path, typer.Option(help="Folder for the CHECKPOINT.geometry results.")] = Path("geometry"),
+    adapter: Annotated[str | None, typer.Option(help="A PEFT adapter to put on the checkpoint.")] = None,
+    layers: Annotated[str | None, typer.Option(help="Blocks to read, such as 0,4,8; all if left out.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(help="At most this many probe tokens.")] = None,
+    max_length: Annotated[int, typer.Option(help="Tokens per sequence; longer ones are cut.")] = 256,
+    batch_size: Annotated[int, typer.Option(help="Sequences per forward pass.")] = 16,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...")] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16, ...; the checkpoint's own if left out.")] = None,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Measure the geometry of one or more checkpoints on the same texts.
+
+    Example: limber measure base/ sft/ dpo/ --probe texts.jsonl --out geometry
+    """
+    from limberlm.cli.probes import probe_source
+    from limberlm.observe import Geometry, load_tokenizer
+    from limberlm.observe import measure as measure_one
+    from limberlm.testbed import BUNDLED_BASE
+
+    names = _names(checkpoints, adapter)
+    results: dict[str, Geometry] = {}
+    with progress_bar(quiet) as bar:
+        for name, checkpoint in names.items():
+            path = str(BUNDLED_BASE) if checkpoint == "bundled" else checkpoint
+            tokenizer = load_tokenizer(path)
+            task = bar.add_task(name, total=None)
+            found = measure_one(
+                path,
+                probe_source(probe, tokenizer),
+                adapter=adapter,
+                layers=_layers(layers),
+                max_tokens=max_tokens,
+                max_length=max_length,
+                batch_size=batch_size,
+                device=device,
+                dtype=dtype,
+                tokenizer=tokenizer,
+                progress=lambda done, total, task=task: bar.update(task, completed=done, total=total),  # type: ignore[misc]
+            )
+            found.manifest["checkpoint"]["model"] = checkpoint
+            found.save(out / f"{name}.geometry")
+            results[name] = found
+    if as_json:
+        print_json({name: _summary(found, out / f"{name}.geometry") for name, found in results.items()})
+        return
+    _print(results)
+    for name, found in results.items():
+        for flag in found.manifest.get("flags", []):
+            err.print(f"{name}: {flag}", style="yellow", markup=False)
+    err.print(
+        f"saved in {out}; next: limber compare {' '.join(str(out / f'{n}.geometry') for n in list(names)[:2])}",
+        markup=False,
+    )
+
+
+def _names(checkpoints: list[str], adapter: str | None) -> dict[str, str]:
+    names: dict[str, str] = {}
+    for checkpoint in checkpoints:
+        name = Path(checkpoint.rstrip("/")).name or checkpoint
+        if adapter is not None:
+            name += f"+{Path(adapter.rstrip('/')).name}"
+        if name in names:
+            raise UserError(
+                f"{checkpoint}: its results would overwrite those of {names[name]}; measure it with another --out"
+            )
+        names[name] = checkpoint
+    return names
+
+
+def _layers(text: str | None) -> list[int] | None:
+    try:
+        return None if text is None else [int(part) for part in text.split(",")]
+    except ValueError:
+        raise UserError(f'--layers "{text}": give block numbers such as 0,4,8') from None
+
+
+def _summary(found: Any, saved: Path) -> dict[str, Any]:
+    from limberlm.observe.sites import BAND
+
+    band = found.table[found.table["site"] == BAND].drop(columns="replicates")
+    return {"saved": str(saved), "manifest": found.manifest, "band": band.to_dict("records")}
+
+
+def _print(results: dict[str, Any]) -> None:
+    from limberlm.geometry.catalog import HEADLINE
+    from limberlm.observe.sites import BAND
+
+    rows = []
+    for name, found in results.items():
+        band = found.table[found.table["site"] == BAND]
+        for metric in HEADLINE:
+            shown = band[band["metric"] == f"{metric}_corrected"]
+            shown = shown if len(shown) else band[band["metric"] == metric]
+            for row in shown[shown["convention"].isin(["rms", "raw"])].to_dict("records")[:1]:
+                interval = f"{row['low']:.4g} to {row['high']:.4g}" if row["low"] == row["low"] else "-"
+                rows.append(
+                    [name, metric, row["convention"], f"{row['value']:.4g}", interval, f"{row['null_value']:.4g}"]
+                )
+    print_table(
+        "Depth band (50-85 %), bias-corrected where it applies",
+        ["checkpoint", "metric", "convention", "value", "95 % interval", "null value"],
+        rows,
+    )
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(measure)

@@ -1,0 +1,47 @@
+"""`limber metrics`: the catalog."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from limberlm.cli.console import JsonOption, out, print_json, print_table
+from limberlm.errors import UserError, nearest
+
+
+def metrics(
+    name: Annotated[str | None, typer.Argument(help="One metric; all of them if left out.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """What each metric is: formula, source, range, and which way it moves when features concentrate.
+
+    Example: limber metrics effective_rank
+    """
+    from limberlm.geometry.catalog import CATALOG
+
+    if name is not None and name not in CATALOG:
+        raise UserError(f"no such metric: {name}{nearest(name, CATALOG)}; `limber metrics` lists them")
+    records = {
+        key: {field: value for field, value in asdict(metric).items() if not callable(value)}
+        for key, metric in CATALOG.items()
+        if name in (None, key)
+    }
+    if as_json:
+        print_json(list(records.values()))
+    elif name is not None:
+        for field, value in records[name].items():
+            out.print(f"[bold]{field:10}[/bold] ", end="")
+            out.print(str(value), markup=False)
+    else:
+        rows = [
+            [key, record["family"], record["bounds"], record["direction"], record["title"]]
+            for key, record in records.items()
+        ]
+        print_table("Metrics", ["name", "family", "range", "when features concentrate", "what it is"], rows)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(metrics)

@@ -1,0 +1,60 @@
+"""`limber pretrain`: make the testbed's base model from nothing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from limberlm.cli.console import JsonOption, QuietOption, err, print_json, progress_bar
+from limberlm.errors import UserError
+
+
+def pretrain(
+    out: Annotated[Path, typer.Option(help="Folder for the checkpoints.")] = Path("pretrained"),
+    steps: Annotated[int | None, typer.Option(help="Optimiser steps; the shipped base's if left out.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed; the shipped base's if left out.")] = None,
+    settings: Annotated[Path | None, typer.Option(help="A settings.json written by an earlier pretraining.")] = None,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Train the testbed's small Llama on prose with a thin mix of skills, keeping log-spaced checkpoints.
+
+    Example: limber pretrain --steps 200 --out pretrained
+    """
+    from pydantic import ValidationError
+
+    from limberlm.cli.quiet import quiet_libraries
+    from limberlm.testbed.pretrain import PretrainSettings
+    from limberlm.testbed.pretrain import pretrain as train
+
+    quiet_libraries()
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out}: is not an empty folder; choose another --out")
+    try:
+        given = json.loads(settings.read_text()) if settings else {}
+        chosen = given | {k: v for k, v in (("steps", steps), ("seed", seed)) if v is not None}
+        parsed = PretrainSettings.model_validate(chosen)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        raise UserError(f"{'.'.join(map(str, problem['loc']))}: {problem['msg']} (got {problem['input']!r})") from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"{settings}: cannot be read as settings ({error})") from error
+    with progress_bar(quiet) as bar:
+        task = bar.add_task("pretraining", total=parsed.steps)
+        last = train(
+            parsed,
+            out,
+            lambda step, total, loss: bar.update(task, description=f"pretraining, loss {loss:.3f}", completed=step),
+        )
+    if as_json:
+        print_json({"model": str(last), "settings": parsed.model_dump()})
+    else:
+        err.print(f"the model is in {last}, the loss curve in {out / 'loss.json'}", markup=False)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(pretrain)

@@ -1,0 +1,32 @@
+"""`limber report`: the report of a run directory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from limberlm.cli.console import JsonOption
+from limberlm.errors import UserError
+
+
+def report(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A run directory.")], as_json: JsonOption = False
+) -> None:
+    """Write DIR/report.html, one self-contained file, from what is finished, and print the headline table.
+
+    Example: limber report runs/first
+    """
+    from limberlm.cli.run import finish
+    from limberlm.study import Results
+
+    results = Results(folder)
+    if not any(results.store.is_complete(entry["id"]) for entry in results.plan["nodes"]):
+        raise UserError(f"{folder}: nothing is finished yet; run the study first")
+    finish(results, as_json)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(report)

@@ -1,0 +1,78 @@
+"""What each command prints where all is well."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from limberlm import Geometry
+from limberlm.geometry.catalog import CATALOG
+from limberlm.study import Study
+from tests.cli.conftest import Limber
+
+
+def test_the_catalog_is_listed_whole(limber: Limber) -> None:
+    assert [entry["name"] for entry in limber("metrics", "--json").json] == list(CATALOG)
+    table = limber("metrics").out
+    assert all(name in table for name in CATALOG)
+
+
+def test_one_metric_is_described(limber: Limber) -> None:
+    printed = limber("metrics", "rankme").out
+    assert CATALOG["rankme"].formula in printed
+
+
+def test_help_shows_an_example(limber: Limber) -> None:
+    for command in ("measure", "compare", "run", "status", "report", "metrics", "pretrain", "demo"):
+        done = limber(command, "--help")
+        assert done.code == 0
+        assert f"Example: limber {command}" in " ".join(done.out.split())
+
+
+def test_measure_then_compare(limber: Limber, probe: Path, tmp_path: Path, tiny_model_folder: Path) -> None:
+    out = tmp_path / "g"
+    done = limber("measure", tiny_model_folder, "--probe", probe, "--out", out, "--json")
+    saved = done.json[tiny_model_folder.name]["saved"]
+    geometry = Geometry.load(saved)
+    band = pd.DataFrame(done.json[tiny_model_folder.name]["band"])
+    row = band[(band["metric"] == "effective_rank") & (band["convention"] == "rms")]
+    assert row["value"].item() == geometry.value("effective_rank")
+    same = limber("compare", saved, saved, "--json").json
+    assert {entry["p_adjusted"] for entry in same} == {1.0}
+    assert "effective_rank" in limber("compare", saved, saved).out
+
+
+def test_two_checkpoints_of_one_name_are_not_overwritten(
+    limber: Limber, probe: Path, tmp_path: Path, tiny_model_folder: Path
+) -> None:
+    done = limber("measure", tiny_model_folder, tiny_model_folder, "--probe", probe, "--out", tmp_path / "g")
+    assert done.code == 3
+    assert "would overwrite" in done.err
+
+
+def test_status_counts_finished_nodes(limber: Limber, finished: Study) -> None:
+    nodes = limber("status", finished.out, "--json").json["nodes"]
+    assert len(nodes) == 3
+    assert all(node["done"] for node in nodes)
+    assert "3 of 3 nodes finished" in limber("status", finished.out).out
+
+
+def test_report_prints_the_table_and_writes_one_file(limber: Limber, finished: Study) -> None:
+    printed = limber("report", finished.out).out
+    assert "Effective rank" in printed
+    assert str(finished.out / "report.html") in printed
+    assert (finished.out / "report.html").stat().st_size > 1_000_000
+
+
+def test_a_dry_run_trains_nothing(limber: Limber, finished: Study, tmp_path: Path) -> None:
+    plan = limber("run", finished.out / "study.yaml", "--out", tmp_path / "new", "--dry-run", "--json").json
+    assert [node["done"] for node in plan["nodes"]] == [False] * 3
+    assert not (tmp_path / "new").exists()
+
+
+def test_pretrain_makes_a_model(limber: Limber, tmp_path: Path) -> None:
+    settings = tmp_path / "settings.json"
+    settings.write_text('{"hidden_size": 32, "layers": 1, "intermediate_size": 32, "vocab_size": 512, "batch_size": 2}')
+    done = limber("pretrain", "--steps", 2, "--settings", settings, "--out", tmp_path / "p", "--json")
+    assert (Path(done.json["model"]) / "model.safetensors").is_file()

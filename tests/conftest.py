@@ -1,0 +1,94 @@
+"""A tiny random model with its own tokenizer, so that no test leans on the bundled base, and a tiny study of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from limberlm.study import Study
+from limberlm.testbed import SKILLS
+from limberlm.testbed.prose import documents
+from limberlm.testbed.tokenizer import train_tokenizer
+
+
+@pytest.fixture(scope="session")
+def tiny_model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Llama of width 32 with 2 blocks, and a chat tokenizer of 400 tokens."""
+    folder = tmp_path_factory.mktemp("tiny") / "model"
+    samples = (f"{s.prompt}\n{s.answer}" for skill in SKILLS.values() for s in islice(skill.stream("train"), 200))
+    tokenizer = train_tokenizer([documents("train")[0][:20_000], *samples], 400)
+    config = LlamaConfig(
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        vocab_size=len(tokenizer),
+        max_position_embeddings=256,
+        initializer_range=0.1,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer(tiny_model_folder: Path) -> PreTrainedTokenizerFast:
+    return AutoTokenizer.from_pretrained(tiny_model_folder)
+
+
+@pytest.fixture
+def tiny_model(tiny_model_folder: Path) -> LlamaForCausalLM:
+    """A copy that the test may change."""
+    return LlamaForCausalLM.from_pretrained(tiny_model_folder, dtype=torch.float32).eval()
+
+
+@pytest.fixture(scope="session")
+def study_settings(tiny_model_folder: Path) -> dict[str, Any]:
+    """Two stages of two steps, on a model small enough to train in a second."""
+    args = {"max_steps": 2, "learning_rate": 1e-3, "per_device_train_batch_size": 2}
+    return {
+        "name": "tiny",
+        "base": str(tiny_model_folder),
+        "adapter": {"r": 2, "lora_alpha": 4},
+        "stages": {
+            "sft": {"trainer": "sft", "data": "testbed:instructions", "rows": 16, "args": args},
+            "dpo": {"trainer": "dpo", "data": "testbed:preferences", "rows": 16, "args": args},
+        },
+        "measure": {"max_tokens": 1500, "max_length": 64},
+        "outcomes": {"items": 4, "plasticity": {"steps": 2, "every": 1, "batch_size": 2, "items": 4}},
+    }
+
+
+@pytest.fixture
+def make_study(tmp_path: Path, study_settings: dict[str, Any]) -> Callable[..., Path]:
+    """Writes a study file with some settings replaced."""
+
+    def make(name: str = "tiny.yaml", **changes: Any) -> Path:
+        path = tmp_path / name
+        path.write_text(yaml.safe_dump(study_settings | changes, sort_keys=False))
+        return path
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory, study_settings: dict[str, Any]) -> Study:
+    """The tiny study, run once without disturbance."""
+    folder = tmp_path_factory.mktemp("finished")
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(study_settings, sort_keys=False))
+    study = Study.load(folder / "tiny.yaml", folder / "run")
+    study.run()
+    return study

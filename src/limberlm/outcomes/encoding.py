@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -39,19 +40,22 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Any) -> list[int]:
 
 
 def encode_answered(tokenizer: PreTrainedTokenizerBase, prompt: Any, answer: Any, limit: int) -> Example:
-    """A question with its answer, the question as context, cut to `limit` tokens as TRL's trainers do."""
-    context = encode_prompt(tokenizer, prompt)
+    """A question with its answer, the question as context, cut to `limit` tokens as TRL's trainers do.
+
+    The answer starts where the question alone and the two together part: tokens may merge across the boundary.
+    """
+    question = encode_prompt(tokenizer, prompt)
     if isinstance(prompt, str):
-        whole = [*tokenizer(prompt + answer)["input_ids"], tokenizer.eos_token_id]
+        whole = list(tokenizer(prompt + answer)["input_ids"])
+        whole += [tokenizer.eos_token_id] if whole[-1:] != [tokenizer.eos_token_id] else []
     else:
         text = tokenizer.apply_chat_template([*prompt, *answer], tokenize=False)
         whole = tokenizer(text, add_special_tokens=False)["input_ids"]
-    return Example(tuple(whole[:limit]), min(len(context), limit))
+    context = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(question, whole, strict=False)))
+    return Example(tuple(whole[:limit]), min(context, limit))
 
 
-def encode_sample(
-    tokenizer: PreTrainedTokenizerBase, prompt: str, answer: str, limit: int
-) -> Example:
+def encode_sample(tokenizer: PreTrainedTokenizerBase, prompt: str, answer: str, limit: int) -> Example:
     """A testbed question with an answer: as chat where the tokenizer has a template, else on two lines."""
     question, reply = as_turns(tokenizer, "user", prompt), as_turns(tokenizer, "assistant", answer)
     return encode_answered(tokenizer, question, reply, limit)
@@ -65,13 +69,17 @@ def as_turns(tokenizer: PreTrainedTokenizerBase, role: str, text: str) -> Any:
 
 
 def encode_row(tokenizer: PreTrainedTokenizerBase, row: dict[str, Any], limit: int) -> Example:
-    """A training row (TRL's columns) as an example; a preference row through its chosen answer."""
+    """A training row (TRL's columns) as an example; a preference row through its chosen answer.
+
+    A row without a question is scored whole, but for its first token.
+    """
     if "prompt" in row:
         return encode_answered(tokenizer, row["prompt"], row.get("completion", row.get("chosen")), limit)
-    if "text" in row:
-        return Example(tuple(tokenizer(row["text"])["input_ids"][:limit]), 1)
-    messages = row.get("messages", row.get("chosen"))
-    return encode_answered(tokenizer, messages[:-1], messages[-1:], limit)
+    whole: Any = row.get("text", row.get("messages", row.get("chosen")))
+    if isinstance(whole, list) and len(whole) > 1:
+        return encode_answered(tokenizer, whole[:-1], whole[-1:], limit)
+    text = whole if isinstance(whole, str) else tokenizer.apply_chat_template(whole, tokenize=False)
+    return Example(tuple(tokenizer(text, add_special_tokens=whole is text)["input_ids"][:limit]), 1)
 
 
 def batches(examples: Sequence[Example], size: int, pad: int) -> Iterable[Batch]:

@@ -6,6 +6,7 @@ batch order, and the held-out loss is read on a fixed grid (outcomes.md 3.1, our
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -93,8 +94,9 @@ def plasticity_outcomes(
 @contextmanager
 def fresh_adapter(model: PreTrainedModel, adapter: LoraConfig, seed: int) -> Iterator[Any]:
     """The model wearing a new adapter without dropout, drawn from `seed`; taken off again at the end."""
-    was_training = model.training
-    frozen = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+    modes = [(module, module.training) for module in model.modules()]
+    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    adapter = copy.deepcopy(adapter)  # PEFT writes into it
     adapter.lora_dropout = 0.0
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -103,9 +105,10 @@ def fresh_adapter(model: PreTrainedModel, adapter: LoraConfig, seed: int) -> Ite
         yield student.eval()
     finally:
         student.unload()
-        model.train(was_training)
-        for name, parameter in model.named_parameters():
-            parameter.requires_grad_(frozen[name])
+        for module, training in modes:
+            module.training = training
+        for parameter, trained in flags:
+            parameter.requires_grad_(trained)
 
 
 def _rows(
@@ -119,6 +122,6 @@ def _rows(
         outcome_row("aulc", task, areas, weights=tokens),
         outcome_row("loss_before", task, per_item[grid[0]], weights=tokens),
         outcome_row("loss_after", task, per_item[grid[-1]], weights=tokens),
-        outcome_row("score_before", task, [float(right) for right in before]),
-        outcome_row("future_score", task, [float(right) for right in after]),
+        outcome_row("score_before", task, [float(right) for right in before], kind="share"),
+        outcome_row("future_score", task, [float(right) for right in after], kind="share"),
     ]

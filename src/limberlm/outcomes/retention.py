@@ -31,10 +31,10 @@ def skill_outcomes(
         skill = SKILLS[name]
         samples = skill.samples("in_domain", items)
         if skill.kind == "dpo":
-            rows.append(outcome_row("pair_accuracy", name, _pairs_right(model, tokenizer, samples)))
+            rows.append(outcome_row("pair_accuracy", name, _pairs_right(model, tokenizer, samples), kind="share"))
         else:
             right = exact_answers(model, tokenizer, skill, samples)
-            rows.append(outcome_row("accuracy", name, [float(r) for r in right]))
+            rows.append(outcome_row("accuracy", name, [float(r) for r in right], kind="share"))
     return rows
 
 
@@ -80,9 +80,7 @@ def backward_transfer(scores: Sequence[Mapping[str, Sequence[float]]], tasks: Se
     return changes or None
 
 
-def _pairs_right(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, samples: Sequence[Sample]
-) -> list[float]:
+def _pairs_right(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, samples: Sequence[Sample]) -> list[float]:
     limit, pad = context_limit(model), pad_id(tokenizer)
     chosen, rejected = (
         answer_losses(model, [encode_sample(tokenizer, *pair, limit) for pair in pairs], pad)

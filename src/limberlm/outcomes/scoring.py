@@ -46,7 +46,7 @@ def exact_answers(
         width = max(map(len, part))
         ids = torch.tensor([[pad] * (width - len(p)) + p for p in part], device=model.device)
         mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in part], device=model.device)
-        out = model.generate(
+        out = model.generate(  # type: ignore[operator]
             input_ids=ids, attention_mask=mask, do_sample=False, max_new_tokens=room, pad_token_id=pad
         )
         texts = tokenizer.batch_decode(out[:, width:], skip_special_tokens=True)

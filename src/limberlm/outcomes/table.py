@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 from scipy.stats import t as student
 
+Z = 1.959963984540054  # the normal's 97.5 % point
+Kind = Literal["mean", "share", "paired"]
 COLUMNS = ("outcome", "task", "split", "step", "value", "std_error", "low", "high", "n", "items")
 
 
@@ -18,14 +20,17 @@ def outcome_row(
     task: str,
     items: Sequence[float],
     *,
+    kind: Kind = "mean",
     split: str = "in_domain",
     weights: Sequence[float] | None = None,
     step: int | None = None,
 ) -> dict[str, Any]:
     """The mean of per-item scores with a 95 % interval over items.
 
-    Scores that are all 0 or 1 are proportions and get Wilson's interval, which stays in [0, 1]; others get Student's,
-    with the standard error of a ratio of sums where items carry `weights` (tokens per item).
+    `kind` says what the scores are. `share`: right or wrong, with Wilson's interval. `paired`: the difference of two
+    such on the same item, with the adjusted interval of Bonett and Price (2012), which does not vanish when every
+    difference is zero. `mean`: any numbers, with Student's interval, and the standard error of a ratio of sums where
+    items carry `weights` (tokens per item).
     """
     scores = np.asarray(items, dtype=np.float64)
     n = len(scores)
@@ -33,8 +38,12 @@ def outcome_row(
     value = float((w * scores).sum() / w.sum())
     residuals = w * (scores - value) / w.mean()
     error = float(np.sqrt((residuals**2).sum() / (n * (n - 1)))) if n > 1 else math.nan
-    proportion = weights is None and bool(np.isin(scores, (0.0, 1.0)).all())
-    low, high = _wilson(value, n) if proportion else _student(value, error, n)
+    if kind == "share":
+        low, high = _wilson(value, n)
+    elif kind == "paired":
+        low, high = _bonett_price(scores)
+    else:
+        low, high = _student(value, error, n)
     return dict(zip(COLUMNS, (outcome, task, split, step, value, error, low, high, n, scores.tolist()), strict=True))
 
 
@@ -44,10 +53,18 @@ def outcome_table(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
     return table.astype({"step": "Int64", "n": "int64"})
 
 
-def _wilson(share: float, n: int, z: float = 1.959963984540054) -> tuple[float, float]:
-    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+def _wilson(share: float, n: int) -> tuple[float, float]:
+    centre = (share + Z * Z / (2 * n)) / (1 + Z * Z / n)
+    half = Z / (1 + Z * Z / n) * math.sqrt(share * (1 - share) / n + Z * Z / (4 * n * n))
     return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def _bonett_price(differences: np.ndarray) -> tuple[float, float]:
+    n = len(differences)
+    gained, lost = (float((differences == sign).sum() + 1) / (n + 2) for sign in (1, -1))
+    centre = gained - lost
+    half = Z * math.sqrt((gained + lost - centre**2) / (n + 2))
+    return max(-1.0, centre - half), min(1.0, centre + half)
 
 
 def _student(value: float, error: float, n: int) -> tuple[float, float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, get_origin, get_type_hints
 
 import torch
 from pydantic import TypeAdapter, ValidationError
@@ -13,7 +13,11 @@ from limberlm.errors import UserError, nearest
 from limberlm.stages.kind import TrainerKind
 
 # What a study decides: a stage that set these would change what the node's name stands for.
-OWNED = ("output_dir", "seed", "data_seed", "save_strategy", "save_steps", "resume_from_checkpoint", "logging_steps")
+# The first step's loss must be logged, and logged as it is: it is what proves the reference model.
+OWNED = (
+    *("output_dir", "seed", "data_seed", "save_strategy", "save_steps", "resume_from_checkpoint"),
+    *("logging_steps", "logging_strategy", "logging_nan_inf_filter"),
+)
 
 
 def trainer_config(kind: TrainerKind, args: dict[str, Any], *, where: str, seed: int, scratch: Path) -> Any:
@@ -42,7 +46,6 @@ def trainer_config(kind: TrainerKind, args: dict[str, Any], *, where: str, seed:
     settings: dict[str, Any] = {
         "report_to": "none",
         "disable_tqdm": True,
-        "logging_nan_inf_filter": False,
         **({"use_cpu": True, "bf16": False, "gradient_checkpointing": False} if on_cpu else {}),
         **{name: _checked(value, hints[name], f"{where}.{name}") for name, value in args.items()},
         "output_dir": str(scratch),
@@ -50,15 +53,18 @@ def trainer_config(kind: TrainerKind, args: dict[str, Any], *, where: str, seed:
         "data_seed": seed,
         "save_strategy": "no",
         "logging_steps": 1,
+        "logging_nan_inf_filter": False,
     }
     try:
         return kind.config_class()(**settings)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, ImportError) as error:
         raise UserError(f"{where}: {kind.config} refuses these settings ({' '.join(str(error).split())})") from error
 
 
 def _checked(value: Any, hint: Any, where: str) -> Any:
-    """The value as TRL's own type: YAML reads 1e-4 as text, and a number is wanted."""
+    """The value as TRL's own type: YAML reads 1e-4 as text, and a number is wanted; one loss may stand for a list."""
+    if get_origin(hint) is list and isinstance(value, str):
+        value = [value]
     try:
         return TypeAdapter(hint).validate_python(value)
     except ValidationError as error:

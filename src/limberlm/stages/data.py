@@ -21,6 +21,7 @@ COLUMNS: dict[str, tuple[tuple[str, ...], ...]] = {
     "sft": (("prompt", "completion"), ("messages",), ("text",)),
     "dpo": (("prompt", "chosen", "rejected"), ("chosen", "rejected")),
 }
+_MESSAGES = "a list of messages with role and content"
 TESTBED_ROWS = 4096
 HELD_OUT_ROWS = 128
 
@@ -64,9 +65,7 @@ def load_stage_data(
 def _from_testbed(source: str, trainer: str, seed: int, rows: int, chat: bool) -> StageData:
     name = source.removeprefix("testbed:")
     if name not in SKILLS:
-        raise UserError(
-            f'data "{source}": no such testbed skill; there are {", ".join(SKILLS)}{nearest(name, SKILLS)}'
-        )
+        raise UserError(f'data "{source}": no such testbed skill; there are {", ".join(SKILLS)}{nearest(name, SKILLS)}')
     skill = SKILLS[name]
     if trainer == "dpo" and skill.kind != "dpo":
         raise UserError(f'data "{source}" has no rejected answers: the dpo trainer needs testbed:preferences')
@@ -93,29 +92,54 @@ def sample_row(sample: Sample, trainer: str, chat: bool) -> Row:
 
 
 def _from_jsonl(source: str, path: Path, trainer: str, rows: int | None) -> StageData:
-    records = list(_read_jsonl(source, path))
+    records = dict(_read_jsonl(source, path))
     if not records:
         raise UserError(f"data {source}: the file has no rows")
-    columns = next((c for c in COLUMNS[trainer] if all(set(c) <= record.keys() for record in records)), None)
+    columns = next((c for c in COLUMNS[trainer] if all(set(c) <= record.keys() for record in records.values())), None)
     if columns is None:
-        common = sorted(set.intersection(*(set(record) for record in records)))
+        common = sorted(set.intersection(*(set(record) for record in records.values())))
         wanted = " or ".join("/".join(c) for c in COLUMNS[trainer])
-        raise UserError(f"data {source}: the {trainer} trainer wants {wanted}; every row has {', '.join(common)}")
-    kept = [{column: record[column] for column in columns} for record in records]
-    order = sorted(range(len(kept)), key=lambda i: _digest([kept[i]]))
-    held = set(order[: min(HELD_OUT_ROWS, len(kept) // 10)])
-    train = [row for i, row in enumerate(kept) if i not in held]
-    return _stage_data(source, train[:rows], [row for i, row in enumerate(kept) if i in held])
+        found = f"every row has {', '.join(common)}" if common else "the rows have no column in common"
+        raise UserError(f"data {source}: the {trainer} trainer wants {wanted}; {found}")
+    kept = [{column: record[column] for column in columns} for record in records.values()]
+    _check_cells(source, kept, list(records))
+    digests = [_digest([row]) for row in kept]
+    distinct = sorted(set(digests))  # copies of a row stay together, on one side of the split
+    held = set(distinct[: min(HELD_OUT_ROWS, len(distinct) // 10)])
+    train, held_out = (
+        [row for row, digest in zip(kept, digests, strict=True) if (digest in held) == side] for side in (False, True)
+    )
+    return _stage_data(source, train[:rows], held_out)
 
 
-def _read_jsonl(source: str, path: Path) -> Iterable[Row]:
+def _check_cells(source: str, rows: list[Row], lines: list[int]) -> None:
+    first = _form(next(iter(rows[0].values())))
+    for line, row in zip(lines, rows, strict=True):
+        for column, cell in row.items():
+            form = _form(cell)
+            if form is None or (column in ("text", "messages") and form != column):
+                wanted = {"text": "text", "messages": _MESSAGES}.get(column, f"text or {_MESSAGES}")
+                raise UserError(f'data {source}, line {line}: "{column}" must be {wanted}')
+            if form != first:
+                raise UserError(f"data {source}, line {line}: text and messages are mixed; use one of them throughout")
+
+
+def _form(cell: Any) -> str | None:
+    if isinstance(cell, str):
+        return "text"
+    turns = cell if isinstance(cell, list) else []
+    chat = bool(turns) and all(isinstance(turn, dict) and {"role", "content"} <= turn.keys() for turn in turns)
+    return "messages" if chat else None
+
+
+def _read_jsonl(source: str, path: Path) -> Iterable[tuple[int, Row]]:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
         raise UserError(f"data {source}: no such file; give testbed:SKILL or the path of a JSONL file") from error
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"data {source}: cannot be read as UTF-8 text ({error})") from error
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(text.split("\n"), start=1):  # not splitlines: JSON strings may hold U+2028
         if not line.strip():
             continue
         try:
@@ -124,7 +148,7 @@ def _read_jsonl(source: str, path: Path) -> Iterable[Row]:
             raise UserError(f"data {source}, line {number}: not JSON ({error.msg} at column {error.colno})") from error
         if not isinstance(record, dict):
             raise UserError(f"data {source}, line {number}: a row must be a JSON object")
-        yield record
+        yield number, record
 
 
 def _stage_data(source: str, train: list[Row], held_out: list[Row]) -> StageData:

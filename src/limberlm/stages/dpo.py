@@ -14,13 +14,14 @@ from limberlm.stages.kind import TrainerKind
 
 
 def first_loss(config: Any) -> float | None:
-    """The DPO loss when policy and reference agree: ln 2 (sigmoid), 1 (hinge), 1/(4 beta^2) (IPO).
+    """The DPO loss when policy and reference agree: ln 2 (sigmoid), 1 (hinge), 1/(4 beta^2) (IPO), times its weight.
 
-    None where it is not known, as for a weighted sum of losses.
+    None where it is not known: for a sum of losses, other losses, and WPO's weighting by likelihood.
     """
     losses: list[str] = config.loss_type
     known = {"sigmoid": math.log(2), "hinge": 1.0, "ipo": 1 / (4 * config.beta**2) if config.beta else None}
-    return known.get(losses[0]) if len(losses) == 1 else None
+    value = known.get(losses[0]) if len(losses) == 1 and not config.use_weighting else None
+    return None if value is None else value * (config.loss_weights or [1.0])[0]
 
 
 DPO = TrainerKind("dpo", trainer="DPOTrainer", config="DPOConfig", first_loss=first_loss)

@@ -44,7 +44,9 @@ class _Watch(TrainerCallback):
             return
         loss = float(logs["loss"])
         if not math.isfinite(loss):
-            raise NodeFailed(f"the loss is {loss} at step {state.global_step}: lower the learning rate or check the data")
+            raise NodeFailed(
+                f"the loss is {loss} at step {state.global_step}: lower the learning rate or check the data"
+            )
         if state.global_step == 1 and self.expected is not None and abs(loss - self.expected) > self.tolerance:
             raise NodeFailed(
                 f"the first step's loss is {loss:.6f} where an untouched policy gives {self.expected:.6f}: "

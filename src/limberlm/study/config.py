@@ -24,7 +24,7 @@ class StageSettings(_Settings):
 
     trainer: Literal["sft", "dpo"]
     data: str = Field(description="testbed:SKILL, or the path of a JSONL file with TRL's columns")
-    rows: int | None = Field(None, ge=1, description="at most this many training rows")
+    rows: int | None = Field(None, ge=1, le=10**7, description="at most this many training rows")
     args: dict[str, Any] = {}
 
 
@@ -143,7 +143,11 @@ def _first_problem(error: ValidationError) -> str:
             str(problem["input"]), TRAINERS
         )
     message = problem["msg"].removeprefix("Value error, ")
-    return f"{name}: {message} (got {problem['input']!r})" if problem["type"] != "value_error" else _prefixed(name, message)
+    return (
+        f"{name}: {message} (got {problem['input']!r})"
+        if problem["type"] != "value_error"
+        else _prefixed(name, message)
+    )
 
 
 def _prefixed(name: str, message: str) -> str:
@@ -153,7 +157,7 @@ def _prefixed(name: str, message: str) -> str:
 def _fields_beside(location: tuple[int | str, ...]) -> list[str]:
     """The settings that exist where an unknown one stands."""
     model: type[BaseModel] = StudySettings
-    nested = {
+    nested: dict[str, type[BaseModel]] = {
         "adapter": AdapterSettings,
         "stages": StageSettings,
         "measure": MeasureSettings,

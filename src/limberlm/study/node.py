@@ -71,15 +71,15 @@ def _task(place: Workplace, node: Node) -> str | None:
 
 def _checkpoint(place: Workplace, adapters: list[Path]) -> PreTrainedModel:
     """A stage's start: base and earlier adapters, in float32, built the same way whoever asks."""
-    return merge_adapters(load_model(place.base, dtype=torch.float32), adapters).eval()
+    model = merge_adapters(load_model(place.base, dtype=torch.float32), adapters)
+    model.eval()
+    return model
 
 
 def _train(place: Workplace, node: Node, ancestors: list[Path], folder: Path, report: Report) -> None:
     stage = place.settings.stages[node.stage]
     kind, scratch = TRAINERS[stage.trainer], folder / "trainer"
-    config = trainer_config(
-        kind, stage.args, where=f"stages.{node.stage}.args", seed=node.stage_seed, scratch=scratch
-    )
+    config = trainer_config(kind, stage.args, where=f"stages.{node.stage}.args", seed=node.stage_seed, scratch=scratch)
     run = train_stage(
         kind,
         config,

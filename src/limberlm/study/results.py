@@ -12,13 +12,16 @@ import pandas as pd
 from limberlm.errors import UserError
 from limberlm.observe import Geometry, compare
 from limberlm.outcomes.retention import backward_transfer
-from limberlm.outcomes.table import outcome_row
+from limberlm.outcomes.table import Kind, outcome_row
 from limberlm.study.store import Store
 
 TableName = Literal["geometry", "outcomes", "training", "comparisons"]
 
-# retention row -> the outcomes it is computed from
-RETENTION = {"retention": ("accuracy", "pair_accuracy"), "retention_loss": ("loss",)}
+# retention row -> the outcomes it is computed from, and what their differences are
+RETENTION: dict[str, tuple[tuple[str, ...], Kind]] = {
+    "retention": (("accuracy", "pair_accuracy"), "paired"),
+    "retention_loss": (("loss",), "mean"),
+}
 
 
 class Results:
@@ -35,7 +38,9 @@ class Results:
             self.plan: dict[str, Any] = json.loads((root / "plan.json").read_text())
             self.settings = (root / "study.yaml").read_text()
         except FileNotFoundError as error:
-            raise UserError(f"{root}: not a run directory (no {Path(error.filename).name}); give one made by limber run") from error
+            raise UserError(
+                f"{root}: not a run directory (no {Path(error.filename).name}); give one made by limber run"
+            ) from error
         except (OSError, ValueError) as error:
             raise UserError(f"{root}: cannot be read as a run directory ({error})") from error
 
@@ -121,14 +126,14 @@ class Results:
         path = chain["nodes"][: index + 1]
         tables = [pd.read_parquet(self.store.node(node) / "outcomes.parquet") for node in path]
         tasks = [self._record(node)["task"] for node in path[1:]]
-        for name, sources in RETENTION.items():
+        for name, (sources, kind) in RETENTION.items():
             scores = [
                 dict(zip(own["task"], own["items"], strict=True))
                 for own in (table[table["outcome"].isin(sources)] for table in tables)
             ]
             changes = backward_transfer(scores, tasks)
             if changes is not None:
-                yield outcome_row(name, "earlier stages", changes, split="in_domain")
+                yield outcome_row(name, "earlier stages", changes, kind=kind)
 
     def _comparisons(self) -> list[pd.DataFrame]:
         frames = []

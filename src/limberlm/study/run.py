@@ -8,6 +8,7 @@ from hashlib import blake2b
 from pathlib import Path
 
 import yaml
+from transformers import PreTrainedTokenizerBase
 
 from limberlm.errors import NodeFailed
 from limberlm.observe import ProbeSet, load_model, load_tokenizer
@@ -16,7 +17,7 @@ from limberlm.stages.arguments import trainer_config
 from limberlm.study.config import StudySettings
 from limberlm.study.node import Workplace, run_node
 from limberlm.study.plan import Node, Plan, StageSource, plan_study
-from limberlm.study.store import Store, file_digest, open_store, write_durably
+from limberlm.study.store import file_digest, open_store, write_durably
 from limberlm.testbed import BUNDLED_BASE
 from limberlm.testbed.probe import probe_rows
 
@@ -97,10 +98,9 @@ def _run_one(place: Workplace, node: Node, position: int, nodes: int, watch: Wat
     watch(Event(node, position, nodes, "done"))
 
 
-def _probe(settings: StudySettings, folder: Path, tokenizer: object) -> ProbeSet:
+def _probe(settings: StudySettings, folder: Path, tokenizer: PreTrainedTokenizerBase) -> ProbeSet:
     chosen = settings.measure
-    chat = bool(getattr(tokenizer, "chat_template", None))
-    source = probe_rows(chat) if chosen.probe == "testbed" else folder / chosen.probe
+    source = probe_rows(bool(tokenizer.chat_template)) if chosen.probe == "testbed" else folder / chosen.probe
     return ProbeSet.build(
         source,
         tokenizer,
@@ -132,8 +132,3 @@ def _resolved(settings: StudySettings, folder: Path) -> str:
     if settings.measure.probe != "testbed":
         content["measure"]["probe"] = str((folder / settings.measure.probe).resolve())
     return yaml.safe_dump(content, sort_keys=False)
-
-
-def opened(root: Path) -> Store:
-    """A run directory for reading."""
-    return Store(root)

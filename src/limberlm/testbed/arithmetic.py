@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 
 from limberlm.testbed.skill import Sample, Skill
 
@@ -10,6 +11,7 @@ _STORIES = (
     ("Tom has {} {} and finds {} more. How many?", "+"),
     ("Ann had {} {} and lost {}. How many?", "-"),
 )
+_NUMBER = re.compile(r"-?[0-9]+")  # not str.isdigit, which takes "²" for a digit
 _THINGS = ("apples", "books", "stones", "shoes", "cups")
 
 
@@ -20,7 +22,8 @@ def _apply(left: int, operator: str, right: int) -> int:
 def _operands(rng: random.Random, operator: str, shifted: bool) -> tuple[int, int]:
     low, high = (21, 60) if shifted else (0, 20)
     if operator == "*":
-        return rng.randint(low // 2, high // 2), rng.randint(low // 2, high // 2)
+        low, high = (low + 1) // 2, high // 2
+        return rng.randint(low, high), rng.randint(low, high)
     if operator == "mod":
         return rng.randint(2 * low, 2 * high), rng.randint(2, 9)
     left, right = rng.randint(low, high), rng.randint(low, high)
@@ -49,7 +52,7 @@ def final_number(text: str) -> str:
     >>> final_number("12, 15")
     '15'
     """
-    numbers = [word.strip(".,") for word in text.split() if word.strip(".,").lstrip("-").isdigit()]
+    numbers = [word for part in text.split() if _NUMBER.fullmatch(word := part.strip(".,"))]
     return str(int(numbers[-1])) if numbers else ""
 
 

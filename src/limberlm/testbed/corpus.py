@@ -26,9 +26,7 @@ def tokenizer_texts(skills: Iterable[str], seed: int) -> Iterator[str]:
         yield from (f"{sample.prompt}\n{sample.answer}" for sample in islice(SKILLS[name].stream("train", seed), 2000))
 
 
-def windows(
-    tokenizer: PreTrainedTokenizerFast, count: int, length: int, mix: dict[str, float], seed: int
-) -> Tensor:
+def windows(tokenizer: PreTrainedTokenizerFast, count: int, length: int, mix: dict[str, float], seed: int) -> Tensor:
     """[count, length] int64 token windows in training order: `mix` gives each skill's share, prose has the rest."""
     rng = random.Random(f"corpus/{seed}")
     names = ["prose", *mix]

@@ -33,8 +33,10 @@ def wrong_answer(rng: random.Random, sample: Sample) -> str:
     if answer[0].isdigit():
         return str(int(answer[0]) + rng.choice((-1, 1, 2)))
     place = rng.randrange(len(answer))
-    others = [word for word in sample.prompt.split(": ")[1].split() if word not in answer] or list(WORDS)
-    replaced = [*answer[:place], rng.choice(others), *answer[place + 1 :]]
+    near = [word for word in sample.prompt.split(": ")[1].split() if word not in answer]
+    far = [word for word in WORDS if word not in answer]
+    other = rng.choice(near if near and rng.random() < 0.8 else far)
+    replaced = [*answer[:place], other, *answer[place + 1 :]]
     if len(answer) == 1:
         return replaced[0]
     swapped = answer.copy()

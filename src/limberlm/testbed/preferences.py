@@ -12,7 +12,7 @@ _PADDING = ("Well, I think it is {}", "The answer is {} I hope", "{} and that is
 
 
 def draw(rng: random.Random, shifted: bool) -> Sample:
-    """One preference pair: the rejected answer is a near miss (half), padded with chatter or off format (a quarter each)."""
+    """One preference pair: the rejected answer is a near miss (half), padded or off format (a quarter each)."""
     sample = draw_instruction(rng, shifted)
     fault = rng.choice(("wrong", "wrong", "padded", "format"))
     if fault == "wrong":

@@ -37,7 +37,7 @@ class PretrainSettings(BaseModel):
     layers: int = Field(6, ge=1)
     intermediate_size: int = Field(512, ge=32)
     vocab_size: int = Field(1024, ge=512)
-    steps: int = Field(1600, ge=1)
+    steps: int = Field(1200, ge=1)
     batch_size: int = Field(32, ge=1)
     window: int = Field(256, ge=32, le=512)
     learning_rate: float = Field(2e-3, gt=0)

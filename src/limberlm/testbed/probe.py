@@ -8,7 +8,7 @@ from limberlm.testbed import SKILLS
 from limberlm.testbed.prose import passages
 
 
-def probe_rows(chat: bool, prose: int = 192, samples: int = 64) -> list[dict[str, Any]]:
+def probe_rows(chat: bool, prose: int = 128, samples: int = 64) -> list[dict[str, Any]]:
     """Rows for a probe set: `prose` passages each of novels and of drama, halved, and `samples` of each chain skill.
 
     Skill samples are conversations (`messages`) if `chat`, else plain text.

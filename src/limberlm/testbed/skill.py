@@ -6,12 +6,12 @@ import hashlib
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from itertools import islice
 from typing import Literal, get_args
 
 Split = Literal["train", "in_domain", "out_of_domain", "multiple_choice"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 Kind = Literal["sft", "dpo", "future"]
+_EXHAUSTED = 1000  # this many repeats in a row: the skill has no new prompt to give
 
 
 @dataclass(frozen=True)
@@ -69,10 +69,14 @@ class Skill:
 
         """
         found: dict[str, Sample] = {}
-        for sample in islice(self.stream(split, seed), 1000 + 20 * count):
+        repeats = 0
+        for sample in self.stream(split, seed):
+            repeats = repeats + 1 if sample.prompt in found else 0
             found.setdefault(sample.prompt, sample)
             if len(found) == count:
                 return list(found.values())
+            if repeats == _EXHAUSTED:
+                break
         raise ValueError(f"skill {self.name} has fewer than {count} distinct prompts in its {split} split")
 
     def verify(self, sample: Sample, output: str) -> bool:

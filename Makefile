@@ -1,0 +1,68 @@
+# Everything runs in .venv; the first target that needs it builds it, later ones reuse it.
+# On a CUDA machine, the first time: make demo TORCH_INDEX=https://download.pytorch.org/whl/cu130
+
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+PYTHON ?= $(or $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done),python3)
+
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
+TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
+PYTEST := $(BIN)/python -m pytest
+
+export HF_HUB_OFFLINE := 1
+
+.PHONY: help venv demo test test-slow bench lint docs clean
+.DEFAULT_GOAL := help
+
+help:  ## show this list
+	@sed -n 's/^\([a-z-]*\):.*##/\1 /p' Makefile | while read -r name text; do printf '%-10s %s\n' "$$name" "$$text"; done
+
+venv: .venv/.test  ## build .venv with everything the tests and linters need
+
+demo: .venv/.runtime  ## base -> SFT -> DPO -> arithmetic on the bundled model, then its report
+	@$(BIN)/limber demo $(ARGS)
+
+test: .venv/.test  ## unit tests and doctests, with coverage
+	@$(PYTEST) -q -m "not slow" --cov --cov-report=term:skip-covered $(ARGS)
+
+test-slow: .venv/.test  ## the tests that train, kill or measure for longer
+	@$(PYTEST) -q -m slow $(ARGS)
+
+bench: .venv/.test  ## the benchmarks, gathered in benchmarks/results.json
+	@$(BIN)/python -m benchmarks $(ARGS)
+
+lint: .venv/.test  ## ruff, mypy --strict and the import contracts
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-logo
+
+docs: .venv/.docs  ## the documentation, into site/
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+clean:  ## remove .venv, caches and built files (never runs/)
+	rm -rf .venv .coverage .coverage.* .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build dist site
+	find src tests benchmarks docs -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
+
+# torch comes first and alone, from the index of its CPU wheels. Where that address does not answer pip goes on with
+# the index it is configured with; only that one page is asked for, once, so it costs seconds at most.
+.venv/.torch: constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if v >= (3, 11) else "limberlm needs Python 3.11 or \
+	newer and $(PYTHON) is %d.%d: name another with make PYTHON=/path/to/python3.11" % v[:2])'
+	@echo "Setting up .venv: torch $(TORCH), then limberlm and its dependencies. Once, a few minutes."
+	@$(PYTHON) -m venv .venv
+	@$(PIP) install --no-deps --retries 0 --timeout 15 --extra-index-url "$(TORCH_INDEX)" "torch==$(TORCH)"
+	@touch $@
+
+.venv/.runtime: .venv/.torch pyproject.toml
+	@$(PIP) install -c constraints.txt -e .
+	@touch $@
+
+.venv/.test: .venv/.torch pyproject.toml
+	@$(PIP) install -c constraints.txt -e ".[test,dev]"
+	@touch .venv/.runtime $@
+
+.venv/.docs: .venv/.torch pyproject.toml
+	@$(PIP) install -c constraints.txt -e ".[docs]"
+	@touch .venv/.runtime $@

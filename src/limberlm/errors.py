@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import errno
 from collections.abc import Iterable
+
+_UNUSABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG}
 
 
 class LimberError(Exception):
@@ -32,3 +35,23 @@ def nearest(word: str, options: Iterable[str]) -> str:
     """
     close = difflib.get_close_matches(word, list(options), n=1, cutoff=0.6)
     return f' (did you mean "{close[0]}"?)' if close else ""
+
+
+def storage_problem(error: BaseException | None) -> str | None:
+    """What to do about an error whose cause is the user's disk or path, or None if it is something else.
+
+    Looks through the causes too, and at the words: safetensors reports a full disk in no other way.
+
+    >>> storage_problem(NotADirectoryError(errno.ENOTDIR, "Not a directory"))
+    'not a directory; choose a folder you may write to'
+    >>> storage_problem(ValueError("x")) is None
+    True
+    """
+    if error is None:
+        return None
+    code = getattr(error, "errno", None)
+    if code in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(error):
+        return "the disk is full; free some space and run the same command again"
+    if isinstance(error, OSError) and code in _UNUSABLE:
+        return f"{str(error.strerror).lower()}; choose a folder you may write to"
+    return storage_problem(error.__cause__ or error.__context__)

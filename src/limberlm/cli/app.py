@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
 import warnings
@@ -13,10 +12,10 @@ from typer.exceptions import TyperException
 from limberlm import __version__
 from limberlm.cli import compare, demo, measure, metrics, pretrain, report, run, status
 from limberlm.cli.console import err
-from limberlm.errors import LimberError, UserError
+from limberlm.errors import LimberError, UserError, storage_problem
 
 app = typer.Typer(
-    help="See what a chain of post-training stages does to a language model's representations, and how sure you can be.",
+    help="See what a chain of post-training stages does to a model's representations, and how sure you can be.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
@@ -24,10 +23,6 @@ app = typer.Typer(
 )
 for module in (measure, compare, run, status, report, metrics, pretrain, demo):
     module.register(app)
-
-# The user's disk and paths, not our fault: told in one line like any other mistake.
-_FULL = {errno.ENOSPC, errno.EDQUOT}
-_UNUSABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG}
 
 
 @app.callback(invoke_without_command=True)
@@ -60,11 +55,8 @@ def _told(error: BaseException) -> int:
         return _usage(error)
     if isinstance(error, LimberError):
         return _fail(str(error), error.exit_code)
-    if _disk_full(error):
-        where = getattr(error, "filename", None) or "the output folder"
-        return _fail(f"{where}: the disk is full; free some space and run the same command again", UserError.exit_code)
-    if isinstance(error, OSError) and error.errno in _UNUSABLE:
-        return _fail(f"{error.filename}: {error.strerror}; choose a folder you may write to", UserError.exit_code)
+    if problem := storage_problem(error):
+        return _fail(f"{getattr(error, 'filename', None) or 'the output folder'}: {problem}", UserError.exit_code)
     if isinstance(error, KeyboardInterrupt | typer.Abort):
         return _fail("stopped; run the same command again to go on", 130)
     text = " ".join(str(error).split())
@@ -78,14 +70,6 @@ def _usage(error: TyperException) -> int:
         typer.echo(message)
         return 0
     return _fail(" ".join(message.split()) + " See --help.", UserError.exit_code)
-
-
-def _disk_full(error: BaseException | None) -> bool:
-    """Whether a full disk is behind an error: safetensors says so in words only."""
-    if error is None:
-        return False
-    full = getattr(error, "errno", None) in _FULL or "No space left on device" in str(error)
-    return full or _disk_full(error.__cause__ or error.__context__)
 
 
 def _fail(message: str, code: int) -> int:

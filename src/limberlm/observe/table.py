@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from limberlm.errors import UserError, nearest
+from limberlm.errors import UserError, nearest, storage_problem
 from limberlm.observe.observation import RAW, RMS
 from limberlm.observe.sites import BAND
 
@@ -114,7 +114,7 @@ class Geometry:
                 target.rename(old)
             draft.rename(target)
         except OSError as error:
-            raise UserError(f"{target}: cannot be written ({error})") from None
+            raise UserError(f"{target}: {storage_problem(error) or error}") from error
         finally:
             shutil.rmtree(draft, ignore_errors=True)
             shutil.rmtree(old, ignore_errors=True)

@@ -47,7 +47,7 @@ def exact_answers(
         ids = torch.tensor([[pad] * (width - len(p)) + p for p in part], device=model.device)
         mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in part], device=model.device)
         out = model.generate(  # type: ignore[operator]
-            input_ids=ids, attention_mask=mask, do_sample=False, max_new_tokens=room, pad_token_id=pad
+            input_ids=ids, attention_mask=mask, use_cache=True, do_sample=False, max_new_tokens=room, pad_token_id=pad
         )
         texts = tokenizer.batch_decode(out[:, width:], skip_special_tokens=True)
         verdicts += [skill.verify(s, t) for s, t in zip(samples[start : start + 64], texts, strict=True)]

@@ -54,7 +54,7 @@ def load_stage_data(
         folder: where relative paths start.
 
     Raises:
-        UserError: unknown skill, missing or unreadable file, a line that is not JSON, columns that the trainer cannot use.
+        UserError: unknown skill, unreadable file, a line that is not JSON, columns that the trainer cannot use.
 
     """
     if source.startswith("testbed:"):

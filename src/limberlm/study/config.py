@@ -100,7 +100,7 @@ def load_settings(path: Path) -> StudySettings:
     """Read a study file.
 
     Raises:
-        UserError: missing or unreadable file, a YAML error (with its line), or a setting that is unknown or out of range.
+        UserError: unreadable file, a YAML error (with its line), or a setting that is unknown or out of range.
 
     """
     try:

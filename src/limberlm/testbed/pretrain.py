@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedTokenizerFast,
+    PrinterCallback,
     Trainer,
     TrainerCallback,
     TrainingArguments,
@@ -24,6 +26,15 @@ from transformers import (
 
 from limberlm.testbed.corpus import tokenizer_texts, windows
 from limberlm.testbed.tokenizer import train_tokenizer
+
+MODEL_FILES = (
+    "chat_template.jinja",
+    "config.json",
+    "generation_config.json",
+    "model.safetensors",
+    "tokenizer.json",
+    "tokenizer_config.json",
+)
 
 Progress = Callable[[int, int, float], None]  # step, steps, loss
 
@@ -95,8 +106,8 @@ class _Keeper(TrainerCallback):
 def pretrain(settings: PretrainSettings, out: Path, progress: Progress = lambda step, steps, loss: None) -> Path:
     """Train tokenizer and model; returns the folder of the last checkpoint.
 
-    Writes `out/step-NNNNNN/` (a model folder each), `out/settings.json` and `out/loss.json` (mean loss in nats per
-    token over each interval of 10 steps).
+    Writes `out/step-NNNNNN/` (a model folder each), `out/settings.json`, `out/loss.json` (mean loss in nats per token
+    over each interval of 10 steps) and `out/digests.json` (of the last checkpoint's files).
     """
     out.mkdir(parents=True, exist_ok=True)
     (out / "settings.json").write_text(settings.model_dump_json(indent=2) + "\n")
@@ -111,9 +122,18 @@ def pretrain(settings: PretrainSettings, out: Path, progress: Progress = lambda 
         train_dataset=_Windows(rows),
         callbacks=[keeper],
     )
+    trainer.remove_callback(PrinterCallback)
     trainer.train()
     (out / "loss.json").write_text(json.dumps(keeper.curve) + "\n")
-    return out / f"step-{settings.steps:06d}"
+    last = out / f"step-{settings.steps:06d}"
+    (out / "digests.json").write_text(json.dumps(folder_digests(last), indent=2) + "\n")
+    return last
+
+
+def folder_digests(folder: Path) -> dict[str, str]:
+    """BLAKE2b (128 bits, hexadecimal) of each model and tokenizer file of a checkpoint."""
+    files = sorted(path for path in folder.iterdir() if path.name in MODEL_FILES)
+    return {path.name: blake2b(path.read_bytes(), digest_size=16).hexdigest() for path in files}
 
 
 def model_config(settings: PretrainSettings, tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:

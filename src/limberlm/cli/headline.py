@@ -10,14 +10,16 @@ from limberlm.report.headline import COLUMNS, headline_rows
 
 
 def print_headline(data: ReportData) -> None:
-    """One table per chain and seed: a row per stage, each value with its interval."""
-    heads = ["stage", *(name for name, _ in COLUMNS)]
+    """One table per chain and seed: a column per stage, under each value its 95 % interval and a remark."""
     for run in list_runs(data):
+        stages = headline_rows(data, run)
         rows = []
-        for row in headline_rows(data, run):
-            rows.append([row.stage, *(cell.text for cell in row.cells)])
-            rows.append(["", *(cell.interval for cell in row.cells)])
-        print_table(run.label, heads, rows)
+        for (name, note), cells in zip(COLUMNS, zip(*(stage.cells for stage in stages), strict=True), strict=True):
+            rows.append([name, *(cell.text for cell in cells)])
+            rows.append([f"  {note}", *(cell.interval for cell in cells)])
+            if any(cell.remark for cell in cells):
+                rows.append(["", *(cell.remark for cell in cells)])
+        print_table(run.label, ["", *(stage.stage for stage in stages)], rows)
 
 
 def headline_json(data: ReportData) -> list[dict[str, Any]]:

@@ -23,8 +23,8 @@ def skill_outcomes(
 ) -> list[Outcome]:
     """`accuracy` on each skill's in-domain split; `pair_accuracy` for preferences.
 
-    Pair accuracy counts pairs whose chosen answer has the higher log-likelihood per token. Chat-formatted where the
-    tokenizer has a template.
+    Pair accuracy counts pairs whose chosen answer has the higher log-likelihood, summed over its tokens as DPO sums it.
+    Chat-formatted where the tokenizer has a template.
     """
     rows = []
     for name in skills:
@@ -86,7 +86,7 @@ def _pairs_right(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, sam
         answer_losses(model, [encode_sample(tokenizer, *pair, limit) for pair in pairs], pad)
         for pairs in ([(s.prompt, s.answer) for s in samples], [(s.prompt, str(s.rejected)) for s in samples])
     )
-    return (chosen[:, 0] / chosen[:, 1] < rejected[:, 0] / rejected[:, 1]).to(torch.float64).tolist()
+    return (chosen[:, 0] < rejected[:, 0]).to(torch.float64).tolist()
 
 
 def _loss_row(

@@ -120,15 +120,19 @@ def _change(comparisons: pd.DataFrame, stage: Stage) -> Cell:
 
 
 def _target(outcomes: pd.DataFrame, stage: Stage, targets: Mapping[str, str]) -> Cell:
-    """Accuracy on the stage's task; its held-out loss where the task has no accuracy."""
+    """Accuracy on the stage's task, and what it was before; its held-out loss where the task has no accuracy."""
     task = targets.get(stage.name, stage.name)
-    rows = outcomes[(outcomes["stage_index"] == stage.index) & (outcomes["task"] == task)]
+    rows = outcomes[(outcomes["task"] == task) & (outcomes["split"] == TARGET_SPLIT)]
     for outcome, kind in (("accuracy", ""), ("pair_accuracy", ", pairs"), ("loss", ", held-out loss")):
-        found = rows[(rows["outcome"] == outcome) & (rows["split"] == TARGET_SPLIT)]
+        found, before = (
+            rows[(rows["outcome"] == outcome) & (rows["stage_index"] == index)]
+            for index in (stage.index, stage.index - 1)
+        )
         if len(found):
             show = words.number if outcome == "loss" else words.percent
             unit = " nats" if outcome == "loss" else ""
-            return _cell(found.iloc[0], show, unit, task + kind)
+            since = f", from {show(float(before['value'].iloc[0]))}" if len(before) else ""
+            return _cell(found.iloc[0], show, unit, task + kind + since)
     return NOTHING
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from peft import LoraConfig, get_peft_model
 from pydantic import BaseModel, ConfigDict, Field
@@ -38,16 +39,18 @@ class PlasticitySettings(BaseModel):
 
 
 def aulc(steps: Sequence[int], losses: Sequence[float]) -> float:
-    """Area under the loss curve per step: trapezoids over the grid, divided by its length.
+    """Area under the loss curve per step, in the loss's unit (outcomes.md 3.2).
 
-    >>> aulc([0, 2, 4], [3.0, 2.0, 2.0])
-    2.25
+    The mean of the readings after step 0 on an even grid; trapezoids over the whole grid, divided by its length, on
+    an uneven one.
+
+    >>> aulc([0, 2, 4], [3.0, 2.0, 1.0]), aulc([0, 2, 3], [3.0, 2.0, 2.0])
+    (1.5, 2.3333333333333335)
     """
-    area = sum(
-        (after - before) * (left + right) / 2
-        for before, after, left, right in zip(steps, steps[1:], losses, losses[1:], strict=False)
-    )
-    return float(area / (steps[-1] - steps[0]))
+    grid, curve = np.asarray(steps), np.asarray(losses, dtype=np.float64)
+    if len(set(np.diff(grid))) == 1:
+        return float(curve[1:].mean())
+    return float(np.trapezoid(curve, grid) / (grid[-1] - grid[0]))
 
 
 def plasticity_outcomes(

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from limberlm.errors import UserError
 from limberlm.outcomes.encoding import Example, encode_row, encode_sample
 from limberlm.outcomes.scoring import answer_losses, exact_answers, pad_id
 from limberlm.outcomes.table import outcome_row
@@ -41,7 +42,14 @@ def skill_outcomes(
 def loss_outcome(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: str, rows: Sequence[dict[str, Any]]
 ) -> Outcome:
-    """`loss`: mean answer loss, nats per scored token, on held-out rows of a stage's own data."""
+    """`loss`: mean answer loss, nats per scored token, on held-out rows of a stage's own data.
+
+    Rows whose answer lies wholly beyond the model's context are left out.
+
+    Raises:
+        UserError: that is every row.
+
+    """
     limit = context_limit(model)
     examples = [encode_row(tokenizer, row, limit) for row in rows]
     return _loss_row(model, tokenizer, task, examples)
@@ -93,5 +101,7 @@ def _loss_row(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: str, examples: Sequence[Example]
 ) -> Outcome:
     scored = [example for example in examples if len(example.ids) > example.context]
+    if not scored:
+        raise UserError(f"{task}: every held-out answer lies beyond the model's context; use shorter rows")
     losses = answer_losses(model, scored, pad_id(tokenizer))
     return outcome_row("loss", task, (losses[:, 0] / losses[:, 1]).tolist(), weights=losses[:, 1].tolist())

@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, TrainerCallback
 
-from limberlm.errors import NodeFailed
+from limberlm.errors import NodeFailed, UserError
 from limberlm.stages.adapter import AdapterSettings
 from limberlm.stages.data import StageData
 from limberlm.stages.dpo import DPO
@@ -81,18 +81,24 @@ def train_stage(
         progress: called after every step.
 
     Raises:
+        UserError: TRL or PEFT refuses the settings or the rows.
         NodeFailed: the loss is not finite, or a preference stage does not start from its reference.
 
     """
     watch = _Watch(kind.first_loss(config), 1e-2 if config.bf16 or config.fp16 else 1e-4, progress)
-    trainer = kind.trainer_class()(
-        model=start,
-        args=config,
-        train_dataset=data.dataset(),
-        processing_class=tokenizer,
-        peft_config=adapter.lora(),
-        callbacks=[watch],
-    )
+    try:
+        trainer = kind.trainer_class()(
+            model=start,
+            args=config,
+            train_dataset=data.dataset(),
+            processing_class=tokenizer,
+            peft_config=adapter.lora(),
+            callbacks=[watch],
+        )
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(
+            f"{data.source}: {kind.trainer} refuses these settings ({' '.join(str(error).split())})"
+        ) from error
     trainer.remove_callback(PrinterCallback)
     trainer.train()
     _save_adapter(trainer.accelerator.unwrap_model(trainer.model), out, base)

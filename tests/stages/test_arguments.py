@@ -1,0 +1,124 @@
+"""TRL's settings under TRL's names: what is wrong is told in one line before anything trains."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import pytest
+import torch
+from pydantic import TypeAdapter
+
+from limberlm.errors import UserError
+from limberlm.stages import TRAINERS
+from limberlm.stages.arguments import OWNED, trainer_config
+
+BOTH = pytest.mark.parametrize("trainer", TRAINERS)
+
+
+def config(args: dict[str, Any], trainer: str = "sft", scratch: Path = Path("scratch"), seed: int = 11) -> Any:
+    return trainer_config(TRAINERS[trainer], args, where="stages.a.args", seed=seed, scratch=scratch)
+
+
+def refusal(args: dict[str, Any], trainer: str = "sft") -> str:
+    with pytest.raises(UserError) as caught:
+        config(args, trainer)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@BOTH
+def test_an_unknown_setting_is_named_with_the_nearest_known_one(trainer: str) -> None:
+    message = refusal({"learning_rte": 1e-3}, trainer)
+    trl_name = {"sft": "SFTConfig", "dpo": "DPOConfig"}[trainer]
+    assert message == f'stages.a.args.learning_rte: {trl_name} has no such setting (did you mean "learning_rate"?)'
+    assert refusal({"zzzz": 1}, trainer) == f"stages.a.args.zzzz: {trl_name} has no such setting"
+
+
+def test_a_setting_of_the_other_trainer_is_unknown_here() -> None:
+    assert "stages.a.args.beta: SFTConfig has no such setting" in refusal({"beta": 0.1})
+    assert config({"beta": 0.3}, "dpo").beta == 0.3
+
+
+@pytest.mark.parametrize("name", OWNED)
+def test_a_setting_that_the_study_decides_is_refused(name: str) -> None:
+    assert refusal({name: 1}) == f"stages.a.args.{name}: the study decides this one; remove it"
+
+
+@BOTH
+def test_yamls_1e_4_becomes_a_number(trainer: str) -> None:
+    made = config({"learning_rate": "1e-4", "max_steps": "12"}, trainer)
+    assert (made.learning_rate, made.max_steps) == (1e-4, 12)
+    assert type(made.learning_rate) is float
+
+
+@pytest.mark.parametrize(
+    ("args", "start"),
+    [
+        ({"learning_rate": "fast"}, "stages.a.args.learning_rate: 'fast' is wrong ("),
+        ({"max_steps": 1.5}, "stages.a.args.max_steps: 1.5 is wrong ("),
+        ({"max_steps": None}, "stages.a.args.max_steps: None is wrong ("),
+        ({"packing": "perhaps"}, "stages.a.args.packing: 'perhaps' is wrong ("),
+    ],
+)
+def test_a_value_of_the_wrong_type_is_refused(args: dict[str, Any], start: str) -> None:
+    assert refusal(args).startswith(start)
+
+
+@pytest.mark.parametrize(
+    "args", [{"lr_scheduler_type": "sideways"}, {"optim": "magic"}, {"eval_strategy": "sometimes"}]
+)
+def test_a_value_that_is_not_one_of_trls_is_refused(args: dict[str, str]) -> None:
+    assert refusal(args).startswith("stages.a.args")
+
+
+@pytest.mark.parametrize(
+    ("args", "reason"),
+    [
+        ({"loss_weights": [1.0, 2.0]}, "`loss_weights` must have the same length as `loss_type`"),
+        ({"fp16": True, "bf16": True}, "At most one of fp16 and bf16 can be True"),
+    ],
+)
+def test_trls_own_refusal_is_passed_on_in_one_line(args: dict[str, Any], reason: str) -> None:
+    assert refusal(args, "dpo").startswith(f"stages.a.args: DPOConfig refuses these settings ({reason}")
+
+
+def test_a_missing_package_is_told_in_one_line() -> None:
+    if importlib.util.find_spec("deepspeed") is None:
+        assert refusal({"deepspeed": "zero3.json"}).startswith("stages.a.args: SFTConfig refuses these settings (")
+
+
+def test_one_loss_may_stand_for_a_list_of_them() -> None:
+    assert config({"loss_type": "hinge"}, "dpo").loss_type == ["hinge"]
+    assert config({"loss_type": ["sigmoid", "sft"]}, "dpo").loss_type == ["sigmoid", "sft"]
+
+
+@BOTH
+def test_everything_else_keeps_trls_defaults(trainer: str, tmp_path: Path) -> None:
+    ours = config({}, trainer, tmp_path)
+    theirs = TRAINERS[trainer].config_class()(output_dir=str(tmp_path), use_cpu=True, bf16=False)
+    changed = {f.name for f in dataclasses.fields(ours) if getattr(ours, f.name) != getattr(theirs, f.name)}
+    expected = {"seed", "data_seed", "save_strategy", "logging_steps", "disable_tqdm", "logging_nan_inf_filter"}
+    on_cpu = set() if torch.cuda.is_available() else {"gradient_checkpointing", "activation_checkpointing"}
+    assert changed == expected | on_cpu
+    assert (ours.seed, ours.data_seed, ours.output_dir) == (11, 11, str(tmp_path))
+    assert (ours.report_to, ours.save_strategy, ours.logging_steps) == ([], "no", 1)
+
+
+@BOTH
+def test_every_setting_of_trl_can_be_checked_and_its_default_passes(trainer: str) -> None:
+    config_class = TRAINERS[trainer].config_class()
+    hints = get_type_hints(config_class)
+    for field in dataclasses.fields(config_class):
+        if field.init and field.default is not dataclasses.MISSING:
+            assert TypeAdapter(hints[field.name]).validate_python(field.default) == field.default
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="says what holds without a GPU")
+@BOTH
+def test_without_a_gpu_there_is_no_autocast_and_no_recomputation_unless_asked_for(trainer: str) -> None:
+    made = config({}, trainer)
+    assert (made.use_cpu, made.bf16, made.fp16, made.gradient_checkpointing) == (True, False, False, False)
+    assert config({"bf16": True, "gradient_checkpointing": True}, trainer).bf16

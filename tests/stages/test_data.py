@@ -1,0 +1,243 @@
+"""Stage data: right columns, disjoint held-out rows, and one line for every mistake."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from limberlm.errors import UserError
+from limberlm.stages import load_stage_data
+from limberlm.stages.data import HELD_OUT_ROWS, TESTBED_ROWS, Row
+from limberlm.testbed import SKILLS
+
+
+def write(folder: Path, rows: list[Any], name: str = "rows.jsonl", **dump: Any) -> Path:
+    path = folder / name
+    path.write_text("".join(json.dumps(row, **dump) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def pairs(count: int) -> list[Row]:
+    return [{"prompt": f"question {i}", "completion": f"answer {i}"} for i in range(count)]
+
+
+def key(row: Row) -> str:
+    return json.dumps(row, sort_keys=True)
+
+
+# --- JSONL
+
+
+@pytest.mark.parametrize(
+    ("trainer", "columns", "kept"),
+    [
+        ("sft", "prompt completion id", "prompt completion"),
+        ("sft", "text completion prompt", "prompt completion"),
+        ("sft", "text messages", "messages"),
+        ("sft", "domain text", "text"),
+        ("dpo", "score rejected prompt chosen", "prompt chosen rejected"),
+        ("dpo", "text rejected chosen", "chosen rejected"),
+    ],
+)
+def test_the_first_columns_that_fit_are_kept_and_the_others_dropped(
+    tmp_path: Path, trainer: str, columns: str, kept: str
+) -> None:
+    row = {name: f"some {name}" for name in columns.split()}
+    if "messages" in row:
+        row["messages"] = [{"role": "user", "content": "hi"}]
+    data = load_stage_data(str(write(tmp_path, [row])), trainer, seed=0)
+    assert data.train == [{name: row[name] for name in kept.split()}]
+    assert data.held_out == []
+
+
+def test_a_relative_path_starts_at_the_folder_and_blank_lines_are_skipped(tmp_path: Path) -> None:
+    (tmp_path / "some.jsonl").write_text('\n{"text": "one"}\r\n  \n{"text": "two"}')
+    data = load_stage_data("some.jsonl", "sft", seed=0, folder=tmp_path)
+    assert data.train == [{"text": "one"}, {"text": "two"}]
+    assert data.source == "some.jsonl"
+
+
+def test_line_separators_inside_a_string_do_not_end_the_row(tmp_path: Path) -> None:
+    rows = [{"text": "one\u2028two\u0085three"}, {"text": "four\x0bfive"}]
+    assert load_stage_data(str(write(tmp_path, rows, ensure_ascii=False)), "sft", seed=0).train == rows
+
+
+@pytest.mark.parametrize("count", [1, 9, 10, 57, 2000])
+def test_a_tenth_is_held_out_at_most_128_rows_and_never_trained_on(tmp_path: Path, count: int) -> None:
+    rows = pairs(count)
+    data = load_stage_data(str(write(tmp_path, rows)), "sft", seed=0)
+    assert len(data.held_out) == min(HELD_OUT_ROWS, count // 10)
+    assert sorted(map(key, [*data.train, *data.held_out])) == sorted(map(key, rows))
+    assert not {key(row) for row in data.train} & {key(row) for row in data.held_out}
+    assert data.train == [row for row in rows if row in data.train]  # in the file's order
+
+
+def test_copies_of_a_row_stay_on_one_side(tmp_path: Path) -> None:
+    data = load_stage_data(str(write(tmp_path, pairs(30) * 3)), "sft", seed=0)
+    assert len(data.held_out) == 9
+    assert len(data.train) == 81
+    assert not {key(row) for row in data.train} & {key(row) for row in data.held_out}
+    assert load_stage_data(str(write(tmp_path, pairs(1) * 50)), "sft", seed=0).held_out == []
+
+
+def test_the_held_out_choice_depends_on_neither_order_nor_seed_nor_dropped_columns(tmp_path: Path) -> None:
+    rows = pairs(200)
+    first = load_stage_data(str(write(tmp_path, rows)), "sft", seed=0)
+    shuffled = [{"id": i, **row} for i, row in enumerate(random.Random(0).sample(rows, len(rows)))]
+    again = load_stage_data(str(write(tmp_path, shuffled)), "sft", seed=1)
+    assert {key(row) for row in first.held_out} == {key(row) for row in again.held_out}
+    assert first.train != again.train
+
+
+def test_the_row_limit_takes_training_rows_only(tmp_path: Path) -> None:
+    path = str(write(tmp_path, pairs(100)))
+    whole, few = load_stage_data(path, "sft", seed=0), load_stage_data(path, "sft", seed=0, rows=7)
+    assert few.train == whole.train[:7]
+    assert few.held_out == whole.held_out
+
+
+def test_the_digest_follows_the_rows_and_nothing_else(tmp_path: Path) -> None:
+    def digest(rows: list[Row], name: str = "a.jsonl") -> str:
+        return load_stage_data(str(write(tmp_path, rows, name)), "sft", seed=0).digest
+
+    swapped = [{"completion": row["completion"], "prompt": row["prompt"]} for row in pairs(20)]
+    assert digest(pairs(20)) == digest(swapped, "b.jsonl")
+    assert digest(pairs(20)) != digest(pairs(21))
+    assert digest(pairs(20)) != digest(pairs(20)[::-1])
+
+
+MESSAGES = "a list of messages with role and content"
+
+
+@pytest.mark.parametrize(
+    ("trainer", "content", "message"),
+    [
+        ("sft", "", "data x.jsonl: the file has no rows"),
+        ("sft", "\n\n", "data x.jsonl: the file has no rows"),
+        (
+            "sft",
+            '{"text": "a"}\n\n{"text": }',
+            "data x.jsonl, line 3: not JSON (Expecting value at column 10)",
+        ),
+        ("sft", "[1]", "data x.jsonl, line 1: a row must be a JSON object"),
+        (
+            "sft",
+            '{"prompt": "p", "answer": "a"}',
+            "data x.jsonl: the sft trainer wants prompt/completion or messages or text; every row has answer, prompt",
+        ),
+        (
+            "dpo",
+            '{"prompt": "p", "completion": "a"}',
+            "data x.jsonl: the dpo trainer wants prompt/chosen/rejected or chosen/rejected; "
+            "every row has completion, prompt",
+        ),
+        (
+            "sft",
+            '{"text": "a"}\n{"prompt": "p"}',
+            "data x.jsonl: the sft trainer wants prompt/completion or messages or text; "
+            "the rows have no column in common",
+        ),
+        ("sft", '{"text": "a"}\n{"text": null}', 'data x.jsonl, line 2: "text" must be text'),
+        ("sft", '{"messages": "hi"}', f'data x.jsonl, line 1: "messages" must be {MESSAGES}'),
+        ("sft", '{"messages": []}', f'data x.jsonl, line 1: "messages" must be {MESSAGES}'),
+        ("sft", '{"messages": [{"role": "user"}]}', f'data x.jsonl, line 1: "messages" must be {MESSAGES}'),
+        ("sft", '\n{"prompt": 3, "completion": "c"}', f'data x.jsonl, line 2: "prompt" must be text or {MESSAGES}'),
+        (
+            "sft",
+            '{"prompt": "p", "completion": [{"role": "assistant", "content": "c"}]}',
+            "data x.jsonl, line 1: text and messages are mixed; use one of them throughout",
+        ),
+    ],
+)
+def test_a_bad_file_is_refused_in_one_line(tmp_path: Path, trainer: str, content: str, message: str) -> None:
+    (tmp_path / "x.jsonl").write_text(content)
+    with pytest.raises(UserError) as caught:
+        load_stage_data("x.jsonl", trainer, seed=0, folder=tmp_path)
+    assert str(caught.value) == message
+
+
+def test_a_file_that_cannot_be_read_is_refused_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(UserError) as missing:
+        load_stage_data("gone.jsonl", "sft", seed=0, folder=tmp_path)
+    assert str(missing.value) == "data gone.jsonl: no such file; give testbed:SKILL or the path of a JSONL file"
+    (tmp_path / "binary.jsonl").write_bytes(b'{"text": "\xff"}')
+    (tmp_path / "folder.jsonl").mkdir()
+    for name in ("binary.jsonl", "folder.jsonl"):
+        with pytest.raises(UserError, match=rf"^data {name}: cannot be read as UTF-8 text \([^\n]+\)$"):
+            load_stage_data(name, "sft", seed=0, folder=tmp_path)
+
+
+# --- the testbed
+
+
+def test_testbed_rows_are_the_skills_samples_as_chat() -> None:
+    data = load_stage_data("testbed:instructions", "sft", seed=5, rows=20)
+    for row, sample in zip(data.train, SKILLS["instructions"].samples("train", 20, 5), strict=True):
+        assert row == {
+            "prompt": [{"role": "user", "content": sample.prompt}],
+            "completion": [{"role": "assistant", "content": sample.answer}],
+        }
+
+
+def test_plain_testbed_rows_put_the_question_on_its_own_line() -> None:
+    data = load_stage_data("testbed:preferences", "dpo", seed=5, rows=5, chat=False)
+    for row, sample in zip(data.train, SKILLS["preferences"].samples("train", 5, 5), strict=True):
+        assert row == {"prompt": f"{sample.prompt}\n", "chosen": sample.answer, "rejected": sample.rejected}
+
+
+@pytest.mark.parametrize(
+    ("name", "trainer"),
+    [("instructions", "sft"), ("arithmetic", "sft"), ("preferences", "sft"), ("preferences", "dpo")],
+)
+def test_the_seed_moves_the_training_rows_and_never_the_held_out_ones(name: str, trainer: str) -> None:
+    one, two, other = (load_stage_data(f"testbed:{name}", trainer, seed=seed, rows=50) for seed in (1, 1, 2))
+    assert one == two
+    assert one.train != other.train
+    assert one.held_out == other.held_out
+    assert len(one.held_out) == HELD_OUT_ROWS
+    assert one.digest != other.digest
+    assert not {key(row["prompt"]) for row in one.train} & {key(row["prompt"]) for row in one.held_out}
+
+
+def test_a_testbed_skill_has_4096_rows_unless_told_otherwise() -> None:
+    assert len(load_stage_data("testbed:instructions", "sft", seed=0).train) == TESTBED_ROWS == 4096
+
+
+@pytest.mark.parametrize(
+    ("source", "trainer", "rows", "message"),
+    [
+        (
+            "testbed:instruction",
+            "sft",
+            None,
+            'data "testbed:instruction": no such testbed skill; there are instructions, preferences, arithmetic, '
+            'codebook (did you mean "instructions"?)',
+        ),
+        (
+            "testbed:arithmetic",
+            "dpo",
+            None,
+            'data "testbed:arithmetic" has no rejected answers: the dpo trainer needs testbed:preferences',
+        ),
+        (
+            "testbed:arithmetic",
+            "sft",
+            50_000,
+            'data "testbed:arithmetic": skill arithmetic has fewer than 50000 distinct prompts in its train split; '
+            "ask for fewer rows",
+        ),
+    ],
+)
+def test_a_bad_testbed_source_is_refused_in_one_line(source: str, trainer: str, rows: int | None, message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        load_stage_data(source, trainer, seed=0, rows=rows)
+    assert str(caught.value) == message
+
+
+def test_the_dataset_holds_the_training_rows() -> None:
+    data = load_stage_data("testbed:preferences", "dpo", seed=0, rows=6)
+    assert list(data.dataset()) == data.train

@@ -1,0 +1,206 @@
+"""A stage trains its adapter and nothing else, starts where it must, and repeats to the byte."""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file
+
+from limberlm.errors import NodeFailed
+from limberlm.stages import AdapterSettings
+from limberlm.stages.dpo import DPO
+from limberlm.stages.kind import TrainerKind
+from limberlm.stages.sft import SFT
+from tests.stages.conftest import Trained
+from tests.stages.runs import load, run_stage
+
+
+def tensors(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "adapter_model.safetensors")
+
+
+# --- what training changes
+
+
+def test_only_the_adapter_is_trained(sft: Trained) -> None:
+    after = {name.replace(".base_layer", ""): tensor for name, tensor in sft.model.state_dict().items()}
+    for name, tensor in sft.before.items():
+        assert torch.equal(after[name], tensor), name
+    assert not any(p.requires_grad for name, p in sft.model.named_parameters() if "lora_" not in name)
+    moved = [name for name, tensor in tensors(sft.adapter).items() if "lora_B" in name and tensor.abs().max() > 0]
+    assert len(moved) == 2 * 7  # B starts at zero: every projection of both blocks has learnt
+
+
+def test_a_real_run_lowers_the_loss(sft: Trained) -> None:
+    losses = sft.run.training["loss"]
+    assert sft.run.first_loss == losses.iloc[0] > 0
+    assert losses.iloc[-5:].mean() < 0.95 * losses.iloc[:5].mean()
+
+
+def test_every_step_is_logged_and_reported(sft: Trained) -> None:
+    table = sft.run.training
+    assert list(table["step"]) == list(range(1, 31))
+    assert list(table.columns[:2]) == ["step", "loss"]
+    assert {"learning_rate", "grad_norm", "num_tokens"} <= set(table.columns)
+    assert all(dtype.kind in "if" for dtype in table.dtypes)
+    assert not [name for name in table if name.endswith(("runtime", "per_second", "time"))]
+    assert sft.seen == [(step, 30, loss) for step, loss in zip(table["step"], table["loss"], strict=True)]
+
+
+def test_the_saved_adapter_is_the_trained_one(tiny_model_folder: Path, sft: Trained) -> None:
+    again = PeftModel.from_pretrained(load(tiny_model_folder), sft.adapter).base_model.model.state_dict()
+    trained = {name: tensor for name, tensor in sft.model.state_dict().items() if "lora_" in name}
+    assert len(trained) == 2 * 2 * 7
+    assert all(torch.equal(again[name], tensor) for name, tensor in trained.items())
+
+
+# --- what is written
+
+
+def test_an_adapter_is_float32_safetensors_and_a_card_and_nothing_else(sft: Trained) -> None:
+    assert sorted(path.name for path in sft.adapter.iterdir()) == ["adapter_config.json", "adapter_model.safetensors"]
+    assert {tensor.dtype for tensor in tensors(sft.adapter).values()} == {torch.float32}
+    assert not [path for suffix in ("bin", "pt", "pth", "pkl") for path in sft.adapter.parent.rglob(f"*.{suffix}")]
+
+
+def test_the_card_names_the_base_and_is_sorted(sft: Trained) -> None:
+    text = (sft.adapter / "adapter_config.json").read_text()
+    card = json.loads(text)
+    assert card["base_model_name_or_path"] == "the base"
+    assert card["target_modules"] == sorted(card["target_modules"])
+    assert (card["r"], card["lora_alpha"]) == (4, 8)
+    assert text == json.dumps(card, indent=2, sort_keys=True) + "\n"
+
+
+def test_an_adapter_trained_in_16_bits_is_saved_in_float32(tiny_model_folder: Path, tmp_path: Path) -> None:
+    run_stage(tiny_model_folder, tmp_path / "adapter", start=load(tiny_model_folder).bfloat16(), max_steps=1)
+    assert {tensor.dtype for tensor in tensors(tmp_path / "adapter").values()} == {torch.float32}
+
+
+@pytest.mark.slow
+def test_two_processes_write_the_same_bytes_whatever_their_hash_seed(tiny_model_folder: Path, tmp_path: Path) -> None:
+    source = os.pathsep.join(["src", os.environ.get("PYTHONPATH", "")])
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-W", "ignore", "-m", "tests.stages.runs", tiny_model_folder, tmp_path / seed],
+            env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": source, "OMP_NUM_THREADS": "1"},
+            cwd=Path(__file__).parents[2],
+        )
+        for seed in "12"
+    ]
+    assert [process.wait(timeout=300) for process in running] == [0, 0]
+    for trainer in ("sft", "dpo"):
+        one, two = ({p.name: p.read_bytes() for p in (tmp_path / seed / trainer).iterdir()} for seed in "12")
+        assert one == two
+        assert sorted(one) == ["adapter_config.json", "adapter_model.safetensors"]
+
+
+@pytest.mark.parametrize("trainer", ["sft", "dpo"])
+def test_a_second_run_writes_the_same_bytes_and_another_seed_others(
+    tiny_model_folder: Path, tmp_path: Path, trainer: str
+) -> None:
+    runs = {}
+    for name, seed in (("one", 3), ("again", 3), ("other", 4)):
+        torch.manual_seed(len(runs))  # what ran before must not matter
+        runs[name] = run_stage(tiny_model_folder, tmp_path / name, trainer, seed=seed)
+    files = {name: (tmp_path / name / "adapter_model.safetensors").read_bytes() for name in runs}
+    assert files["one"] == files["again"] != files["other"]
+    assert runs["one"].training.equals(runs["again"].training)
+    cards = {(tmp_path / name / "adapter_config.json").read_bytes() for name in runs}
+    assert len(cards) == 1
+
+
+def test_the_same_seed_starts_from_the_same_a_wherever_the_stage_stands(
+    tiny_model_folder: Path, tmp_path: Path, sft: Trained
+) -> None:
+    def initial(name: str, **settings: Any) -> dict[str, torch.Tensor]:
+        run_stage(tiny_model_folder, tmp_path / name, max_steps=1, learning_rate=0.0, **settings)
+        saved = tensors(tmp_path / name)
+        assert all(not tensor.any() for key, tensor in saved.items() if "lora_B" in key)
+        return {key: tensor for key, tensor in saved.items() if "lora_A" in key}
+
+    first, later, other = initial("first"), initial("later", adapters=[sft.adapter]), initial("other", seed=1)
+    assert all(torch.equal(first[key], later[key]) for key in first)
+    assert not any(torch.equal(first[key], other[key]) for key in first)
+
+
+# --- where a stage must start
+
+
+def test_dpo_after_a_merged_stage_starts_at_ln_2(tiny_model_folder: Path, tmp_path: Path, sft: Trained) -> None:
+    run = run_stage(tiny_model_folder, tmp_path / "adapter", "dpo", adapters=[sft.adapter], max_steps=3)
+    assert run.first_loss == pytest.approx(math.log(2), abs=1e-6)
+    assert abs(run.training["loss"].iloc[-1] - math.log(2)) > 1e-4  # and then it moves
+    assert run.training["rewards/margins"].iloc[0] == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize(("loss", "value"), [("hinge", 1.0), ("ipo", 1 / (4 * 0.2**2))])
+def test_other_losses_start_at_their_own_value(
+    tiny_model_folder: Path, tmp_path: Path, loss: str, value: float
+) -> None:
+    run = run_stage(tiny_model_folder, tmp_path / "adapter", "dpo", loss_type=loss, beta=0.2, max_steps=1)
+    assert run.first_loss == pytest.approx(value, abs=1e-4)
+
+
+@dataclass(frozen=True)
+class WrongReference(TrainerKind):
+    """DPO whose reference is some other model than the stage's start."""
+
+    reference: Any = None
+
+    def trainer_class(self) -> Any:
+        return functools.partial(super().trainer_class(), ref_model=self.reference)
+
+
+def test_a_wrong_reference_stops_the_stage(tiny_model_folder: Path, tmp_path: Path, sft: Trained) -> None:
+    wrong = WrongReference(DPO.name, DPO.trainer, DPO.config, DPO.first_loss, reference=load(tiny_model_folder))
+    with pytest.raises(NodeFailed, match=r"the first step's loss is \d\.\d+ where an untouched policy gives 0\.693147"):
+        run_stage(tiny_model_folder, tmp_path / "adapter", "dpo", kind=wrong, adapters=[sft.adapter])
+    assert not (tmp_path / "adapter").exists()
+
+
+def test_the_right_reference_passed_by_hand_goes_through(tiny_model_folder: Path, tmp_path: Path, sft: Trained) -> None:
+    same = load(tiny_model_folder, [sft.adapter])
+    kind = WrongReference(DPO.name, DPO.trainer, DPO.config, DPO.first_loss, reference=same)
+    run = run_stage(tiny_model_folder, tmp_path / "adapter", "dpo", kind=kind, adapters=[sft.adapter])
+    assert run.first_loss == pytest.approx(math.log(2), abs=1e-5)
+
+
+def test_a_loss_that_is_not_finite_stops_the_stage_and_names_the_step(tiny_model_folder: Path, tmp_path: Path) -> None:
+    reached = []
+    with pytest.raises(NodeFailed, match=r"^the loss is (nan|inf) at step 2: lower the learning rate"):
+        run_stage(
+            tiny_model_folder,
+            tmp_path / "adapter",
+            learning_rate=1e30,
+            progress=lambda step, steps, loss: reached.append(step),
+        )
+    assert reached == [1]
+    assert not (tmp_path / "adapter").exists()
+
+
+def test_supervised_fine_tuning_may_start_anywhere(tiny_model_folder: Path, tmp_path: Path, sft: Trained) -> None:
+    run = run_stage(tiny_model_folder, tmp_path / "adapter", adapters=[sft.adapter], max_steps=1)
+    assert run.first_loss < sft.run.first_loss
+    assert SFT.first_loss(None) is None
+
+
+def test_dropout_is_off_in_dpo_whatever_the_adapter_says(tiny_model_folder: Path, tmp_path: Path) -> None:
+    bytes_ = []
+    for dropout in (0.0, 0.5):
+        out = tmp_path / str(dropout)
+        adapter = AdapterSettings(r=4, lora_alpha=8, lora_dropout=dropout)
+        run_stage(tiny_model_folder, out, "dpo", adapter=adapter)
+        bytes_.append((out / "adapter_model.safetensors").read_bytes())
+    assert bytes_[0] == bytes_[1]

@@ -1,0 +1,115 @@
+"""Pretraining leaves log-spaced checkpoints that load, its settings and its loss, and repeats to the byte."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from limberlm.testbed import corpus
+from limberlm.testbed.pretrain import PretrainSettings, folder_digests, log_spaced, model_config, pretrain
+from limberlm.testbed.prose import documents
+
+TINY = PretrainSettings(
+    hidden_size=32, layers=1, intermediate_size=32, vocab_size=512, steps=3, batch_size=2, window=32, checkpoints=3
+)
+
+
+@given(steps=st.integers(1, 5000), count=st.integers(2, 60))
+def test_steps_are_log_spaced_with_both_ends(steps: int, count: int) -> None:
+    spaced = log_spaced(steps, count)
+    assert spaced == sorted(set(spaced))
+    assert (spaced[0], spaced[-1]) == (1, steps)
+    assert len(spaced) <= count
+    # each is the nearest whole number to a point of the log grid
+    grid = [steps ** (i / (count - 1)) for i in range(count)]
+    assert all(min(abs(step - point) for point in grid) <= 0.5 + 1e-6 for step in spaced)
+
+
+def test_one_checkpoint_is_the_last() -> None:
+    assert log_spaced(70, 1) == [70]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Two runs of the same settings, one of another seed, on a little prose."""
+    book = documents("train")[0][:30_000]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(corpus, "documents", lambda split: [book])
+        outs = {}
+        for name, seed in (("one", 0), ("same", 0), ("other", 1)):
+            outs[name] = tmp_path_factory.mktemp("pretrain") / name
+            last = pretrain(TINY.model_copy(update={"seed": seed}), outs[name])
+            assert last == outs[name] / "step-000003"
+    return outs
+
+
+def test_every_log_spaced_checkpoint_loads_with_its_tokenizer(runs: dict[str, Path]) -> None:
+    folders = sorted(path.name for path in runs["one"].glob("step-*"))
+    assert folders == [f"step-{step:06d}" for step in log_spaced(3, 3)]
+    for name in folders:
+        model = AutoModelForCausalLM.from_pretrained(runs["one"] / name)
+        tokenizer = AutoTokenizer.from_pretrained(runs["one"] / name)
+        assert model.dtype == torch.float32
+        assert model.config.vocab_size == len(tokenizer)
+        ids = tokenizer("the river", return_tensors="pt")["input_ids"]
+        assert torch.isfinite(model(ids).logits).all()
+
+
+def test_checkpoints_differ_from_step_to_step(runs: dict[str, Path]) -> None:
+    weights = {path.read_bytes() for path in runs["one"].glob("step-*/model.safetensors")}
+    assert len(weights) == len(log_spaced(3, 3))
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(runs: dict[str, Path]) -> None:
+    def written(name: str) -> dict[str, bytes]:
+        return {str(p.relative_to(runs[name])): p.read_bytes() for p in runs[name].rglob("*") if p.is_file()}
+
+    assert written("one") == written("same")
+    last = "step-000003/model.safetensors"
+    assert written("one")[last] != written("other")[last]
+
+
+def test_settings_and_loss_lie_beside_the_checkpoints(runs: dict[str, Path]) -> None:
+    assert PretrainSettings.model_validate_json((runs["one"] / "settings.json").read_text()) == TINY
+    curve = json.loads((runs["one"] / "loss.json").read_text())
+    assert all(set(point) == {"step", "loss"} for point in curve)
+    assert not list(runs["one"].rglob("*.bin")) + list(runs["one"].rglob("*.pt"))
+
+
+def test_digests_are_those_of_the_last_checkpoints_files(runs: dict[str, Path]) -> None:
+    digests = json.loads((runs["one"] / "digests.json").read_text())
+    last = runs["one"] / "step-000003"
+    assert digests == {p.name: hashlib.blake2b(p.read_bytes(), digest_size=16).hexdigest() for p in last.iterdir()}
+    assert digests == folder_digests(last)
+
+
+def test_the_curve_is_reported_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(corpus, "documents", lambda split: ["the river and the road " * 2000])
+    told: list[tuple[int, int, float]] = []
+    settings = TINY.model_copy(update={"steps": 20, "learning_rate": 1e-2, "warmup_steps": 0, "checkpoints": 1})
+    pretrain(settings, tmp_path, progress=lambda *what: told.append(what))
+    curve = json.loads((tmp_path / "loss.json").read_text())
+    assert [(step, steps) for step, steps, _ in told] == [(10, 20), (20, 20)]
+    assert curve == [{"step": step, "loss": loss} for step, _, loss in told]
+    assert curve[1]["loss"] < curve[0]["loss"] < 7  # ln 512 = 6.2 nats at the start
+
+
+def test_heads_are_32_wide_and_the_embedding_is_shared(tiny_tokenizer) -> None:
+    config = model_config(PretrainSettings(), tiny_tokenizer)
+    assert config.hidden_size // config.num_attention_heads == 32
+    assert config.tie_word_embeddings
+    assert (config.eos_token_id, config.pad_token_id) == (tiny_tokenizer.eos_token_id, tiny_tokenizer.pad_token_id)
+
+
+@pytest.mark.parametrize("wrong", [{"hidden_size": 48}, {"steps": 0}, {"widht": 3}, {"precision": "fp8"}])
+def test_settings_out_of_range_are_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(ValidationError):
+        PretrainSettings(**wrong)

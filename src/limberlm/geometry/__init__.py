@@ -24,7 +24,7 @@ from limberlm.geometry.spectrum import (
     stable_rank,
     variance_share,
 )
-from limberlm.geometry.statistics import Directions, Moments
+from limberlm.geometry.statistics import Directions, Moments, PackedMoments
 from limberlm.geometry.uncertainty import (
     Difference,
     Estimate,
@@ -44,6 +44,7 @@ __all__ = [
     "Estimate",
     "Metric",
     "Moments",
+    "PackedMoments",
     "Undefined",
     "benjamini_hochberg",
     "centred_directions",

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from limberlm.errors import UserError
-from limberlm.geometry import Moments
+from limberlm.geometry import Moments, PackedMoments
 from limberlm.observe.probe import ProbeSequence, ProbeSet
 from limberlm.observe.sites import EMBED, FINAL_NORM, Sites
 from limberlm.observe.state import untouched
@@ -38,11 +38,15 @@ class Observation:
     layers: int
     token_block: Tensor
     reservoir_block: Tensor
-    moments: dict[tuple[str, str], dict[int, Moments]] = field(default_factory=dict)
+    moments: dict[tuple[str, str], dict[int, PackedMoments]] = field(default_factory=dict)
     norms: dict[str, Tensor] = field(default_factory=dict)
     reservoir: dict[str, Tensor] = field(default_factory=dict)
     zero_norm: dict[str, int] = field(default_factory=dict)
     dtypes: dict[str, str] = field(default_factory=dict)
+
+    def blocks(self, site: str, convention: str) -> dict[int, Moments]:
+        """The sums of each jackknife block; unpacked here, so ask for one site at a time."""
+        return {block: sums.unpacked() for block, sums in self.moments[site, convention].items()}
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,8 @@ class _Batch:
     inputs: dict[str, Tensor]
     keep: Tensor
     rows: Tensor
+    first_token: int
+    first_row: int
 
 
 def observe(
@@ -107,7 +113,7 @@ def _batches(
     picked: dict[int, list[int]] = {}
     for index, position in probe.reservoir:
         picked.setdefault(index, []).append(position)
-    number = 0
+    number = first_token = first_row = 0
     for block in probe.blocks:
         indices = [i for i, sequence in enumerate(probe.sequences) if sequence.block == block]
         for start in range(0, len(indices), batch_size):
@@ -120,8 +126,9 @@ def _batches(
                 before += sequence.kept
             inputs, keep = _padded(sequences, padding_side)
             on_device = {name: tensor.to(device) for name, tensor in inputs.items()}
-            yield _Batch(number, block, sequences, on_device, keep, torch.tensor(rows, dtype=torch.long))
-            number += 1
+            places = torch.tensor(rows, dtype=torch.long)
+            yield _Batch(number, block, sequences, on_device, keep, places, first_token, first_row)
+            number, first_token, first_row = number + 1, first_token + before, first_row + len(rows)
 
 
 def _padded(sequences: Sequence[ProbeSequence], side: Literal["left", "right"]) -> tuple[dict[str, Tensor], Tensor]:
@@ -153,8 +160,7 @@ class _Running:
         self.block: int | None = None
         self.shifts: dict[tuple[str, str], Tensor] = {}
         self.moments: dict[tuple[str, str], Moments] = {}
-        self.norms: dict[str, list[Tensor]] = {name: [] for name in result.sites}
-        self.reservoir: dict[str, list[Tensor]] = {name: [] for name in result.sites}
+        self.dtypes: dict[tuple[str, str], torch.dtype] = {}
 
     def add(self, site: str, hidden: Tensor, batch: _Batch) -> None:
         """Add the kept states of one site, `hidden` [b, t, d], of one batch."""
@@ -165,13 +171,14 @@ class _Running:
         rows = hidden[batch.keep.to(hidden.device)]  # [n, d], sequence by sequence
         # the reservoir stays in float32; a float64 model keeps its digits
         kept = rows[batch.rows.to(rows.device)]
-        self.reservoir[site].append(kept.to("cpu", torch.promote_types(kept.dtype, torch.float32)))
+        kept = kept.to("cpu", torch.promote_types(kept.dtype, torch.float32))
+        _place(self.result.reservoir, site, kept, batch.first_row, len(self.result.reservoir_block))
         width = rows.shape[1]
         rows = rows.to(torch.float64 if self._exact(site, rows) else torch.float32)
         norms = rows.norm(dim=1)
         on_host = norms.cpu()
         _refuse_non_finite(on_host, site, batch)
-        self.norms[site].append(on_host)
+        _place(self.result.norms, site, on_host.float(), batch.first_token, len(self.result.token_block))
         zeros = int((on_host == 0).sum())
         self.result.zero_norm[site] = self.result.zero_norm.get(site, 0) + zeros
         moving = norms > 0 if zeros else slice(None)
@@ -199,20 +206,25 @@ class _Running:
         if key not in self.moments:
             self.moments[key] = Moments.zeros(self.shifts[key])
         self.moments[key].update(rows, sequences)
+        self.dtypes[key] = rows.dtype
 
     def _end_block(self) -> None:
         if self.block is None:
             return
         for key, sums in self.moments.items():
-            host = Moments(sums.shift.cpu(), sums.count, sums.sequences, sums.total.cpu(), sums.second.cpu())
-            self.result.moments.setdefault(key, {})[self.block] = host
+            self.result.moments.setdefault(key, {})[self.block] = PackedMoments.of(sums, self.dtypes[key])
         self.moments = {}
 
     def close(self) -> None:
-        """End the last block and join what was kept token by token."""
+        """End the last block."""
         self._end_block()
-        self.result.norms = {site: torch.cat(parts) for site, parts in self.norms.items()}
-        self.result.reservoir = {site: torch.cat(parts) for site, parts in self.reservoir.items()}
+
+
+def _place(kept: dict[str, Tensor], site: str, part: Tensor, start: int, total: int) -> None:
+    """Put `part` at `start` of the site's tensor of `total` rows: small parts joined later would scatter the heap."""
+    if site not in kept:
+        kept[site] = part.new_empty(total, *part.shape[1:])
+    kept[site][start : start + len(part)] = part
 
 
 def _refuse_non_finite(norms: Tensor, site: str, batch: _Batch) -> None:

@@ -16,6 +16,7 @@ from limberlm.geometry import (
     Estimate,
     Metric,
     Moments,
+    PackedMoments,
     Undefined,
     centred_directions,
     eigenvalues,
@@ -81,7 +82,7 @@ def summarise(observation: Observation) -> list[Cell]:
 
 def pooled(observation: Observation, site: str, convention: str) -> Moments:
     """The sums of all blocks together."""
-    return _merged(observation.moments[site, convention].values())
+    return _merged(observation.blocks(site, convention).values())
 
 
 def _merged(blocks: Iterable[Moments]) -> Moments:
@@ -95,10 +96,10 @@ def _site_cells(observation: Observation, site: str) -> list[Cell]:
     depth = depth_of(site, observation.layers)
     cells = []
     for convention in CONVENTIONS if site == FINAL_NORM else (RMS, RAW):
-        blocks = observation.moments[site, convention]
+        blocks = observation.blocks(site, convention)
         total = _merged(blocks.values())
         width = total.shift.shape[0]
-        for value in _values(observation, site, convention, total):
+        for value in _values(observation, site, convention, total, blocks):
             estimate, reason = _estimate(value)
             null = _null(value.metric, total.count, width)
             counts = total.count, total.sequences
@@ -106,14 +107,15 @@ def _site_cells(observation: Observation, site: str) -> list[Cell]:
     return cells
 
 
-def _values(observation: Observation, site: str, convention: str, total: Moments) -> list[_Value]:
+def _values(
+    observation: Observation, site: str, convention: str, total: Moments, blocks: Mapping[int, Moments]
+) -> list[_Value]:
     """Every metric of one site and convention, in catalog order."""
-    blocks = observation.moments[site, convention]
     where, units = observation.token_block, _unit_sums(observation.moments[site, RMS])
     parts: dict[str, Callable[[int], Any]] = {
         "spectrum": _Spectra(total, blocks),
         "directions": lambda out: [sums for block, sums in units.items() if block != out],
-        "reservoir": _Centred(observation, site, total),
+        "reservoir": _Centred(observation, site, total, blocks),
         "tokens": lambda out: observation.norms[site][where != out],
     }
     return [
@@ -125,7 +127,7 @@ def _values(observation: Observation, site: str, convention: str, total: Moments
     ]
 
 
-def _unit_sums(blocks: Mapping[int, Moments]) -> dict[int, Directions]:
+def _unit_sums(blocks: Mapping[int, Moments | PackedMoments]) -> dict[int, Directions]:
     """Sums of x/|x| by block, from the sums of rms states: these are sqrt(d) x/|x|."""
     return {
         block: Directions(sums.count, (sums.total + sums.count * sums.shift) / sqrt(len(sums.shift)))
@@ -150,9 +152,9 @@ class _Spectra:
 class _Centred:
     """Directions of the reservoir about the mean of all tokens, both without block `out`."""
 
-    def __init__(self, observation: Observation, site: str, total: Moments) -> None:
+    def __init__(self, observation: Observation, site: str, total: Moments, blocks: Mapping[int, Moments]) -> None:
         self.states, self.where = observation.reservoir[site], observation.reservoir_block
-        self.total, self.blocks = total, observation.moments[site, RAW]
+        self.total, self.blocks = total, blocks
 
     def __call__(self, out: int) -> list[Directions]:
         sums = self.total if out == NOTHING else self.total.without(self.blocks[out])

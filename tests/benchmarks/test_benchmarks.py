@@ -1,0 +1,70 @@
+"""Every benchmark runs and reports; how fast it was is not tested."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from math import isfinite
+
+import pytest
+
+from benchmarks import __main__ as command
+from benchmarks import pass_overhead, store_all
+from benchmarks.harness import Figure, compared
+
+FIELDS = {"name", "what", "value", "unit", "low", "high", "goal", "met", "machine"}
+
+
+@pytest.mark.parametrize("figures", [pass_overhead.figures, store_all.times], ids=["pass_overhead", "times"])
+def test_each_benchmark_yields_figures_that_json_can_hold(figures: Callable[[bool], Iterator[Figure]]) -> None:
+    records = [json.loads(json.dumps(figure.record("here"))) for figure in figures(True)]
+    assert records
+    for record in records:
+        assert set(record) == FIELDS
+        assert isfinite(record["value"])
+        assert record["value"] > 0
+        assert record["low"] <= record["value"] <= record["high"]
+    names = [record["name"] for record in records]
+    assert len(set(names)) == len(names)
+
+
+@pytest.mark.slow
+def test_a_quick_run_prints_one_object_per_line_and_writes_nothing(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: pytest.TempPathFactory
+) -> None:
+    monkeypatch.setattr(command, "RESULTS", tmp_path / "results.json")
+    monkeypatch.setattr(command, "PAGE", tmp_path / "benchmarks.md")
+    command.main(["--quick"])
+    records = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert {record["name"].partition("/")[0] for record in records} == set(command.BENCHMARKS)
+    assert {record["unit"] for record in records} == {"ratio", "bytes per token"}
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_run_writes_every_record_and_a_page_made_from_them(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: pytest.TempPathFactory
+) -> None:
+    made = [Figure("a", "one thing", 1.25, ("<=", 1.3)), Figure("b", "another", 20.0, ("<=", 1), "bytes per token")]
+    monkeypatch.setattr(command, "RESULTS", tmp_path / "results.json")
+    monkeypatch.setattr(command, "PAGE", tmp_path / "benchmarks.md")
+    monkeypatch.setattr(command, "BENCHMARKS", {"fake": lambda quick: iter(made)})
+    command.main([])
+    printed = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert json.loads((tmp_path / "results.json").read_text()) == printed
+    assert [record["met"] for record in printed] == [True, False]
+    rows = (tmp_path / "benchmarks.md").read_text().splitlines()[-2:]
+    assert rows[0] == "| `a` | one thing | 1.25× |  | <= 1.3 | yes |"
+    assert rows[1] == "| `b` | another | 20.00 B/token |  | <= 1 | **no** |"
+
+
+@pytest.mark.parametrize(
+    ("goal", "met"),
+    [(("<=", 2.0), True), (("<=", 1.9), False), ((">=", 2.0), True), ((">=", 2.1), False), (None, None)],
+)
+def test_a_goal_is_met_at_its_bound_and_within(goal: tuple | None, met: bool | None) -> None:
+    assert Figure("x", "", 2.0, goal).met is met
+
+
+def test_a_ratio_of_medians_lies_between_the_ratios_of_the_rounds() -> None:
+    figure = compared("x", "", [2.0, 9.0, 4.0], [1.0, 3.0, 4.0])
+    assert (figure.value, figure.low, figure.high) == (4 / 3, 1.0, 3.0)

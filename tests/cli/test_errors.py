@@ -128,8 +128,10 @@ def test_a_yaml_error(limber: Limber, tmp_path: Path) -> None:
         ({"stages": {"s": STAGE | {"args": {"max_step": 3}}}}, '(did you mean "max_steps"?)'),
         ({"adapter": {"r": -1}}, "adapter.r"),
         ({"base": "nowhere"}, "nowhere"),
+        ({"measure": {"probe": "nothing.jsonl"}}, "nothing.jsonl"),
+        ({"stages": {"s": STAGE | {"data": "nothing.jsonl"}}}, "nothing.jsonl"),
     ],
-    ids=["key", "trainer", "stage", "trainer argument", "range", "base"],
+    ids=["key", "trainer", "stage", "trainer argument", "range", "base", "probe", "data"],
 )
 def test_a_wrong_study(
     limber: Limber, tmp_path: Path, study: Callable[..., Path], changes: dict[str, object], message: str

@@ -51,6 +51,14 @@ def test_a_folder_with_other_files_is_refused(tmp_path: Path) -> None:
     assert [entry.name for entry in tmp_path.iterdir()] == ["thesis.tex"]
 
 
+def test_what_a_run_killed_at_its_very_start_left_is_no_obstacle(tmp_path: Path) -> None:
+    (tmp_path / "nodes").mkdir()
+    (tmp_path / ".lock").touch()
+    (tmp_path / "study.yaml.partial").write_text("na")
+    with open_store(tmp_path, settings()) as store:
+        assert store.root == tmp_path
+
+
 def test_the_folder_of_another_study_is_refused(tmp_path: Path) -> None:
     (tmp_path / "study.yaml").write_text("name: other\nstages: {s: {trainer: sft, data: 'testbed:instructions'}}\n")
     with pytest.raises(UserError, match='belongs to the study "other", not "one"'), open_store(tmp_path, settings()):

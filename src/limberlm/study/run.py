@@ -72,11 +72,11 @@ def run_study(settings: StudySettings, out: Path, folder: Path, watch: Watch = l
     tokenizer = load_tokenizer(base)
     data = StageSource(settings, bool(tokenizer.chat_template), folder)
     plan = make_plan(settings, folder)
+    probe = _probe(settings, folder, tokenizer)
     with open_store(out, settings) as store:
         store.remove_leftovers()
         write_durably(out / "study.yaml", _resolved(settings, folder))
         write_durably(out / "plan.json", plan.as_json())
-        probe = _probe(settings, folder, tokenizer)
         place = Workplace(settings, store, base, tokenizer, probe, data)
         for position, node in enumerate(plan.nodes):
             _run_one(place, node, position, len(plan.nodes), watch)

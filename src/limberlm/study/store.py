@@ -107,8 +107,13 @@ def _refuse_foreign(root: Path, settings: StudySettings) -> None:
         owner = load_settings(recorded).name
         if owner != settings.name:
             raise UserError(f'{root}: belongs to the study "{owner}", not "{settings.name}"; choose another --out')
-    elif root.is_dir() and any(entry.name not in (".lock", "nodes") for entry in root.iterdir()):
+    elif root.is_dir() and any(not _ours(entry.name) for entry in root.iterdir()):
         raise UserError(f"{root}: holds other files and no study; choose an empty folder with --out")
+
+
+def _ours(name: str) -> bool:
+    """Whether a run that was killed before it wrote `study.yaml` may have left something of this name."""
+    return name in (".lock", "nodes") or name.endswith(PARTIAL)
 
 
 def write_durably(path: Path, text: str) -> None:

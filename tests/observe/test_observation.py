@@ -13,6 +13,7 @@ from limberlm.errors import UserError
 from limberlm.observe import ProbeSequence, ProbeSet, locate, measure
 from limberlm.observe.measurement import _statistics
 from limberlm.observe.observation import observe
+from limberlm.observe.probe import BLOCKS
 from limberlm.observe.summary import rows_of, summarise
 from limberlm.observe.table import frame_of
 from tests.observe.tiny import ARCHITECTURES, assert_same_bits, random_probe, tiny
@@ -31,7 +32,9 @@ def _assert_close(left, right, tolerance=1e-6):
     names = ["site", "convention", "metric", "n_tokens", "n_sequences"]
     assert left[names].equals(right[names])
     for name in NUMBERS:
-        np.testing.assert_allclose(left[name], right[name], rtol=tolerance, atol=tolerance, err_msg=name)
+        # pseudo-values multiply a rounding difference of the forward by the number of blocks less one
+        bound = tolerance if name == "value" else tolerance * (BLOCKS - 1)
+        np.testing.assert_allclose(left[name], right[name], rtol=bound, atol=bound, err_msg=name)
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)

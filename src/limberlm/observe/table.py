@@ -114,7 +114,7 @@ class Geometry:
                 target.rename(old)
             draft.rename(target)
         except OSError as error:
-            raise UserError(f"{target}: {storage_problem(error) or error}") from error
+            raise UserError(f"{target}: cannot be written ({storage_problem(error) or error})") from error
         finally:
             shutil.rmtree(draft, ignore_errors=True)
             shutil.rmtree(old, ignore_errors=True)

@@ -50,7 +50,7 @@ class Comparison:
 
 
 def compare(a: Geometry, b: Geometry) -> Comparison:
-    """Paired differences of every metric, b against a, from stored values alone (metrics.md 10.3, 10.4).
+    """Paired differences of every metric, b against a, from stored values alone: the jackknife of the difference.
 
     Raises:
         UserError: the two were not measured on the same probe under the same convention; names the field that

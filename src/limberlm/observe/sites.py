@@ -81,7 +81,7 @@ def _leaving(states: dict[str, Tensor], name: str) -> Any:
 
 
 def depth_of(site: str, blocks: int) -> float:
-    """Depth in [0, 1]: `embed` 0, `block.i` (i+1)/L, `final_norm` 1 (metrics.md 1.2).
+    """Depth in [0, 1]: `embed` 0, `block.i` (i+1)/L, `final_norm` 1.
 
     >>> depth_of("embed", 4), depth_of("block.1", 4), depth_of("final_norm", 4)
     (0.0, 0.5, 1.0)

@@ -1,7 +1,7 @@
 """Plasticity: how fast a checkpoint learns a task that no stage ever showed it.
 
 A fresh adapter, the same at every checkpoint, is trained on the future task for a fixed number of steps with a fixed
-batch order, and the held-out loss is read on a fixed grid (outcomes.md 3.1, our choice of protocol).
+batch order, and the held-out loss is read on a fixed grid (our choice of protocol).
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class PlasticitySettings(BaseModel):
 
 
 def aulc(steps: Sequence[int], losses: Sequence[float]) -> float:
-    """Area under the loss curve per step, in the loss's unit (outcomes.md 3.2).
+    """Area under the loss curve per step, in the loss's unit.
 
     The mean of the readings after step 0 on an even grid; trapezoids over the whole grid, divided by its length, on
     an uneven one.

@@ -76,7 +76,7 @@ def backward_transfer(scores: Sequence[Mapping[str, Sequence[float]]], tasks: Se
 
     Returns:
         For every earlier stage's task the item scores now minus those right after that stage, pooled; their mean is
-        the backward transfer BWT (outcomes.md 4). None where no earlier stage has a score.
+        the backward transfer BWT (Lopez-Paz and Ranzato, 2017). None where no earlier stage has a score.
 
     """
     now = scores[-1]

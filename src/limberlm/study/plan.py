@@ -58,7 +58,7 @@ def stage_seed(study_seed: int, stage: str, occurrence: int) -> int:
     """The seed of a stage: of the study's seed, the stage's name and how often it came before; never of its position.
 
     So two orderings see the same rows and the same fresh adapter in a stage, and a repeated stage sees new ones
-    (outcomes.md 1.2, our choice).
+    (our choice).
     """
     digest = hashlib.blake2b(f"{study_seed}/{stage}/{occurrence}".encode(), digest_size=4).digest()
     return int.from_bytes(digest, "big") % (2**31)

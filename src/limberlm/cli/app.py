@@ -9,10 +9,10 @@ import warnings
 import typer
 from typer.exceptions import TyperException
 
-from limberlm import __version__
 from limberlm.cli import compare, demo, measure, metrics, pretrain, report, run, status
 from limberlm.cli.console import err
 from limberlm.errors import LimberError, UserError, storage_problem
+from limberlm.version import __version__
 
 app = typer.Typer(
     help="See what a chain of post-training stages does to a model's representations, and how sure you can be.",

@@ -11,7 +11,6 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from limberlm import __version__
 from limberlm.errors import UserError
 from limberlm.observe.loading import Model, load_model, load_tokenizer
 from limberlm.observe.observation import CONVENTIONS, Observation, Progress, observe
@@ -20,6 +19,7 @@ from limberlm.observe.sites import BAND, Sites, band_sites, locate
 from limberlm.observe.state import same_random_states
 from limberlm.observe.summary import Cell, pooled, rows_of, summarise
 from limberlm.observe.table import FORMAT, Geometry, frame_of, packed
+from limberlm.version import __version__
 
 FEW_SEQUENCES = 64
 IN_MEMORY = "in memory"

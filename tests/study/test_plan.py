@@ -62,3 +62,12 @@ def test_a_changed_argument_renames_its_node_and_what_follows_only(
     stages["dpo"] = stages["dpo"] | {"args": stages["dpo"]["args"] | {"beta": 0.2}}
     after = Study.load(make_study(stages=stages)).plan()
     assert [a.id == b.id for a, b in zip(before.nodes, after.nodes, strict=True)] == [True, True, False]
+
+
+def test_another_probe_makes_other_nodes(make_study: Callable[..., Path], tmp_path: Path) -> None:
+    probe = tmp_path / "probe.jsonl"
+    ids = []
+    for word in ("cat", "dog"):
+        probe.write_text(f'{{"text": "the {word} sat on the mat"}}\n')
+        ids.append(Study.load(make_study(measure={"probe": str(probe)})).plan().nodes[0].id)
+    assert ids[0] != ids[1]

@@ -108,11 +108,11 @@ def _observe(place: Workplace, node: Node, model: PreTrainedModel, folder: Path,
     report("outcomes", 0, 1, None)
     rows: list[dict[str, Any]] = skill_outcomes(model, place.tokenizer, settings.skills, settings.outcomes.items)
     rows.append(prose_outcome(model, place.tokenizer, PROSE_ITEMS))
-    for name in settings.stages:
+    for task, name in {settings.task(name): name for name in settings.stages}.items():
         # seed 0: every node must be scored on the same held-out rows, whatever seed its own stage trained with
         held_out = place.data(name, 0).held_out
         if held_out:
-            rows.append(loss_outcome(model, place.tokenizer, settings.task(name), held_out))
+            rows.append(loss_outcome(model, place.tokenizer, task, held_out))
     if settings.outcomes.plasticity is not None:
         rows += plasticity_outcomes(
             model,

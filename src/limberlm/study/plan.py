@@ -64,18 +64,19 @@ def stage_seed(study_seed: int, stage: str, occurrence: int) -> int:
     return int.from_bytes(digest, "big") % (2**31)
 
 
-def plan_study(settings: StudySettings, base_digest: str, data: StageSource) -> Plan:
+def plan_study(settings: StudySettings, base_digest: str, probe_digest: str, data: StageSource) -> Plan:
     """Plan a study.
 
     Args:
         settings: the study.
         base_digest: the digest of the base model's files.
+        probe_digest: the digest of the probe set: nodes measured on other texts are other nodes.
         data: reads a stage's rows, so that their digest enters the node's id.
 
     """
     nodes: dict[str, Node] = {}
     chains = []
-    observed = {"measure": settings.measure.model_dump(), "outcomes": settings.outcomes.model_dump()}
+    observed = {"probe": probe_digest, "outcomes": settings.outcomes.model_dump()}
     for seed in settings.seeds:
         for ordering in settings.chains:
             root = _identity("base", {"base": base_digest, "algorithm": ALGORITHM, **observed})

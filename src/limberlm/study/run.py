@@ -45,18 +45,32 @@ def resolve_base(base: str, folder: Path) -> Path | str:
     return folder / base if (folder / base).exists() else base
 
 
-def make_plan(settings: StudySettings, folder: Path) -> Plan:
-    """The plan of a study whose relative paths start at `folder`, after checking every stage's settings and data.
+@dataclass(frozen=True)
+class Prepared:
+    """A study whose every setting has been checked and every input read, and nothing trained."""
+
+    base: Path | str
+    tokenizer: PreTrainedTokenizerBase
+    data: StageSource
+    probe: ProbeSet
+    plan: Plan
+
+
+def prepare(settings: StudySettings, folder: Path) -> Prepared:
+    """Check and read everything a study needs; its relative paths start at `folder`.
 
     Raises:
-        UserError: a base that cannot be read, or a stage whose data or arguments are wrong.
+        UserError: a base or probe that cannot be read, or a stage whose data or arguments are wrong.
 
     """
     base = resolve_base(settings.base, folder)
     for name, stage in settings.stages.items():
         trainer_config(TRAINERS[stage.trainer], stage.args, where=f"stages.{name}.args", seed=0, scratch=Path("unused"))
+    load_model(base)
     tokenizer = load_tokenizer(base)
-    return plan_study(settings, _base_digest(base), StageSource(settings, bool(tokenizer.chat_template), folder))
+    data = StageSource(settings, bool(tokenizer.chat_template), folder)
+    probe = _probe(settings, folder, tokenizer)
+    return Prepared(base, tokenizer, data, probe, plan_study(settings, _base_digest(base), probe.digest, data))
 
 
 def run_study(settings: StudySettings, out: Path, folder: Path, watch: Watch = lambda event: None) -> Plan:
@@ -67,20 +81,15 @@ def run_study(settings: StudySettings, out: Path, folder: Path, watch: Watch = l
         NodeFailed: a stage's training went wrong; finished nodes stay.
 
     """
-    base = resolve_base(settings.base, folder)
-    load_model(base)
-    tokenizer = load_tokenizer(base)
-    data = StageSource(settings, bool(tokenizer.chat_template), folder)
-    plan = make_plan(settings, folder)
-    probe = _probe(settings, folder, tokenizer)
+    ready = prepare(settings, folder)
     with open_store(out, settings) as store:
         store.remove_leftovers()
         write_durably(out / "study.yaml", _resolved(settings, folder))
-        write_durably(out / "plan.json", plan.as_json())
-        place = Workplace(settings, store, base, tokenizer, probe, data)
-        for position, node in enumerate(plan.nodes):
-            _run_one(place, node, position, len(plan.nodes), watch)
-    return plan
+        write_durably(out / "plan.json", ready.plan.as_json())
+        place = Workplace(settings, store, ready.base, ready.tokenizer, ready.probe, ready.data)
+        for position, node in enumerate(ready.plan.nodes):
+            _run_one(place, node, position, len(ready.plan.nodes), watch)
+    return ready.plan
 
 
 def _run_one(place: Workplace, node: Node, position: int, nodes: int, watch: Watch) -> None:

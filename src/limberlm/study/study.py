@@ -10,7 +10,7 @@ import pandas as pd
 from limberlm.study.config import StudySettings, load_settings
 from limberlm.study.plan import Plan
 from limberlm.study.results import Results, TableName
-from limberlm.study.run import Watch, make_plan, run_study
+from limberlm.study.run import Watch, prepare, run_study
 
 
 class Study:
@@ -34,8 +34,8 @@ class Study:
         return cls(settings, Path(out) if out else Path("runs") / settings.name, Path(path).parent)
 
     def plan(self) -> Plan:
-        """The nodes and chains the study consists of, after checking every stage's data and arguments."""
-        return make_plan(self.settings, self.folder)
+        """The nodes and chains the study consists of, after checking everything it needs."""
+        return prepare(self.settings, self.folder).plan
 
     def run(self, engine: Literal["local"] = "local", watch: Watch = lambda event: None) -> Results:
         """Run what is not complete yet, and return the results."""

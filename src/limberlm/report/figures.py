@@ -30,7 +30,7 @@ def geometry_by_depth(frame: pd.DataFrame, stages: Sequence[Stage], metric: str)
     drawn: list[Trace] = []
     for position, stage in enumerate(stages):
         drawn += _depth_line(sites[sites["stage_index"] == stage.index], stage, position, metric)
-    drawn += traces.null_line(sites.drop_duplicates("x"))
+    drawn += traces.null_line(sites)
     return go.Figure(drawn, traces.layout(430, _depth_axis(sites), _metric_axis(sites, metric)) | _band_shade(sites))
 
 
@@ -42,7 +42,7 @@ def geometry_by_stage(frame: pd.DataFrame, stages: Sequence[Stage], metric: str)
     labels = [plain(stage.label) for _, stage in known]
     rows = rows.set_index("stage_index").loc[[stage.index for _, stage in known]].assign(x=labels)
     colours = [style.colour(position) for position, _ in known]
-    drawn = traces.null_line(rows, apart=True)
+    drawn = traces.null_line(rows)
     for i, colour in enumerate(colours):
         drawn += traces.bars(rows.iloc[[i]], colour)
     symbols = [style.symbol(position) for position, _ in known]

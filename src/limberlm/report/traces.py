@@ -89,9 +89,9 @@ def ribbon(rows: pd.DataFrame, position: int, group: object) -> list[Trace]:
     ]
 
 
-def null_line(rows: pd.DataFrame, apart: bool = False) -> list[Trace]:
-    """The null value, dashed; with `apart` it starts hidden where it would press the data together."""
-    known = rows.dropna(subset=["null_value"])
+def null_line(rows: pd.DataFrame) -> list[Trace]:
+    """The null value at each place `x`, dashed; it starts hidden where it would press the data together."""
+    known = rows.dropna(subset=["null_value"]).drop_duplicates("x")
     if known.empty:
         return []
     values = known["null_value"].tolist()
@@ -102,7 +102,7 @@ def null_line(rows: pd.DataFrame, apart: bool = False) -> list[Trace]:
             "y": values,
             "mode": "lines" if len(known) > 1 else "markers",
             "name": f"null value {words.number(values[0])}",
-            "visible": "legendonly" if apart and _far(known) else True,
+            "visible": "legendonly" if _far(rows) else True,
             "line": {"color": style.NULL_COLOUR, "width": 1.5, "dash": "dash"},
             "marker": {"color": style.NULL_COLOUR, "symbol": "line-ew-open", "size": 16},
             "customdata": [("Null value: isotropic data", words.number(value, 6)) for value in values],
@@ -162,10 +162,10 @@ def layout(height: int, xaxis: Mapping[str, Any], yaxis: Mapping[str, Any], top:
 
 
 def _far(rows: pd.DataFrame) -> bool:
-    """True if the data span less than a third of the axis once the null value is on it."""
+    """True if the data span less than half of the axis once the null value is on it."""
     data = pd.concat([rows["value"], rows["low"], rows["high"]]).dropna()
-    whole = pd.concat([data, rows["null_value"]])
-    return bool(data.max() - data.min() < (whole.max() - whole.min()) / 3)
+    whole = pd.concat([data, rows["null_value"].dropna()])
+    return bool(data.max() - data.min() < (whole.max() - whole.min()) / 2)
 
 
 def _log_ticks(low: float, high: float) -> list[float]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -63,6 +66,14 @@ def test_report_prints_the_table_and_writes_one_file(limber: Limber, finished: S
     assert "Effective rank" in printed
     assert str(finished.out / "report.html") in printed
     assert (finished.out / "report.html").stat().st_size > 1_000_000
+
+
+def test_a_terminal_that_knows_only_ascii_gets_the_table(finished: Study) -> None:
+    command = [sys.executable, "-m", "limberlm", "report", str(finished.out)]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=True, env=os.environ | {"PYTHONIOENCODING": "ascii"}
+    )
+    assert "Effective rank" in done.stdout
 
 
 def test_a_dry_run_trains_nothing(limber: Limber, finished: Study, tmp_path: Path) -> None:

@@ -46,6 +46,16 @@ def test_measure_then_compare(limber: Limber, probe: Path, tmp_path: Path, tiny_
     assert "effective_rank" in limber("compare", saved, saved).out
 
 
+def test_too_few_texts_give_plain_values_and_say_why(limber: Limber, tmp_path: Path, tiny_model_folder: Path) -> None:
+    probe = tmp_path / "few.jsonl"
+    probe.write_text('{"text": "one cat sat on the mat and slept"}\n')
+    done = limber("measure", tiny_model_folder, "--probe", probe, "--out", tmp_path / "g")
+    assert "nan" not in done.out
+    assert "effective_rank_corrected" not in done.out
+    assert "effective_rank" in done.out
+    assert "1 of 16 blocks have sequences: no intervals" in done.err
+
+
 def test_two_checkpoints_of_one_name_are_not_overwritten(
     limber: Limber, probe: Path, tmp_path: Path, tiny_model_folder: Path
 ) -> None:

@@ -31,10 +31,10 @@ def measure(
 
     Example: limber measure base/ sft/ dpo/ --probe texts.jsonl --out geometry
     """
-    from limberlm.cli.probes import probe_source
     from limberlm.observe import Geometry, load_tokenizer
     from limberlm.observe import measure as measure_one
     from limberlm.testbed import BUNDLED_BASE
+    from limberlm.testbed.probe import probe_source
 
     names = _names(checkpoints, adapter)
     results: dict[str, Geometry] = {}
@@ -45,7 +45,7 @@ def measure(
             task = bar.add_task(name, total=None)
             found = measure_one(
                 path,
-                probe_source(probe, tokenizer),
+                probe_source(probe, bool(tokenizer.chat_template)),
                 adapter=adapter,
                 layers=_layers(layers),
                 max_tokens=max_tokens,
@@ -106,17 +106,16 @@ def _print(results: dict[str, Any]) -> None:
 
     rows = []
     for name, found in results.items():
-        band = found.table[found.table["site"] == BAND]
+        band = found.table[(found.table["site"] == BAND) & found.table["convention"].isin(["rms", "raw"])]
         for metric in HEADLINE:
-            shown = band[band["metric"] == f"{metric}_corrected"]
-            shown = shown if len(shown) else band[band["metric"] == metric]
-            for row in shown[shown["convention"].isin(["rms", "raw"])].to_dict("records")[:1]:
+            corrected, plain = (band[band["metric"] == full] for full in (f"{metric}_corrected", metric))
+            shown = corrected.dropna(subset=["value"]) if len(corrected) else plain
+            for row in (shown if len(shown) else plain).to_dict("records")[:1]:
                 interval = f"{row['low']:.4g} to {row['high']:.4g}" if row["low"] == row["low"] else "-"
-                rows.append(
-                    [name, metric, row["convention"], f"{row['value']:.4g}", interval, f"{row['null_value']:.4g}"]
-                )
+                value = f"{row['value']:.4g}" if row["value"] == row["value"] else "-"
+                rows.append([name, row["metric"], row["convention"], value, interval, f"{row['null_value']:.4g}"])
     print_table(
-        "Depth band (50-85 %), bias-corrected where it applies",
+        "Depth band (50-85 %): bias-corrected values where there are enough texts for them",
         ["checkpoint", "metric", "convention", "value", "95 % interval", "null value"],
         rows,
     )

@@ -19,7 +19,7 @@ from limberlm.study.node import Workplace, run_node
 from limberlm.study.plan import Node, Plan, StageSource, plan_study
 from limberlm.study.store import file_digest, open_store, write_durably
 from limberlm.testbed import BUNDLED_BASE
-from limberlm.testbed.probe import probe_rows
+from limberlm.testbed.probe import probe_source
 
 
 @dataclass(frozen=True)
@@ -109,9 +109,8 @@ def _run_one(place: Workplace, node: Node, position: int, nodes: int, watch: Wat
 
 def _probe(settings: StudySettings, folder: Path, tokenizer: PreTrainedTokenizerBase) -> ProbeSet:
     chosen = settings.measure
-    source = probe_rows(bool(tokenizer.chat_template)) if chosen.probe == "testbed" else folder / chosen.probe
     return ProbeSet.build(
-        source,
+        probe_source(chosen.probe, bool(tokenizer.chat_template), folder),
         tokenizer,
         max_length=chosen.max_length,
         max_tokens=chosen.max_tokens,

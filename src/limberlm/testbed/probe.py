@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from limberlm.testbed import SKILLS
@@ -21,3 +22,8 @@ def probe_rows(chat: bool, prose: int = 128, samples: int = 64) -> list[dict[str
             content = {"messages": turns} if chat else {"text": f"{sample.prompt}\n{sample.answer}"}
             rows.append(content | {"domain": skill.name})
     return rows
+
+
+def probe_source(probe: str, chat: bool, folder: Path = Path()) -> list[dict[str, Any]] | Path:
+    """What a probe set is built from: the testbed's rows for `testbed`, else a path, relative ones in `folder`."""
+    return probe_rows(chat) if probe == "testbed" else folder / probe

@@ -3,28 +3,44 @@ from __future__ import annotations
 import itertools
 import math
 
+import dimensionality
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from IsoScore import IsoScore as published_isoscore
 from torch import Tensor
 
 from limberlm.geometry import (
-    Moments,
     Undefined,
     effective_rank,
     eigenvalues,
     participation_ratio,
-    participation_ratio_debiased,
-    participation_ratio_debiased_replicates,
     rankme,
     stable_rank,
     variance_share,
 )
-from tests.geometry.clouds import blocks, moments, normal, power_law, rotation, sequences
+from limberlm.geometry.spectrum import (
+    approximate_rank,
+    effective_rank_normalised,
+    eigensystem,
+    head_removed_rank,
+    isoscore,
+    srank,
+)
+from tests.geometry.clouds import moments, normal, power_law, rotation
 
 PLUG_IN = [effective_rank, rankme, participation_ratio, stable_rank, lambda eigs: variance_share(eigs, 1)]
+EVERY = [
+    *PLUG_IN,
+    effective_rank_normalised,
+    isoscore,
+    lambda eigs: head_removed_rank(eigs, 1),
+    lambda eigs: head_removed_rank(eigs, 2),
+    srank,
+    approximate_rank,
+]
 
 spectra = st.lists(st.floats(0, 1e6), min_size=2, max_size=40).filter(lambda values: sum(values) > 1e-3)
 
@@ -61,6 +77,7 @@ def test_power_laws_give_their_closed_forms(d, alpha, rank, sigma_rank, particip
     assert close(effective_rank(eigs), rank, printed)
     assert close(rankme(eigs), sigma_rank, printed)
     assert close(participation_ratio(eigs), participation, printed)
+    assert close(effective_rank_normalised(eigs), effective_rank(eigs).item() / d)
 
 
 def test_geometric_spectrum() -> None:
@@ -86,7 +103,7 @@ def test_a_sink_direction_hides_the_rank_and_its_removal_gives_it_back(share: fl
     entropy = -share * math.log(share) - (1 - share) * math.log(1 - share)
     assert close(effective_rank(eigs), math.exp(entropy) * 1000 ** (1 - share))
     assert close(effective_rank(eigs), rank, 2e-3)
-    assert close(effective_rank(eigs[1:]), 1000, 1e-9)
+    assert close(head_removed_rank(eigs, 1), 1000, 1e-9)
 
 
 @pytest.mark.parametrize("metric", PLUG_IN[:4])
@@ -149,7 +166,7 @@ def test_rotation_scale_translation_row_order_and_duplication_do_not_matter(
     order = torch.randperm(40, generator=torch.Generator().manual_seed(seed))
     changed = (scale * rows @ rotation(8, seed) + offset * scale)[order].repeat(copies, 1)
     before, after = spectrum_of(rows), spectrum_of(changed)
-    for metric in PLUG_IN:
+    for metric in EVERY:
         assert close(metric(after), metric(before).item(), 1e-10)
 
 
@@ -172,13 +189,82 @@ def test_isoscore_is_a_view_of_the_participation_ratio(values: list[float]) -> N
     normalised = math.sqrt(d) * eigs / np.linalg.norm(eigs)
     defect = np.linalg.norm(normalised - 1) / math.sqrt(2 * (d - math.sqrt(d)))
     used = (d - defect**2 * (d - math.sqrt(d))) ** 2 / d**2
-    isoscore = (d * used - 1) / (d - 1)
-    ours = (participation_ratio(torch.tensor(values, dtype=torch.float64)).item() - 1) / (d - 1)
-    assert ours == pytest.approx(isoscore, abs=1e-12)
+    published = (d * used - 1) / (d - 1)
+    ours = isoscore(torch.tensor(values, dtype=torch.float64)).item()
+    assert ours == pytest.approx(published, abs=1e-12)
+
+
+@pytest.mark.parametrize(("n", "d", "alpha"), [(400, 16, 0.0), (400, 60, 0.7), (50, 120, 1.5)])
+def test_isoscore_equals_its_package(n: int, d: int, alpha: float) -> None:
+    rows = normal(n, d, seed=1) @ (rotation(d, seed=2) * power_law(d, alpha).sqrt()).T + 1
+    package = published_isoscore.IsoScore(rows.numpy()).item()  # takes sqrt(d) in float32
+    assert isoscore(spectrum_of(rows)).item() == pytest.approx(package, abs=1e-6)
+
+
+@pytest.mark.parametrize(("n", "d"), [(40, 100), (100, 40)])
+def test_the_participation_ratio_equals_the_naive_one_of_dimensionality(n: int, d: int) -> None:
+    rows = normal(n, d, seed=3) * power_law(d, 0.7).sqrt() + 2
+    package = dimensionality.participation_ratio(rows.numpy(), return_all=True)["naive"]
+    assert close(participation_ratio(spectrum_of(rows)), package, 1e-10)
+
+
+@given(spectra, st.integers(0, 5))
+@settings(max_examples=100, deadline=None)
+def test_the_rank_without_a_head_is_the_effective_rank_of_the_rest(values: list[float], k: int) -> None:
+    eigs = torch.tensor([*values, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0], dtype=torch.float64)
+    rest = eigs.sort(descending=True).values[k:]
+    if rest.sum() > 1e-11 * eigs.sum():
+        assert close(head_removed_rank(eigs, k), effective_rank(rest).item())
+        assert 1 <= head_removed_rank(eigs, k).item() <= (len(eigs) - k) * (1 + 1e-12)
+
+
+def test_nothing_is_left_of_a_spectrum_that_is_all_head() -> None:
+    for eigs in (torch.ones(4), torch.tensor([1.0, 1.0, 1.0, 1.0, 1e-14, 1e-14]).double(), torch.ones(2)):
+        with pytest.raises(Undefined, match="no variance outside the 4 largest directions"):
+            head_removed_rank(eigs, 4)
+    with pytest.raises(ValueError, match="cannot remove -1 directions"):
+        head_removed_rank(torch.ones(4), -1)
+
+
+def test_a_share_of_d_needs_more_rows_than_dimensions_or_their_number() -> None:
+    for n in (5, 30, 64):
+        eigs = spectrum_of(normal(n, 64, seed=4))
+        with pytest.raises(Undefined, match=f"only {n - 1} of 64 eigenvalues are above zero"):
+            effective_rank_normalised(eigs)
+        assert close(effective_rank_normalised(eigs, rows=n), effective_rank(eigs).item() / (n - 1))
+    eigs = spectrum_of(normal(65, 64, seed=4))
+    assert torch.equal(effective_rank_normalised(eigs), effective_rank_normalised(eigs, rows=65))
+    assert close(effective_rank_normalised(eigs), effective_rank(eigs).item() / 64)
+    with pytest.raises(Undefined, match="two rows, there are 1"):
+        effective_rank_normalised(torch.ones(4), rows=1)
+    with pytest.raises(Undefined, match="zero trace"):
+        effective_rank_normalised(torch.zeros(4))
+
+
+@pytest.mark.parametrize("k", [1, 7, 99, 100, 101, 200, 1000])
+def test_of_k_equal_directions_99_percent_are_needed_for_99_percent(k: int) -> None:
+    flat = torch.cat([torch.zeros(7), torch.full((k,), 0.1)]).double()
+    assert srank(flat).item() == approximate_rank(flat).item() == -(-99 * k // 100)
+
+
+@pytest.mark.parametrize("q", [0.3, 0.77, 0.95])
+def test_directions_that_hold_99_percent_of_a_geometric_spectrum(q: float) -> None:
+    eigs = q ** torch.arange(2000, dtype=torch.float64)
+    assert approximate_rank(eigs).item() == math.ceil(math.log(0.01) / math.log(q))
+    assert srank(eigs).item() == math.ceil(2 * math.log(0.01) / math.log(q))
+
+
+@given(spectra)
+@settings(max_examples=100, deadline=None)
+def test_singular_values_never_need_fewer_directions_than_variances(values: list[float]) -> None:
+    eigs = torch.tensor(values, dtype=torch.float64)
+    assert 1 <= approximate_rank(eigs) <= srank(eigs) <= int((eigs > 0).sum())
 
 
 def test_nothing_is_said_about_no_spread_or_malformed_spectra() -> None:
-    for metric in PLUG_IN:
+    with pytest.raises(Undefined, match="two dimensions"):
+        isoscore(torch.ones(1))
+    for metric in EVERY:
         with pytest.raises(Undefined, match="zero trace"):
             metric(torch.zeros(4))
         with pytest.raises(ValueError, match="finite and not negative"):
@@ -198,6 +284,15 @@ def test_eigenvalues_are_those_of_the_symmetric_part_in_falling_order() -> None:
     torch.testing.assert_close(eigenvalues(q * eigs @ q.T + 0.1 * (skew - skew.T)), eigs)
 
 
+@pytest.mark.parametrize("n", [10, 100])
+def test_the_eigensystem_is_orthonormal_and_puts_the_covariance_together_again(n: int) -> None:
+    covariance = moments(normal(n, 20, seed=5) * power_law(20, 1.0).sqrt()).covariance
+    values, vectors = eigensystem(covariance)
+    torch.testing.assert_close(values, eigenvalues(covariance), rtol=1e-12, atol=1e-15)
+    torch.testing.assert_close(vectors.T @ vectors, torch.eye(20, dtype=torch.float64), rtol=0, atol=1e-13)
+    torch.testing.assert_close(vectors * values @ vectors.T, covariance, rtol=0, atol=1e-13)
+
+
 @pytest.mark.parametrize(
     ("matrix", "reason"),
     [
@@ -211,6 +306,8 @@ def test_what_is_no_covariance_is_refused(matrix: Tensor, reason: str) -> None:
     with pytest.raises(ValueError, match=reason) as caught:
         eigenvalues(matrix)
     assert not isinstance(caught.value, Undefined)
+    with pytest.raises(ValueError, match=reason):
+        eigensystem(matrix)
 
 
 @pytest.mark.parametrize("n", [5, 48])
@@ -221,154 +318,3 @@ def test_float32_products_of_few_rows_leave_no_false_directions(n: int) -> None:
     assert int((eigs > 0).sum()) == int((exact > 0).sum()) == n - 1
     for metric in PLUG_IN:
         assert close(metric(eigs), metric(exact).item(), 1e-6)
-
-
-# --- debiased participation ratio
-
-
-def distinct_tuples(sizes: list[int], order: int) -> np.ndarray:
-    """[order, tuples]: all ordered tuples of rows from distinct blocks."""
-    block = np.repeat(np.arange(len(sizes)), sizes)
-    every = itertools.permutations(range(len(block)), order)
-    return np.array([rows for rows in every if len({block[i] for i in rows}) == order]).T
-
-
-def mean_over_quadruples(parts: list[Tensor]) -> float:
-    """The definition, row by row."""
-    x = torch.cat(parts).numpy()
-    i, j, k, m = distinct_tuples([len(part) for part in parts], 4)
-    left, right = x[i] - x[j], x[k] - x[m]
-    above = ((left**2).sum(1) * (right**2).sum(1)).mean()
-    return above / ((left * right).sum(1) ** 2).mean()
-
-
-def means_over_tuples(parts: list[Tensor]) -> float:
-    """The means over pairs, over triples and over quadruples, each on its own."""
-    rows = torch.cat(parts).numpy()
-    gram, sizes = rows @ rows.T, [len(part) for part in parts]
-
-    def mean(order: int, term) -> float:
-        return term(*distinct_tuples(sizes, order)).mean()
-
-    quadruples = mean(4, lambda i, j, k, m: gram[i, j] * gram[k, m])
-    square_of_trace = (
-        mean(2, lambda i, j: gram[i, i] * gram[j, j])
-        - 2 * mean(3, lambda i, j, k: gram[i, i] * gram[j, k])
-        + quadruples
-    )
-    trace_of_square = (
-        mean(2, lambda i, j: gram[i, j] ** 2) - 2 * mean(3, lambda i, j, k: gram[i, j] * gram[j, k]) + quadruples
-    )
-    return square_of_trace / trace_of_square
-
-
-UNEVEN = [2, 1, 3, 2, 2, 1]
-
-
-def uneven_parts(seed: int) -> list[Tensor]:
-    rows = normal(sum(UNEVEN), 3, seed=seed) + torch.tensor([1.0, 0.0, -2.0])
-    return list(rows.split(UNEVEN))
-
-
-def test_debiased_ratio_equals_the_mean_over_quadruples_from_distinct_blocks() -> None:
-    parts = uneven_parts(seed=3)
-    assert close(participation_ratio_debiased([moments(p) for p in parts]), mean_over_quadruples(parts), 1e-12)
-
-
-def test_with_equal_blocks_it_also_equals_the_means_over_pairs_triples_and_quadruples() -> None:
-    parts = list((normal(12, 3, seed=3) + 1).chunk(6))
-    assert close(participation_ratio_debiased([moments(p) for p in parts]), means_over_tuples(parts), 1e-12)
-    assert means_over_tuples(parts) == pytest.approx(mean_over_quadruples(parts), rel=1e-12)
-
-
-def test_replicates_equal_the_ratio_of_the_remaining_blocks() -> None:
-    parts = [moments(p) for p in uneven_parts(seed=4)]
-    replicates = participation_ratio_debiased_replicates(parts)
-    for b, replicate in enumerate(replicates):
-        assert close(replicate, participation_ratio_debiased(parts[:b] + parts[b + 1 :]).item(), 1e-12)
-
-
-def test_one_row_per_block_equals_the_row_version_and_himeno_yamada() -> None:
-    n, d = 30, 5
-    x = normal(n, d, seed=5) + 1
-    total, second = x.sum(0), x.T @ x
-    square = x.square().sum(1)
-    T, v, q = square.sum(), (square[:, None] * x).sum(0), square.square().sum()
-    F = second.square().sum()
-    off = total.square().sum() - T
-    A2, A3 = F - q, total @ second @ total - F - 2 * total @ v + 2 * q
-    A4 = off**2 - 4 * A3 - 2 * A2
-    B2, B3 = T**2 - q, T * off - 2 * (total @ v - q)
-    n2 = n * (n - 1)
-    n3 = n2 * (n - 2)
-    n4 = n3 * (n - 3)
-    below = A2 / n2 - 2 * A3 / n3 + A4 / n4
-    row_version = (B2 / n2 - 2 * B3 / n3 + A4 / n4) / below
-    S = x.T.cov()
-    Q = (x - x.mean(0)).square().sum(1).square().sum() / (n - 1)
-    himeno_yamada = (n - 1) / (n * (n - 2) * (n - 3)) * ((n - 1) * (n - 2) * S.square().sum() + S.trace() ** 2 - n * Q)
-    assert close(below, himeno_yamada.item(), 1e-10)
-    assert close(participation_ratio_debiased(blocks(x, n)), row_version.item(), 1e-10)
-
-
-@given(seed=st.integers(0, 1000), scale=st.floats(0.01, 100), offset=st.floats(-20, 20))
-@settings(max_examples=30, deadline=None)
-def test_debiased_ratio_ignores_rotation_scale_translation_and_the_shift_of_each_block(
-    seed: int, scale: float, offset: float
-) -> None:
-    parts = normal(80, 6, seed=seed).split([4, 6, 20, 8, 12, 10, 5, 15])
-    q = rotation(6, seed)
-    plain = participation_ratio_debiased([moments(p) for p in parts])
-    changed = [moments(scale * (p @ q + offset), torch.full((6,), float(b))) for b, p in enumerate(parts)]
-    assert close(participation_ratio_debiased(changed[::-1]), plain.item(), 1e-9)
-
-
-@pytest.mark.parametrize(("n", "expected", "naive"), [(128, (76.4, 80.4), 48.2), (32, (77, 84), 22)])
-def test_debiased_ratio_finds_the_truth_where_the_naive_one_cannot(n: int, expected, naive: float) -> None:
-    eigs = power_law(256, 0.7)
-    clouds = [normal(n, 256, seed=seed) * eigs.sqrt() for seed in range(100)]
-    debiased = [participation_ratio_debiased(blocks(cloud)).item() for cloud in clouds]
-    assert participation_ratio(eigs).item() == pytest.approx(77.56, abs=0.01)
-    assert expected[0] < np.mean(debiased) < expected[1]
-    plain = [participation_ratio(spectrum_of(cloud)).item() for cloud in clouds[:20]]
-    assert np.mean(plain) == pytest.approx(naive, abs=1)
-
-
-@pytest.mark.parametrize(
-    ("count", "tokens", "correlation", "naive"),
-    [(128, 16, 0.0, 47.2), (128, 16, 0.5, 43.5), (512, 8, 0.5, 46.8), (64, 32, 0.8, 32.2)],
-)
-def test_debiased_ratio_survives_tokens_that_resemble_each_other(count, tokens, correlation, naive) -> None:
-    eigs = power_law(128, 0.7)
-    clouds = [sequences(count, tokens, eigs, correlation, seed) for seed in range(60)]
-    debiased = [participation_ratio_debiased(blocks(cloud)).item() for cloud in clouds]
-    assert np.mean(debiased) == pytest.approx(48.4, rel=0.02)
-    plain = [participation_ratio(spectrum_of(cloud.flatten(0, 1))).item() for cloud in clouds[:20]]
-    assert np.mean(plain) == pytest.approx(naive, abs=0.7)
-
-
-def test_empty_blocks_drop_out_and_keep_their_place() -> None:
-    parts = [moments(p) for p in uneven_parts(seed=6)]
-    gapped = [*parts[:2], Moments.zeros(torch.zeros(3)), *parts[2:]]
-    assert close(participation_ratio_debiased(gapped), participation_ratio_debiased(parts).item(), 1e-14)
-    replicates = participation_ratio_debiased_replicates(gapped)
-    assert torch.isnan(replicates).nonzero().tolist() == [[2]]
-    torch.testing.assert_close(replicates[~torch.isnan(replicates)], participation_ratio_debiased_replicates(parts))
-
-
-def test_debiased_ratio_gives_a_reason_where_it_has_no_value() -> None:
-    with pytest.raises(Undefined, match="at least 4 blocks with rows, there are 3"):
-        participation_ratio_debiased([*blocks(normal(9, 3, seed=7), 3), Moments.zeros(torch.zeros(3))])
-    with pytest.raises(Undefined, match="at least 5 blocks with rows, there are 4"):
-        participation_ratio_debiased_replicates(blocks(normal(12, 3, seed=7), 4))
-    with pytest.raises(Undefined, match="all states are equal"):
-        participation_ratio_debiased(blocks(torch.full((16, 3), 0.3), 8))
-    with pytest.raises(Undefined, match="too few rows"):
-        participation_ratio_debiased(blocks(torch.eye(4), 4))
-
-
-@given(seed=st.integers(0, 1000), width=st.integers(1, 30))
-@settings(max_examples=50, deadline=None)
-def test_debiased_ratio_is_never_below_one(seed: int, width: int) -> None:
-    parts = [moments(p) for p in normal(16, width, seed=seed).split([1, 3, 2, 5, 1, 4])]
-    assert participation_ratio_debiased(parts).item() >= 1 - 1e-9

@@ -7,7 +7,9 @@ lists them all.
 
 from __future__ import annotations
 
+from limberlm.geometry.between_blocks import BlockProducts, CrossProducts, cka, participation_ratio_debiased
 from limberlm.geometry.catalog import CATALOG, HEADLINE, Metric, metric
+from limberlm.geometry.cross import CrossMoments
 from limberlm.geometry.isotropy import (
     centred_directions,
     massive_token_share,
@@ -18,8 +20,6 @@ from limberlm.geometry.spectrum import (
     effective_rank,
     eigenvalues,
     participation_ratio,
-    participation_ratio_debiased,
-    participation_ratio_debiased_replicates,
     rankme,
     stable_rank,
     variance_share,
@@ -39,6 +39,9 @@ from limberlm.geometry.undefined import Undefined
 __all__ = [
     "CATALOG",
     "HEADLINE",
+    "BlockProducts",
+    "CrossMoments",
+    "CrossProducts",
     "Difference",
     "Directions",
     "Estimate",
@@ -48,6 +51,7 @@ __all__ = [
     "Undefined",
     "benjamini_hochberg",
     "centred_directions",
+    "cka",
     "effective_rank",
     "eigenvalues",
     "holm",
@@ -60,7 +64,6 @@ __all__ = [
     "paired_difference",
     "participation_ratio",
     "participation_ratio_debiased",
-    "participation_ratio_debiased_replicates",
     "rankme",
     "stable_rank",
     "variance_share",

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from limberlm.geometry.statistics import Directions, _working
+from limberlm.geometry.statistics import Directions, Moments, _working
 from limberlm.geometry.undefined import Undefined
 
 
@@ -69,6 +69,20 @@ def centred_directions(states: Tensor, block_of_row: Tensor, mean: Tensor, block
     return sums
 
 
+def is_massive(norms: Tensor, median: Tensor | float, times: float = 20.0) -> Tensor:
+    """Which tokens are massive: norm over `times` the median norm of the site; bool, the shape of `norms`.
+
+    `norms` [n] of raw states, `median` that of *all* tokens of the site, known only at the end of a pass.
+    Threshold: our choice.
+
+    >>> is_massive(torch.tensor([1.0, 21.0, 40.0]), median=2.0).tolist()
+    [False, False, False]
+    >>> is_massive(torch.tensor([1.0, 21.0, 40.0]), median=1.0).tolist()
+    [False, True, True]
+    """
+    return norms > times * median
+
+
 def massive_token_share(norms: Tensor, times: float = 20.0) -> Tensor:
     """Share of tokens whose norm is over `times` the median norm; 0-d float64 in [0, 1].
 
@@ -88,4 +102,24 @@ def massive_token_share(norms: Tensor, times: float = 20.0) -> Tensor:
     median = norms.median()
     if float(median) == 0.0:
         raise Undefined("the median token norm is zero")
-    return (norms > times * median).to(torch.float64).mean()
+    return is_massive(norms, median, times).to(torch.float64).mean()
+
+
+def massive_share_of_trace(states: Tensor, moments: Moments) -> Tensor:
+    """Share of the total variance that massive tokens hold: sum |x - mu|^2 / ((n - 1) tr S); 0-d float64 in [0, 1].
+
+    `states` [k, d]: the raw states of the massive tokens; `moments`: all n rows of the site, those included, of
+    mean mu and covariance S. Our choice. Invariant to rotation, translation and positive scale; 0 without massive
+    tokens. Without them the spread falls by a little more, since the mean moves too. Undefined below two rows and
+    without spread.
+
+    >>> rows = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0], [3.0, 0.0], [-3.0, 0.0]])
+    >>> moments = Moments.zeros(torch.zeros(2))
+    >>> moments.update(rows)
+    >>> round(massive_share_of_trace(rows[4:], moments).item(), 6)
+    0.818182
+    """
+    spread = moments.trace * (moments.count - 1)
+    if float(spread) == 0.0:
+        raise Undefined("zero trace: all states are equal")
+    return (states.detach().to(moments.mean) - moments.mean).square().sum() / spread

@@ -101,7 +101,6 @@ class Moments:
         width = shift.shape[0]
         return cls(shift, 0, 0, torch.zeros_like(shift), shift.new_zeros(width, width))
 
-    @torch.no_grad()
     def update(self, states: Tensor, sequences: int = 0) -> None:
         """Add rows `states` [n, d] of `sequences` sequences; zero rows change nothing.
 
@@ -111,14 +110,18 @@ class Moments:
         """
         if states.ndim != 2 or states.shape[1] != self.shift.shape[0]:
             raise ValueError(f"states of shape {tuple(states.shape)} do not fit width {self.shift.shape[0]}")
+        rows = _working(states.detach())
+        self.update_centred(rows - self.shift.to(rows), sequences)
+
+    @torch.no_grad()
+    def update_centred(self, centred: Tensor, sequences: int = 0) -> None:
+        """Add rows from which the caller has taken `shift`, [n, d] in float32 or float64."""
         self.sequences += sequences
-        if states.shape[0] == 0:
+        if centred.shape[0] == 0:
             return
-        centred = _working(states.detach())
-        centred = centred - self.shift.to(centred)
         with _exact_float32(centred.device):
             product = _second_moment(centred)
-        self.count += states.shape[0]
+        self.count += centred.shape[0]
         self.total += centred.sum(0, dtype=torch.float64).to(self.total.device)
         self.second += product.to(self.second)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import nan
+from math import exp, isnan, nan
 from typing import Any
 
 import numpy as np
@@ -17,11 +17,10 @@ from limberlm.geometry import (
     Undefined,
     benjamini_hochberg,
     holm,
+    minimum_detectable_effect,
     paired_difference,
 )
-from limberlm.observe.sites import BAND
-from limberlm.observe.summary import default_convention
-from limberlm.observe.table import Geometry
+from limberlm.observe.table import Geometry, headline_site
 
 KEYS = ["site", "metric", "convention", "domain"]
 
@@ -33,7 +32,8 @@ class Comparison:
     `table` columns: site, depth, metric, convention, domain; `a` and `b`, the two values; `change`, b/a for
     metrics on the log `scale`, b - a otherwise; `corrected`, the change without its sampling bias, on which
     the interval `low`, `high` is centred; `std_error` on the jackknife's scale; `p_value`; `p_adjusted` (Holm
-    over the `headline` rows, Benjamini-Hochberg over the others, which are exploratory); `headline`.
+    over the `headline` rows, Benjamini-Hochberg over the others, which are exploratory); `headline`;
+    `detectable`, the smallest change (ratio or difference) that would be found four times out of five.
     Undefined cells are NaN.
 
     The interval covers the choice of probe sequences for these two checkpoints, not training seeds.
@@ -45,7 +45,7 @@ class Comparison:
 
     @property
     def headline(self) -> pd.DataFrame:
-        """The rows fixed in advance: the headline metrics over the depth band."""
+        """The rows fixed in advance: the headline metrics over the depth band, or at the logits."""
         return self.table[self.table["headline"]].reset_index(drop=True)
 
 
@@ -110,13 +110,21 @@ def _row(pair: dict[Any, Any]) -> dict[str, Any]:
         "low": found.low,
         "high": found.high,
         "std_error": found.std_error,
+        "detectable": _detectable(found, metric.scale),
         "p_value": found.p_value,
         "p_adjusted": nan,
         "headline": _is_headline(pair),
     }
 
 
+def _detectable(found: Difference, scale: str) -> float:
+    if isnan(found.std_error):
+        return nan
+    effect = minimum_detectable_effect(found.std_error, found.blocks)
+    return exp(effect) if scale == "log" else effect
+
+
 def _is_headline(pair: dict[Any, Any]) -> bool:
     metric = CATALOG[pair["metric"]]
-    in_family = metric.name in HEADLINE and pair["convention"] == default_convention(metric)
-    return in_family and pair["site"] == BAND
+    in_family = metric.name in HEADLINE and pair["convention"] == metric.conventions[0]
+    return in_family and pair["site"] == headline_site(metric)

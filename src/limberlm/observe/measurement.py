@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import PeftModel
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from limberlm.errors import UserError
+from limberlm.observe.budget import Choice, fitted, parsed
+from limberlm.observe.head import locate_head
 from limberlm.observe.loading import Model, load_model, load_tokenizer
-from limberlm.observe.observation import CONVENTIONS, Observation, Progress, observe
-from limberlm.observe.probe import BLOCKS, RESERVOIR, TOKEN_FILTER, ProbeSet
-from limberlm.observe.sites import BAND, Sites, band_sites, locate
+from limberlm.observe.manifest import manifest_of
+from limberlm.observe.observation import Observation, Progress, Subject, observe
+from limberlm.observe.parts import merged
+from limberlm.observe.plan import Plan
+from limberlm.observe.probe import ProbeSet
+from limberlm.observe.sites import EMBED, FINAL_NORM, Sites, locate
 from limberlm.observe.state import same_random_states
-from limberlm.observe.summary import Cell, pooled, rows_of, summarise
-from limberlm.observe.table import FORMAT, Geometry, frame_of, packed
-from limberlm.version import __version__
+from limberlm.observe.summary import rows_of, summarise
+from limberlm.observe.table import Geometry, frame_of, packed
 
-FEW_SEQUENCES = 64
 IN_MEMORY = "in memory"
 
 
@@ -30,26 +34,36 @@ def measure(
     probe: str | Path | Iterable[Any] | ProbeSet,
     *,
     adapter: str | Path | None = None,
+    reference: str | Path | Model | None = None,
+    preset: str = "robust",
+    suite: str = "core",
     layers: Sequence[int] | None = None,
     max_tokens: int | None = None,
     max_length: int = 256,
     batch_size: int = 16,
+    memory: str | int | None = None,
     device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
     progress: Progress | None = None,
 ) -> Geometry:
-    """Measure how a checkpoint represents the probe: every catalog metric at every site, with intervals.
+    """Measure how a checkpoint represents the probe: every metric of the suite at every site, with intervals.
 
     Args:
         model: a folder, a hub id, a `PreTrainedModel` or a `PeftModel`; left as it was found.
         probe: a .jsonl, .txt or .txt.xz file, a `datasets.Dataset`, a list of rows, or a `ProbeSet`.
         adapter: a PEFT adapter to put on a model given by path.
+        reference: another checkpoint, of as many blocks and the same vocabulary, that reads the same tokens in the
+            same pass: adds similarity to it, and the divergence of its predictions.
+        preset: a named set of conventions (`limberlm.observe.PRESETS`), to set a number beside a published one.
+        suite: "core", or "full" with intrinsic dimension, spectra per sequence and hidden units.
         layers: the blocks to read (negative: from the end), all by default. `embed` and `final_norm` are
             always read; the depth band needs all of its blocks.
         max_tokens: reads the sequences of smallest hash that hold at most this many tokens.
-        max_length: longer sequences are cut; a `ProbeSet` is already cut.
+        max_length: longer sequences are cut, here or at the model's context; a `ProbeSet` is already cut.
         batch_size: sequences per forward pass; changes nothing but rounding.
+        memory: bytes, or a size such as "6GB", that the pass may take; by default most of what is free. Where it
+            would need more, batches shrink first, then jackknife blocks and sites go, and the manifest says so.
         device: where a model given by path runs; the GPU if there is one.
         dtype: the type a model given by path runs in; the checkpoint's own by default.
         tokenizer: for a model in memory; by default the one its config names.
@@ -60,26 +74,130 @@ def measure(
     """
     if batch_size < 1:
         raise UserError(f"batch_size={batch_size}: must be at least 1")
+    plan = Plan.of(preset, suite)
     with same_random_states():
         source = str(model) if isinstance(model, str | Path) else _name_of(model)
-        if isinstance(probe, ProbeSet):
-            ready = probe if max_tokens is None else probe.capped(max_tokens)
-        else:
-            reader = _tokenizer(source) if tokenizer is None else tokenizer
-            ready = ProbeSet.build(probe, reader, max_length=max_length, max_tokens=max_tokens)
+        reader = tokenizer
+        if not isinstance(probe, ProbeSet) and reader is None:
+            reader = _tokenizer(source)
         loaded = load_model(model, adapter=adapter, dtype=dtype, device=device)
-        sites = locate(loaded)
-        names = sites.names(layers)
-        config = sites.backbone.config.get_text_config()
-        ready.check_fits(config.vocab_size, getattr(config, "max_position_embeddings", None))
-        observation = observe(loaded, sites, names, ready, batch_size=batch_size, progress=progress)
+        subject, problems = _subject(loaded, plan)
+        beside = None if reference is None else _reference(reference, subject, plan, device, dtype)
+        ready = _probe(probe, reader, subject.sites, plan, max_length, max_tokens)
+        units, missing = _units(subject.sites, plan)
+        problems |= missing
+        plan = _possible(plan, beside is not None, problems)
+        names = [EMBED, FINAL_NORM] if plan.preset.final_only and layers is None else subject.sites.names(layers)
+        asked = Choice(batch_size, plan.blocks, tuple(names))
+        fits = {"layers_given": layers is not None, "reference": beside is not None}
+        choice = fitted(subject.sites, ready, plan, asked, parsed(memory), **fits)
+        observation = observe(
+            loaded,
+            subject.sites,
+            choice.names,
+            ready,
+            plan=replace(plan, blocks=choice.blocks),
+            head=subject.head,
+            units=units,
+            reference=beside,
+            batch_size=choice.batch_size,
+            progress=progress,
+        )
     cells = summarise(observation)
     worn = IN_MEMORY if isinstance(loaded, PeftModel) else None
     checkpoint = {"model": source, "adapter": worn if adapter is None else str(adapter)}
-    manifest = _manifest(checkpoint, ready, observation, cells, sites)
-    manifest["batch_size"] = batch_size
+    if reference is not None:
+        checkpoint["reference"] = str(reference) if isinstance(reference, str | Path) else _name_of(reference)
+    manifest = manifest_of(checkpoint, observation, cells, subject.sites, problems)
+    manifest["batch_size"] = choice.batch_size
+    manifest["memory"] = {"on_device": choice.on_device, "on_host": choice.on_host}
+    manifest["flags"] = choice.told(asked) + manifest["flags"]
     rows = [row for cell in cells for row in rows_of(cell)]
     return Geometry(frame_of(rows), manifest, _statistics(observation))
+
+
+def _subject(loaded: Model, plan: Plan) -> tuple[Subject, dict[str, str]]:
+    """The model with its parts, and why a part that the plan wants is missing."""
+    sites = locate(loaded)
+    if not plan.head:
+        return Subject(loaded, sites), {}
+    try:
+        return Subject(loaded, sites, locate_head(loaded, sites)), {}
+    except UserError as problem:
+        return Subject(loaded, sites), {"logits": str(problem)}
+
+
+def _reference(
+    reference: str | Path | Model,
+    subject: Subject,
+    plan: Plan,
+    device: str | torch.device | None,
+    dtype: str | torch.dtype | None,
+) -> Subject:
+    """The reference checkpoint with its parts.
+
+    Raises:
+        UserError: its blocks or its vocabulary are not those of the checkpoint; names both numbers.
+    """
+    found, _ = _subject(load_model(reference, dtype=dtype, device=device), plan)
+    for what, mine, its in (
+        ("blocks", len(subject.sites.blocks), len(found.sites.blocks)),
+        ("vocabulary", _config(subject.sites).vocab_size, _config(found.sites).vocab_size),
+    ):
+        if mine != its:
+            raise UserError(f"reference: its {what} ({its}) differ from the checkpoint's ({mine}); give its own base")
+    return found
+
+
+def _probe(
+    probe: str | Path | Iterable[Any] | ProbeSet,
+    tokenizer: PreTrainedTokenizerBase | None,
+    sites: Sites,
+    plan: Plan,
+    max_length: int,
+    max_tokens: int | None,
+) -> ProbeSet:
+    """The sequences to read, none longer than the model's context."""
+    config = _config(sites)
+    positions = getattr(config, "max_position_embeddings", None)
+    context = max_length if positions is None else min(max_length, positions)
+    if isinstance(probe, ProbeSet):
+        ready = probe if positions is None else probe.cut_to(positions)
+        ready = ready if max_tokens is None else ready.capped(max_tokens)
+    else:
+        assert tokenizer is not None
+        ready = ProbeSet.build(
+            probe, tokenizer, max_length=context, max_tokens=max_tokens, token_filter=plan.preset.token_filter
+        )
+    if ready.token_filter != plan.preset.token_filter:
+        given, wanted = ("+".join(names) or "none" for names in (ready.token_filter, plan.preset.token_filter))
+        raise UserError(f"probe: its token filter is {given}, preset {plan.preset.name} has {wanted}; build it anew")
+    ready.check_fits(config.vocab_size)
+    return ready
+
+
+def _units(sites: Sites, plan: Plan) -> tuple[dict[str, nn.Module] | None, dict[str, str]]:
+    """The layers whose inputs are hidden units, by block, or why they are not found."""
+    if not plan.needs("units", "activations"):
+        return None, {}
+    from limberlm.observe.mlp import locate_mlp
+    found = locate_mlp(sites)
+    if isinstance(found, str):
+        return None, {"units": found}
+    return {f"block.{i}": layer for i, layer in enumerate(found)}, {}
+
+
+def _possible(plan: Plan, reference: bool, problems: dict[str, str]) -> Plan:
+    """The plan less what this model or the lack of a reference rules out."""
+    if "units" in problems:
+        plan = plan.without("units", "activations")
+    if not reference:
+        plan = plan.alone
+    return plan.headless if "logits" in problems else plan
+
+
+def _config(sites: Sites) -> Any:
+    return sites.backbone.config.get_text_config()
 
 
 def _name_of(model: Model) -> str:
@@ -93,68 +211,16 @@ def _tokenizer(source: str) -> PreTrainedTokenizerBase:
     return load_tokenizer(source)
 
 
-def _manifest(
-    checkpoint: dict[str, Any], probe: ProbeSet, observation: Observation, cells: list[Cell], sites: Sites
-) -> dict[str, Any]:
-    """What was measured and how. `convention` holds what two geometries must share to be compared."""
-    undefined = {f"{c.site}/{c.convention}/{c.metric.name}": c.reason for c in cells if c.reason}
-    missing = [site for site in band_sites(observation.layers) if site not in observation.sites]
-    if missing:
-        undefined[BAND] = f"not read: {', '.join(missing)}"
-    return {
-        "format": FORMAT,
-        "limberlm": __version__,
-        "checkpoint": checkpoint,
-        "probe": {
-            "name": probe.name,
-            "digest": probe.digest,
-            "cut": probe.cut,
-            "skipped": probe.skipped,
-            "left_out": probe.left_out,
-        },
-        "convention": {
-            "token_filter": list(TOKEN_FILTER),
-            "conventions": list(CONVENTIONS),
-            "sites": list(observation.sites),
-            "n_tokens": probe.n_tokens,
-            "n_sequences": len(probe.sequences),
-            "blocks": list(probe.blocks),
-            "reservoir": RESERVOIR,
-            "max_length": probe.max_length,
-            "dtype": ", ".join(sorted(set(observation.dtypes.values()))),
-            "attention": str(sites.backbone.config._attn_implementation),
-        },
-        "zero_norm": {site: count for site, count in observation.zero_norm.items() if count},
-        "flags": _flags(probe, observation),
-        "undefined": undefined,
-    }
-
-
-def _flags(probe: ProbeSet, observation: Observation) -> list[str]:
-    """What makes the numbers less than they look: too few sequences, blocks or tokens."""
-    flags = []
-    sequences, filled = len(probe.sequences), len(probe.blocks)
-    if filled < BLOCKS // 2:
-        flags.append(f"{filled} of {BLOCKS} blocks have sequences: no intervals")
-    elif sequences < FEW_SEQUENCES:
-        flags.append(f"{sequences} sequences: intervals are rough below {FEW_SEQUENCES}")
-    width = next(iter(observation.reservoir.values())).shape[1]
-    for rows, conventions in ((probe.n_tokens, "rms, raw"), (sequences, "last")):
-        if rows < 2 * width:
-            flags.append(f"{conventions}: {rows} rows in {width} dimensions: levels of spectra are biased")
-    return flags
-
-
 def _statistics(observation: Observation) -> dict[str, Tensor]:
     tensors = {}
-    for site, convention in observation.moments:
-        blocks = observation.moments[site, convention]
-        total = pooled(observation, site, convention)
+    for site, convention in observation.moments.packed:
+        blocks = observation.blocks(site, convention)
+        total = merged(blocks.values())
         if total.count < 2:
             continue
         name = f"{site}/{convention}"
         tensors[f"{name}/count"] = torch.tensor([total.count])
-        tensors[f"{name}/blocks"] = torch.tensor([blocks[b].count if b in blocks else 0 for b in range(BLOCKS)])
+        tensors[f"{name}/blocks"] = torch.tensor([blocks[b].count if b in blocks else 0 for b in range(observation.plan.blocks)])
         tensors[f"{name}/mean"] = total.mean
         tensors[f"{name}/covariance"] = packed(total.covariance)
     return tensors

@@ -1,11 +1,12 @@
-"""One teacher-forced pass: every checkpoint reads the same tokens; only sums and a small reservoir stay."""
+"""One teacher-forced pass: every checkpoint reads the same tokens; only sums and small samples stay."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
-from math import sqrt
-from typing import Literal
+from functools import cached_property
+from typing import Any
 
 import torch
 from peft import PeftModel
@@ -13,58 +14,159 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from limberlm.errors import UserError
-from limberlm.geometry import Moments, PackedMoments
-from limberlm.observe.probe import ProbeSequence, ProbeSet
+from limberlm.geometry import Moments
+from limberlm.geometry.head import head_factor, head_gram
+from limberlm.observe.batches import Batch, PaddingSide, batches
+from limberlm.observe.chosen import RESERVOIR, TOKENS, ChosenTokens, choose_sequences, choose_tokens
+from limberlm.observe.collect.cross import CrossCollector
+from limberlm.observe.collect.depth import DEPTH, DepthCollector
+from limberlm.observe.collect.domains import DomainsCollector
+from limberlm.observe.collect.logits import LogitsCollector, predicting
+from limberlm.observe.collect.moments import MomentsCollector
+from limberlm.observe.collect.tokens import TokensCollector
+from limberlm.observe.collect.units import UnitsCollector
+from limberlm.observe.collect.windows import WindowsCollector
+from limberlm.observe.head import Head, final_norm_scale
+from limberlm.observe.plan import Plan
+from limberlm.observe.probe import ProbeSet
+from limberlm.observe.reading import Buffers, Reading
 from limberlm.observe.sites import EMBED, FINAL_NORM, Sites
 from limberlm.observe.state import untouched
-
-RMS, RAW, LAST = "rms", "raw", "last"
-CONVENTIONS = (RMS, RAW, LAST)
 
 Progress = Callable[[int, int], None]
 
 
+@dataclass(frozen=True)
+class Subject:
+    """A model, the parts of it that are read, and its head if logits are."""
+
+    model: PreTrainedModel | PeftModel
+    sites: Sites
+    head: Head | None = None
+
+
+@dataclass
+class Selection:
+    """What the probe alone decides: jackknife blocks, domains, and which tokens and sequences are kept one by one.
+
+    Attributes: `block` and `domain` [sequences]; `domains`, their labels; `sample` and `reservoir`, chosen tokens;
+    `sequences` [s], chosen ones, with `place` [sequences] of each among them, -1 for the others.
+    """
+
+    block: Tensor
+    domain: Tensor
+    domains: tuple[str, ...]
+    sample: ChosenTokens
+    reservoir: ChosenTokens
+    sequences: Tensor
+    place: Tensor
+
+    @classmethod
+    def of(cls, probe: ProbeSet, blocks: int) -> Selection:
+        """Choose from `probe`, its sequences in `blocks` jackknife blocks."""
+        labels = tuple(sorted({sequence.domain for sequence in probe.sequences}))
+        number = {label: i for i, label in enumerate(labels)}
+        chosen = choose_sequences(probe.sequences)
+        place = torch.full((len(probe.sequences),), -1)
+        place[chosen] = torch.arange(len(chosen))
+        return cls(
+            torch.tensor([sequence.block % blocks for sequence in probe.sequences]),
+            torch.tensor([number[sequence.domain] for sequence in probe.sequences]),
+            labels,
+            choose_tokens(probe.sequences, TOKENS),
+            choose_tokens(probe.sequences, RESERVOIR),
+            chosen,
+            place,
+        )
+
+
 @dataclass
 class Observation:
-    """What one pass keeps, on the host.
+    """What one pass keeps, on the host: each collector's statistics, and the selection they follow.
 
-    Attributes: `sites` read, of a model of `layers` blocks; `moments` by (site, convention) and jackknife
-    block; `norms` [n] of the raw states by site, with `token_block` [n]; `reservoir` [m, d] raw states by
-    site, with `reservoir_block` [m]; `zero_norm`, tokens without a direction by site, dropped from `rms`;
-    `dtypes` of the states by site.
+    Attributes: `sites` read, of a model of `layers` blocks; `zero_norm`, tokens without a direction by site, dropped
+    from `rms`; `dtypes` of the states by site. A collector is None where the plan has no use for it.
     """
 
     sites: tuple[str, ...]
     layers: int
-    token_block: Tensor
-    reservoir_block: Tensor
-    moments: dict[tuple[str, str], dict[int, PackedMoments]] = field(default_factory=dict)
-    norms: dict[str, Tensor] = field(default_factory=dict)
-    reservoir: dict[str, Tensor] = field(default_factory=dict)
+    plan: Plan
+    probe: ProbeSet
+    selection: Selection
+    moments: MomentsCollector
+    tokens: TokensCollector
+    domains: DomainsCollector | None = None
+    depth: DepthCollector | None = None
+    windows: WindowsCollector | None = None
+    logits: LogitsCollector | None = None
+    units: UnitsCollector | None = None
+    cross: CrossCollector | None = None
+    reference: Observation | None = None
+    head: Head | None = None
+    norm_scale: Tensor | None = None
     zero_norm: dict[str, int] = field(default_factory=dict)
     dtypes: dict[str, str] = field(default_factory=dict)
 
+    @classmethod
+    def empty(cls, subject: Subject, names: Sequence[str], probe: ProbeSet, plan: Plan, **parts: Any) -> Observation:
+        """The collectors that the plan needs, with nothing in them yet."""
+        selection = parts.pop("selection", None) or Selection.of(probe, plan.blocks)
+        reservoir = selection.reservoir if plan.needs("centred", "neighbours", "pairs", "distances") else None
+        made = cls(
+            tuple(names),
+            len(subject.sites.blocks),
+            plan,
+            probe,
+            selection,
+            MomentsCollector(plan.collected),
+            TokensCollector(selection.sample, reservoir),
+            head=subject.head,
+            **parts,
+        )
+        place, chosen = selection.place, len(selection.sequences)
+        if plan.needs("domains", "pooled") or plan.reads("domains"):
+            made.domains = DomainsCollector(
+                plan.conventions, selection.domain, len(selection.domains), place, chosen
+            )
+        reads = plan.reads("trajectories")
+        if reads - DEPTH:
+            made.windows = WindowsCollector(plan.conventions, reads, place, chosen)
+        if reads & DEPTH:
+            made.depth = DepthCollector(selection.sample)
+        return made
+
     def blocks(self, site: str, convention: str) -> dict[int, Moments]:
         """The sums of each jackknife block; unpacked here, so ask for one site at a time."""
-        return {block: sums.unpacked() for block, sums in self.moments[site, convention].items()}
+        return {block: sums.unpacked() for block, sums in self.moments.packed[site, convention].items()}
 
+    @cached_property
+    def head_factor(self) -> Tensor:
+        """R with R R' the Gram of the unembedding, centred over the vocabulary: what the head sees of a state."""
+        assert self.head is not None
+        return head_factor(head_gram(self.head.linear_weight.cpu()))
 
-@dataclass(frozen=True)
-class _Batch:
-    """Sequences of one block, padded.
+    @cached_property
+    def output_factor(self) -> Tensor:
+        """The same for a state before the final norm, whose weights are folded in."""
+        assert self.norm_scale is not None
+        return self.norm_scale[:, None] * self.head_factor
 
-    `inputs` go to the model; `keep` [b, t] marks the kept positions; `rows` points, among the kept states in
-    reading order, at those of the reservoir.
-    """
+    @property
+    def collectors(self) -> list[Any]:
+        """Those that are given every site of every batch."""
+        return [c for c in (self.moments, self.tokens, self.domains, self.depth, self.windows) if c is not None]
 
-    number: int
-    block: int
-    sequences: Sequence[ProbeSequence]
-    inputs: dict[str, Tensor]
-    keep: Tensor
-    rows: Tensor
-    first_token: int
-    first_row: int
+    def add(self, reading: Reading) -> None:
+        """Give one site of one batch to every collector."""
+        self.dtypes[reading.site] = str(reading.dtype).removeprefix("torch.")
+        self.zero_norm[reading.site] = self.zero_norm.get(reading.site, 0) + reading.zeros
+        for collector in self.collectors:
+            collector.add(reading)
+
+    def end_block(self, block: int) -> None:
+        """A jackknife block is finished."""
+        for collector in self.collectors:
+            collector.end_block(block)
 
 
 def observe(
@@ -73,167 +175,122 @@ def observe(
     names: Sequence[str],
     probe: ProbeSet,
     *,
+    plan: Plan | None = None,
+    head: Head | None = None,
+    units: dict[str, torch.nn.Module] | None = None,
+    reference: Subject | None = None,
     batch_size: int = 16,
-    padding_side: Literal["left", "right"] = "right",
+    padding_side: PaddingSide = "right",
     progress: Progress | None = None,
 ) -> Observation:
-    """Read the probe block by block and return the sums of each site; the model is left as it was found.
+    """Read the probe block by block and return the statistics of each site; the model is left as it was found.
 
-    The device holds the sums of one block only. `progress(done, total)` counts sequences. Batch size and
-    padding side change nothing but float rounding.
+    The device holds the sums of one block only. `head` is needed where the plan looks at logits, `units` (the layers
+    whose inputs are hidden units, by site) where it looks at units, `reference` where it compares. `progress(done,
+    total)` counts sequences. Batch size and padding side change nothing but float rounding.
 
     Raises:
         UserError: a state is NaN or infinite; names site, batch and sequence.
     """
-    blocks, kept = zip(*((sequence.block, sequence.kept) for sequence in probe.sequences), strict=True)
-    tokens = torch.tensor(blocks).repeat_interleave(torch.tensor(kept))
-    chosen = torch.tensor([probe.sequences[index].block for index, _ in probe.reservoir])
-    result = Observation(tuple(names), len(sites.blocks), tokens, chosen)
-    running = _Running(result)
-    done = 0
-    with untouched(model), sites.reading(names) as states:
-        for batch in _batches(probe, batch_size, padding_side, next(sites.backbone.parameters()).device):
-            sites.forward(**batch.inputs)
-            if list(states) != list(names):
-                order = ", ".join(states)
-                raise UserError(f"{type(model).__name__}: cannot be read: its parts run in the order {order}")
-            for name in names:
-                running.add(name, states.pop(name), batch)
+    subject = Subject(model, sites, head)
+    wanted = plan or Plan.of()
+    result = Observation.empty(subject, names, probe, wanted)
+    _add_parts(result, subject, units, reference)
+    done, block = 0, None
+    with ExitStack() as stack:
+        states = _opened(stack, subject, names)
+        beside = _opened(stack, reference, names) if reference is not None else None
+        if result.units is not None:
+            stack.enter_context(result.units.reading())
+        pass_ = _Pass(result, Buffers(), Buffers())
+        for batch in batches(probe, batch_size, padding_side, sites.device, wanted.blocks):
+            if block is not None and batch.block != block:
+                pass_.end_block(block)
+            block = batch.block
+            if reference is not None and beside is not None:
+                _forward(reference, batch, beside, names)
+            _forward(subject, batch, states, names)
+            pass_.add(batch, states, beside)
             done += len(batch.sequences)
             if progress is not None:
                 progress(done, len(probe.sequences))
-    running.close()
+    if block is not None:
+        pass_.end_block(block)
     return result
 
 
-def _batches(
-    probe: ProbeSet, batch_size: int, padding_side: Literal["left", "right"], device: torch.device
-) -> Iterator[_Batch]:
-    """Batches in canonical order; none straddles two blocks."""
-    picked: dict[int, list[int]] = {}
-    for index, position in probe.reservoir:
-        picked.setdefault(index, []).append(position)
-    number = first_token = first_row = 0
-    for block in probe.blocks:
-        indices = [i for i, sequence in enumerate(probe.sequences) if sequence.block == block]
-        for start in range(0, len(indices), batch_size):
-            part = indices[start : start + batch_size]
-            sequences = [probe.sequences[i] for i in part]
-            rows: list[int] = []
-            before = 0
-            for i, sequence in zip(part, sequences, strict=True):
-                rows.extend(before + sum(sequence.keep[:position]) for position in picked.get(i, []))
-                before += sequence.kept
-            inputs, keep = _padded(sequences, padding_side)
-            on_device = {name: tensor.to(device) for name, tensor in inputs.items()}
-            places = torch.tensor(rows, dtype=torch.long)
-            yield _Batch(number, block, sequences, on_device, keep, places, first_token, first_row)
-            number, first_token, first_row = number + 1, first_token + before, first_row + len(rows)
+def _add_parts(
+    result: Observation,
+    subject: Subject,
+    units: dict[str, torch.nn.Module] | None,
+    reference: Subject | None,
+) -> None:
+    """The collectors that look beyond the states of one model."""
+    plan, selection = result.plan, result.selection
+    if any(metric.reads == "output" for metric in plan.metrics):
+        result.norm_scale = final_norm_scale(subject.sites).cpu()
+    if units:
+        result.units = UnitsCollector(units, selection.reservoir)
+    if subject.head is not None and plan.logits:
+        predicts = predicting(selection.sample, [sequence.keep for sequence in result.probe.sequences])
+        head = reference.head if reference is not None else None
+        result.logits = LogitsCollector(subject.head, selection.sample, predicts, head)
+    if reference is not None:
+        beside = plan.without("domains", "sequences", "tokens", "directions", "units", "activations")
+        result.reference = Observation.empty(reference, result.sites, result.probe, beside, selection=selection)
+        result.cross = CrossCollector(plan.conventions)
 
 
-def _padded(sequences: Sequence[ProbeSequence], side: Literal["left", "right"]) -> tuple[dict[str, Tensor], Tensor]:
-    """Model inputs [b, t] and the kept positions [b, t].
-
-    Pads repeat the last token: the mask hides them, but a weight of 0 on a state that overflows is still NaN, and
-    an untrained padding token may overflow.
-    """
-    longest = max(len(sequence.ids) for sequence in sequences)
-    ids = torch.zeros(len(sequences), longest, dtype=torch.long)
-    mask, keep = torch.zeros_like(ids), torch.zeros_like(ids, dtype=torch.bool)
-    for row, sequence in enumerate(sequences):
-        length = len(sequence.ids)
-        where = slice(longest - length, longest) if side == "left" else slice(0, length)
-        ids[row] = sequence.ids[-1]
-        ids[row, where] = torch.tensor(sequence.ids)
-        keep[row, where] = torch.tensor(sequence.keep)
-        mask[row, where] = 1
-    # positions count real tokens, so that left padding does not shift them
-    positions = (mask.cumsum(1) - 1).clamp(min=0)
-    return {"input_ids": ids, "attention_mask": mask, "position_ids": positions}, keep
+def _opened(stack: ExitStack, subject: Subject, names: Sequence[str]) -> dict[str, Tensor]:
+    stack.enter_context(untouched(subject.model))
+    return stack.enter_context(subject.sites.reading(names))
 
 
-class _Running:
-    """The sums of the block being read, on the device of the states; the host gets them at its end."""
+def _forward(subject: Subject, batch: Batch, states: dict[str, Tensor], names: Sequence[str]) -> None:
+    subject.sites.forward(**batch.inputs)
+    if list(states) != list(names):
+        order = ", ".join(states)
+        raise UserError(f"{type(subject.model).__name__}: cannot be read: its parts run in the order {order}")
 
-    def __init__(self, result: Observation) -> None:
-        self.result = result
-        self.block: int | None = None
-        self.shifts: dict[tuple[str, str], Tensor] = {}
-        self.moments: dict[tuple[str, str], Moments] = {}
-        self.dtypes: dict[tuple[str, str], torch.dtype] = {}
 
-    def add(self, site: str, hidden: Tensor, batch: _Batch) -> None:
-        """Add the kept states of one site, `hidden` [b, t, d], of one batch."""
-        if batch.block != self.block:
-            self._end_block()
-            self.block = batch.block
-        self.result.dtypes[site] = str(hidden.dtype).removeprefix("torch.")
-        rows = hidden[batch.keep.to(hidden.device)]  # [n, d], sequence by sequence
-        # the reservoir stays in float32; a float64 model keeps its digits
-        kept = rows[batch.rows.to(rows.device)]
-        kept = kept.to("cpu", torch.promote_types(kept.dtype, torch.float32))
-        _place(self.result.reservoir, site, kept, batch.first_row, len(self.result.reservoir_block))
-        width = rows.shape[1]
-        rows = rows.to(torch.float64 if self._exact(site, rows) else torch.float32)
-        norms = rows.norm(dim=1)
-        on_host = norms.cpu()
-        _refuse_non_finite(on_host, site, batch)
-        _place(self.result.norms, site, on_host.float(), batch.first_token, len(self.result.token_block))
-        zeros = int((on_host == 0).sum())
-        self.result.zero_norm[site] = self.result.zero_norm.get(site, 0) + zeros
-        moving = norms > 0 if zeros else slice(None)
-        self._update(site, RMS, rows[moving] * (sqrt(width) / norms[moving, None]), len(batch.sequences))
-        self._update(site, RAW, rows, len(batch.sequences))
-        if site == FINAL_NORM:
-            ends = torch.tensor([sequence.kept for sequence in batch.sequences]).cumsum(0) - 1
-            self._update(site, LAST, rows[ends.to(rows.device)].double(), len(batch.sequences))
+@dataclass(frozen=True)
+class _Pass:
+    """Hands the states of one batch, site by site, to the collectors."""
 
-    def _exact(self, site: str, rows: Tensor) -> bool:
+    result: Observation
+    buffers: Buffers
+    reference_buffers: Buffers
+
+    def add(self, batch: Batch, states: dict[str, Tensor], beside: dict[str, Tensor] | None) -> None:
+        for site in self.result.sites:
+            reading = self._reading(site, states.pop(site), batch, self.buffers)
+            self.result.add(reading)
+            other = None
+            if beside is not None and self.result.reference is not None and self.result.cross is not None:
+                other = self._reading(site, beside.pop(site), batch, self.reference_buffers)
+                self.result.reference.add(other)
+                self.result.cross.add(reading, other)
+            if self.result.logits is not None:
+                self.result.logits.add(reading, other)
+        if self.result.units is not None:
+            self.result.units.add_batch(batch)
+
+    def end_block(self, block: int) -> None:
+        self.buffers.shifts, self.reference_buffers.shifts = {}, {}
+        self.result.end_block(block)
+        if self.result.reference is not None and self.result.cross is not None:
+            self.result.reference.end_block(block)
+            self.result.cross.end_block(block)
+
+    def _reading(self, site: str, hidden: Tensor, batch: Batch, buffers: Buffers) -> Reading:
+        return Reading(site, hidden, batch, buffers, exact=self._exact(site, hidden))
+
+    def _exact(self, site: str, hidden: Tensor) -> bool:
         """Whether products must be taken in float64.
 
         Float32 products leave 1e-9 of the trace in directions without data, which `rankme` sees. Such directions
         exist with few rows, few token types (`embed`) and behind a LayerNorm, which removes one (`final_norm`).
         On GPUs, where float64 may be 64 times slower, the last two are left at that.
         """
-        empty = rows.device.type == "cpu" and site in (EMBED, FINAL_NORM)
-        few = len(self.result.token_block) <= 2 * rows.shape[1]
-        return empty or few or rows.dtype == torch.float64
-
-    def _update(self, site: str, convention: str, rows: Tensor, sequences: int) -> None:
-        key = (site, convention)
-        if key not in self.shifts:
-            self.shifts[key] = rows.mean(0, dtype=torch.float64) if len(rows) else rows.new_zeros(rows.shape[1])
-        if key not in self.moments:
-            self.moments[key] = Moments.zeros(self.shifts[key])
-        self.moments[key].update(rows, sequences)
-        self.dtypes[key] = rows.dtype
-
-    def _end_block(self) -> None:
-        if self.block is None:
-            return
-        for key, sums in self.moments.items():
-            self.result.moments.setdefault(key, {})[self.block] = PackedMoments.of(sums, self.dtypes[key])
-        self.moments = {}
-
-    def close(self) -> None:
-        """End the last block."""
-        self._end_block()
-
-
-def _place(kept: dict[str, Tensor], site: str, part: Tensor, start: int, total: int) -> None:
-    """Put `part` at `start` of the site's tensor of `total` rows: small parts joined later would scatter the heap."""
-    if site not in kept:
-        kept[site] = part.new_empty(total, *part.shape[1:])
-    kept[site][start : start + len(part)] = part
-
-
-def _refuse_non_finite(norms: Tensor, site: str, batch: _Batch) -> None:
-    finite = torch.isfinite(norms)
-    if bool(finite.all()):
-        return
-    first = int((~finite).nonzero()[0])
-    ends = torch.tensor([sequence.kept for sequence in batch.sequences]).cumsum(0)
-    sequence = batch.sequences[int((ends <= first).sum())]
-    raise UserError(
-        f"{site}: states are NaN or infinite in batch {batch.number}, {sequence.where}; the model is damaged"
-    )
+        empty = hidden.device.type == "cpu" and site in (EMBED, FINAL_NORM)
+        return empty or self.result.probe.n_tokens <= 2 * hidden.shape[-1]

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from hashlib import blake2b
@@ -17,7 +16,6 @@ from limberlm.errors import UserError
 from limberlm.observe.rows import decode, domain_of, encode, json_lines, listed_rows, read_bytes, token_ids
 
 BLOCKS = 16
-RESERVOIR = 2048
 TOKEN_FILTER = ("drop_first", "drop_special")
 
 
@@ -50,6 +48,10 @@ class ProbeSequence:
         """What an error calls this sequence: file and line where known."""
         return self.origin or f"sequence {self.hash}"
 
+    def cut_to(self, length: int) -> ProbeSequence:
+        """The first `length` tokens."""
+        return replace(self, ids=self.ids[:length], keep=self.keep[:length])
+
     @cached_property
     def kept(self) -> int:
         """How many positions are kept."""
@@ -70,6 +72,7 @@ class ProbeSet:
     cut: int = 0
     skipped: int = 0
     left_out: int = 0
+    token_filter: tuple[str, ...] = TOKEN_FILTER
 
     def __post_init__(self) -> None:
         # batches of near-equal length, in an order that only the texts decide
@@ -85,13 +88,14 @@ class ProbeSet:
         max_length: int = 256,
         max_tokens: int | None = None,
         name: str | None = None,
+        token_filter: tuple[str, ...] = TOKEN_FILTER,
     ) -> ProbeSet:
         """Tokenise `source`: a .jsonl, .txt or .txt.xz file, a `datasets.Dataset`, or a list of rows.
 
         Rows are `{"text"}`, `{"messages"}` or `{"prompt", "completion"}`, each with an optional `"domain"`. A
         plain text file is one stream, cut in windows of `max_length`. A ready ProbeSet is returned as it is,
         apart from the cap. Position 0 and special tokens are dropped from every statistic, not from what the
-        model reads.
+        model reads; `token_filter` names which of the two are (`drop_first`, `drop_special`).
 
         Raises:
             UserError: one line naming the file and line, or the row, that cannot be used; or nothing is left.
@@ -100,13 +104,14 @@ class ProbeSet:
             return source if max_tokens is None else source.capped(max_tokens)
         if max_length < 2:
             raise UserError(f"max_length={max_length}: must be at least 2, because the first token is dropped")
-        special = set(tokenizer.all_special_ids)
+        special = set(tokenizer.all_special_ids) if "drop_special" in token_filter else set()
+        first = 1 if "drop_first" in token_filter else 0
         sequences: list[ProbeSequence] = []
         cut = skipped = 0
         for origin, domain, full in _tokenised(source, tokenizer, max_length):
             cut += len(full) > max_length
             ids = tuple(full[:max_length])
-            keep = tuple(i > 0 and token not in special for i, token in enumerate(ids))
+            keep = tuple(i >= first and token not in special for i, token in enumerate(ids))
             if any(keep):
                 sequences.append(ProbeSequence(ids, domain, keep, origin))
             else:
@@ -115,7 +120,7 @@ class ProbeSet:
             name = Path(source).name if isinstance(source, str | Path) else "rows"
         if not sequences:
             raise UserError(f"{name}: the probe is empty: no sequence has a token after the first ({skipped} skipped)")
-        probe = cls(tuple(sequences), name, max_length, cut, skipped)
+        probe = cls(tuple(sequences), name, max_length, cut, skipped, token_filter=token_filter)
         return probe if max_tokens is None else probe.capped(max_tokens)
 
     @cached_property
@@ -153,11 +158,23 @@ class ProbeSet:
         left_out = self.left_out + len(self.sequences) - len(chosen)
         return replace(self, sequences=tuple(chosen), left_out=left_out)
 
-    def check_fits(self, vocabulary: int, positions: int | None) -> None:
-        """Refuse a probe that a model with this vocabulary and this many positions cannot read.
+    def cut_to(self, positions: int) -> ProbeSet:
+        """The sequences, each cut to the `positions` a model has; those cut are counted, those left empty skipped."""
+        if all(len(sequence.ids) <= positions for sequence in self.sequences):
+            return self
+        short = [s if len(s.ids) <= positions else s.cut_to(positions) for s in self.sequences]
+        kept = tuple(sequence for sequence in short if any(sequence.keep))
+        if not kept:
+            raise UserError(f"{self.name}: no sequence has a token to keep within the model's {positions} positions")
+        cut = self.cut + sum(len(sequence.ids) > positions for sequence in self.sequences)
+        skipped = self.skipped + len(short) - len(kept)
+        return replace(self, sequences=kept, max_length=positions, cut=cut, skipped=skipped)
+
+    def check_fits(self, vocabulary: int) -> None:
+        """Refuse a probe that a model with this vocabulary cannot read.
 
         Raises:
-            UserError: names the sequence with a token id outside the vocabulary, or the length to ask for.
+            UserError: names the sequence with a token id outside the vocabulary.
         """
         for sequence in self.sequences:
             if max(sequence.ids) >= vocabulary or min(sequence.ids) < 0:
@@ -165,33 +182,6 @@ class ProbeSet:
                     f"{sequence.where}: token id {max(sequence.ids)} in a vocabulary of {vocabulary}; "
                     "tokenise the probe with the model's own tokenizer"
                 )
-        longest = max(len(sequence.ids) for sequence in self.sequences)
-        if positions is not None and longest > positions:
-            raise UserError(f"max_length={longest}: the model has {positions} positions; use max_length={positions}")
-
-    @cached_property
-    def reservoir(self) -> tuple[tuple[int, int], ...]:
-        """(sequence index, position) of the tokens whose states are kept: see `choose_reservoir`."""
-        return choose_reservoir(self.sequences)
-
-
-def choose_reservoir(sequences: Sequence[ProbeSequence], size: int = RESERVOIR) -> tuple[tuple[int, int], ...]:
-    """(sequence index, position) of the `size` kept tokens of smallest hash, in reading order.
-
-    A token is ranked by blake2b(sequence hash, position); at most 2 per sequence, or `size` / sequences if
-    that is more (our choice). Only the probe decides, so every checkpoint keeps the same tokens.
-    """
-    per_sequence = max(2, math.ceil(size / len(sequences)))
-    ranked: list[tuple[bytes, int, int]] = []
-    for index, sequence in enumerate(sequences):
-        key = bytes.fromhex(sequence.hash)
-        ranks = sorted(
-            (blake2b(position.to_bytes(4, "little"), key=key, digest_size=8).digest(), index, position)
-            for position, keep in enumerate(sequence.keep)
-            if keep
-        )
-        ranked.extend(ranks[:per_sequence])
-    return tuple(sorted((index, position) for _, index, position in sorted(ranked)[:size]))
 
 
 def _tokenised(

@@ -1,35 +1,25 @@
-"""From the sums of one pass to rows of the geometry table: every metric with its interval and null value."""
+"""From the statistics of one pass to rows of the geometry table: every metric with its interval and null value."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from math import exp, log, nan, sqrt
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from math import exp, log, nan
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from limberlm.geometry import (
-    CATALOG,
-    Directions,
-    Estimate,
-    Metric,
-    Moments,
-    PackedMoments,
-    Undefined,
-    centred_directions,
-    eigenvalues,
-    jackknife,
-    participation_ratio_debiased_replicates,
-)
-from limberlm.observe.observation import CONVENTIONS, RAW, RMS, Observation
-from limberlm.observe.probe import BLOCKS
-from limberlm.observe.sites import BAND, FINAL_NORM, band_sites, depth_of
+from limberlm.geometry import Estimate, Metric, Undefined, jackknife
+from limberlm.geometry.catalog.record import Counts
+from limberlm.geometry.gap_transfer import TransferredSpectra
+from limberlm.observe.observation import Observation
+from limberlm.observe.parts import NOTHING, REFERENCE, TRIMMED, UNCENTRED, Parts
+from limberlm.observe.reading import LAST, RAW, RMS
+from limberlm.observe.sites import BAND, EMBED, FINAL_NORM, LOGITS, band_sites, depth_of
 
-OF_RAW_STATES = ("directions", "reservoir", "tokens")
 NO_INTERVAL = "no interval: "
-NOTHING = -1  # the block that is left out, when none is
+EXACT = 1024
+"""The width up to which every delete-one-block spectrum is solved for; above, gap transfer."""
 
 
 @dataclass(frozen=True)
@@ -47,156 +37,137 @@ class Cell:
     reason: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Value:
-    """A metric on all blocks and without each (16, NaN for empty ones), on the shown scale."""
+    """A metric on all blocks and without each (NaN for empty ones), on the shown scale."""
 
     metric: Metric
-    value: float
-    replicates: list[float]
+    value: float = nan
+    replicates: list[float] = field(default_factory=list)
     reason: str = ""
 
 
-def default_convention(metric: Metric) -> str:
-    """`rms`, or `raw` for metrics that exist only there because they normalise by themselves.
-
-    >>> default_convention(CATALOG["effective_rank"]), default_convention(CATALOG["anisotropy"])
-    ('rms', 'raw')
-    """
-    return RAW if metric.needs in OF_RAW_STATES else RMS
-
-
 def summarise(observation: Observation) -> list[Cell]:
-    """Every catalog metric of every site and convention, then the depth band; in table order.
+    """Every metric of the plan at every site under every convention, then the depth band; in table order.
 
-    Delete-one-block values are exact. The band is the mean of its sites' values, and of their
-    delete-one-block values (of the logarithms for log metrics); without all of its blocks there is none.
+    Delete-one-block values are exact up to 1024 dimensions; spectra of wider states use gap transfer. The band is
+    the mean of its sites' values, and of their delete-one-block values (of the logarithms for log metrics);
+    without all of its blocks there is none.
     """
-    cells = [cell for site in observation.sites for cell in _site_cells(observation, site)]
+    sites = [*observation.sites, *([LOGITS] if observation.head is not None else [])]
+    cells = [cell for site in sites for cell in _site_cells(observation, site)]
     members = band_sites(observation.layers)
     if set(members) <= set(observation.sites):
-        by_site = [[cell for cell in cells if cell.site == site] for site in members]
-        cells.extend(_band_cell(same) for same in zip(*by_site, strict=True))
+        cells.extend(_band_cells(cells, members))
     return cells
 
 
-def pooled(observation: Observation, site: str, convention: str) -> Moments:
-    """The sums of all blocks together."""
-    return _merged(observation.blocks(site, convention).values())
+def _site_cells(observation: Observation, site: str) -> Iterator[Cell]:
+    for convention in _conventions(observation, site):
+        metrics = [m for m in observation.plan.metrics if convention in _conventions_of(m) and _lives_at(m, site)]
+        parts = Parts(observation, site, convention)
+        if not metrics or convention == TRIMMED and not _any_massive(parts):
+            continue
+        for value in _values(parts, metrics):
+            yield _cell(observation, parts, value)
 
 
-def _merged(blocks: Iterable[Moments]) -> Moments:
-    first, *rest = blocks
-    for block in rest:
-        first = first.merge(block)
-    return first
+def _conventions(observation: Observation, site: str) -> Iterator[str]:
+    """The conventions that a site is reported under, in table order."""
+    for convention in observation.plan.conventions:
+        if convention == LAST and site != FINAL_NORM or site == LOGITS and convention != RAW:
+            continue
+        yield convention
+        if convention == RAW and site != LOGITS:
+            yield TRIMMED
+        if convention == RMS:
+            yield UNCENTRED
+            if observation.reference is not None:
+                yield REFERENCE
 
 
-def _site_cells(observation: Observation, site: str) -> list[Cell]:
+def _conventions_of(metric: Metric) -> tuple[str, ...]:
+    trimmed = RAW in metric.conventions and metric.needs in ("spectrum", "moments", "blocks")
+    return (*metric.conventions, TRIMMED) if trimmed else metric.conventions
+
+
+def _lives_at(metric: Metric, site: str) -> bool:
+    if site == LOGITS or metric.sites == "logits":
+        return site == LOGITS and metric.sites == "logits"
+    if metric.sites == "blocks":
+        return site not in (EMBED, FINAL_NORM)
+    return metric.sites == "hidden" or site == FINAL_NORM
+
+
+def _any_massive(parts: Parts) -> bool:
+    try:
+        return parts.norms.massive > 0
+    except Undefined:
+        return False
+
+
+def _values(parts: Parts, metrics: Sequence[Metric]) -> list[_Value]:
+    """Every metric on all blocks, then without each; metrics that share a part come one after the other."""
+    blocks = parts.seen.plan.blocks
+    found = [_Value(metric, replicates=[nan] * blocks) for metric in metrics]
+    for value in found:
+        try:
+            value.value = float(value.metric.compute(parts.take(value.metric, NOTHING)))
+        except Undefined as reason:
+            value.reason = str(reason)
+    wide = next(iter(parts.blocks.values())).shift.numel() > EXACT
+    going = [value for value in found if not value.reason and not value.metric.integer]
+    for block in parts.blocks:
+        for value in going:
+            if not value.reason and not (wide and value.metric.needs == "spectrum"):
+                _leave_out(value, parts, block)
+    if wide:
+        _transfer([value for value in going if value.metric.needs == "spectrum"], parts)
+    return found
+
+
+def _leave_out(value: _Value, parts: Parts, block: int) -> None:
+    try:
+        value.replicates[block] = float(value.metric.compute(parts.take(value.metric, block)))
+    except Undefined as reason:
+        value.replicates = [nan] * len(value.replicates)
+        value.reason = f"{NO_INTERVAL}without block {block}: {reason}"
+
+
+def _transfer(values: Sequence[_Value], parts: Parts) -> None:
+    """Delete-one-block values of wide spectra, from four exact solves."""
+    if not values:
+        return
+    spectra = TransferredSpectra(parts.total, parts.blocks)
+    for value in values:
+        try:
+            for block, replicate in spectra.replicates(value.metric.compute, value.metric.scale).items():
+                value.replicates[block] = replicate
+        except Undefined as reason:
+            value.reason = f"{NO_INTERVAL}{reason}"
+
+
+def _cell(observation: Observation, parts: Parts, value: _Value) -> Cell:
+    metric, site = value.metric, parts.site
+    estimate, reason = _estimate(value)
+    if metric.integer and not reason:
+        reason = f"{NO_INTERVAL}whole numbers have none"
+    tokens, sequences = parts.counts(metric)
+    counts = Counts(
+        rows=tokens,
+        width=parts.total.shift.numel(),
+        sequences=sequences,
+        domains=len(observation.selection.domains),
+        updates=round(depth_of(site, observation.layers) * observation.layers),
+        vocabulary=observation.head.vocabulary if observation.head is not None else 1,
+    )
     depth = depth_of(site, observation.layers)
-    cells = []
-    for convention in CONVENTIONS if site == FINAL_NORM else (RMS, RAW):
-        blocks = observation.blocks(site, convention)
-        total = _merged(blocks.values())
-        width = total.shift.shape[0]
-        for value in _values(observation, site, convention, total, blocks):
-            estimate, reason = _estimate(value)
-            null = _null(value.metric, total.count, width)
-            counts = total.count, total.sequences
-            cells.append(Cell(site, depth, value.metric, convention, estimate, null, *counts, reason))
-    return cells
-
-
-def _values(
-    observation: Observation, site: str, convention: str, total: Moments, blocks: Mapping[int, Moments]
-) -> list[_Value]:
-    """Every metric of one site and convention, in catalog order."""
-    where, units = observation.token_block, _unit_sums(observation.moments[site, RMS])
-    parts: dict[str, Callable[[int], Any]] = {
-        "spectrum": _Spectra(total, blocks),
-        "directions": lambda out: [sums for block, sums in units.items() if block != out],
-        "reservoir": _Centred(observation, site, total, blocks),
-        "tokens": lambda out: observation.norms[site][where != out],
-    }
-    return [
-        _between_blocks(metric, blocks)
-        if metric.needs == "blocks"
-        else _leave_one_out(metric, parts[metric.needs], blocks)
-        for metric in CATALOG.values()
-        if convention == RAW or metric.needs not in OF_RAW_STATES
-    ]
-
-
-def _unit_sums(blocks: Mapping[int, Moments | PackedMoments]) -> dict[int, Directions]:
-    """Sums of x/|x| by block, from the sums of rms states: these are sqrt(d) x/|x|."""
-    return {
-        block: Directions(sums.count, (sums.total + sums.count * sums.shift) / sqrt(len(sums.shift)))
-        for block, sums in blocks.items()
-    }
-
-
-class _Spectra:
-    """Eigenvalues of the covariance without block `out`, each computed once for all metrics."""
-
-    def __init__(self, total: Moments, blocks: Mapping[int, Moments]) -> None:
-        self.total, self.blocks = total, blocks
-        self.known: dict[int, Tensor] = {}
-
-    def __call__(self, out: int) -> Tensor:
-        if out not in self.known:
-            sums = self.total if out == NOTHING else self.total.without(self.blocks[out])
-            self.known[out] = eigenvalues(sums.covariance)
-        return self.known[out]
-
-
-class _Centred:
-    """Directions of the reservoir about the mean of all tokens, both without block `out`."""
-
-    def __init__(self, observation: Observation, site: str, total: Moments, blocks: Mapping[int, Moments]) -> None:
-        self.states, self.where = observation.reservoir[site], observation.reservoir_block
-        self.total, self.blocks = total, blocks
-
-    def __call__(self, out: int) -> list[Directions]:
-        sums = self.total if out == NOTHING else self.total.without(self.blocks[out])
-        kept = self.where != out
-        return centred_directions(self.states[kept], self.where[kept], sums.mean, BLOCKS)
-
-
-def _leave_one_out(metric: Metric, part: Callable[[int], Any], blocks: Iterable[int]) -> _Value:
-    """Value on everything and without each block; `part(out)` is what the metric needs without `out`."""
-    replicates = [nan] * BLOCKS
-    try:
-        value = float(metric.compute(part(NOTHING)))
-    except Undefined as reason:
-        return _Value(metric, nan, replicates, str(reason))
-    try:
-        for block in blocks:
-            replicates[block] = float(metric.compute(part(block)))
-    except Undefined as reason:
-        return _Value(metric, value, [nan] * BLOCKS, f"{NO_INTERVAL}without block {block}: {reason}")
-    return _Value(metric, value, replicates)
-
-
-def _between_blocks(metric: Metric, blocks: Mapping[int, Moments]) -> _Value:
-    """The debiased participation ratio, whose delete-one-block values share the products between blocks."""
-    replicates = [nan] * BLOCKS
-    sums = list(blocks.values())
-    try:
-        value = float(metric.compute(sums))
-    except Undefined as reason:
-        return _Value(metric, nan, replicates, str(reason))
-    try:
-        found = participation_ratio_debiased_replicates(sums).tolist()
-    except Undefined as reason:
-        return _Value(metric, value, replicates, f"{NO_INTERVAL}{reason}")
-    for block, replicate in zip(blocks, found, strict=True):
-        replicates[block] = replicate
-    return _Value(metric, value, replicates)
+    return Cell(site, depth, metric, parts.convention, estimate, _null(metric, counts), tokens, sequences, reason)
 
 
 def _estimate(value: _Value) -> tuple[Estimate, str]:
     """The jackknife, or as much of it as is defined, and the reason when something is not."""
-    empty = [nan] * BLOCKS
+    empty = [nan] * len(value.replicates)
     scale, reason = value.metric.scale, value.reason
     for replicates in (value.replicates, empty):
         try:
@@ -204,6 +175,15 @@ def _estimate(value: _Value) -> tuple[Estimate, str]:
         except Undefined as problem:
             reason = value.reason or f"{NO_INTERVAL}{problem}"
     return Estimate(nan, nan, nan, nan, nan, tuple(empty)), reason.removeprefix(NO_INTERVAL)
+
+
+def _null(metric: Metric, counts: Counts) -> float:
+    if metric.null is None:
+        return nan
+    try:
+        return float(metric.null(counts))
+    except Undefined:
+        return nan
 
 
 def rows_of(cell: Cell) -> list[dict[str, Any]]:
@@ -230,13 +210,13 @@ def rows_of(cell: Cell) -> list[dict[str, Any]]:
     return [row, {**row, "metric": f"{cell.metric.name}_corrected", "value": estimate.corrected}]
 
 
-def _null(metric: Metric, n: int, width: int) -> float:
-    if metric.null is None:
-        return nan
-    try:
-        return float(metric.null(n, width))
-    except Undefined:
-        return nan
+def _band_cells(cells: Sequence[Cell], members: Sequence[str]) -> Iterator[Cell]:
+    """The mean over the band of each metric that all its sites have."""
+    by_key: dict[tuple[str, str], list[Cell]] = {}
+    for cell in cells:
+        if cell.site in members:
+            by_key.setdefault((cell.metric.name, cell.convention), []).append(cell)
+    return (_band_cell(same) for same in by_key.values() if len(same) == len(members))
 
 
 def _band_cell(cells: Sequence[Cell]) -> Cell:
@@ -261,11 +241,13 @@ def _band_cell(cells: Sequence[Cell]) -> Cell:
         estimate=estimate,
         null=_mean([cell.null for cell in cells], metric),
         n_tokens=min(cell.n_tokens for cell in cells),
+        n_sequences=min(cell.n_sequences for cell in cells),
         reason=reason,
     )
 
 
 def _mean(values: Sequence[float], metric: Metric) -> float:
+    """The mean on the metric's scale; NaN if any value is, or is not positive on the logarithmic one."""
     if metric.scale == "log":
-        return exp(sum(log(value) for value in values) / len(values))
+        return exp(sum(log(value) for value in values) / len(values)) if all(v > 0 for v in values) else nan
     return sum(values) / len(values)

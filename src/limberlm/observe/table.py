@@ -19,8 +19,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from limberlm.errors import UserError, nearest, storage_problem
-from limberlm.observe.observation import RAW, RMS
-from limberlm.observe.sites import BAND
+from limberlm.geometry import CATALOG, Metric
+from limberlm.observe.reading import RMS
+from limberlm.observe.sites import BAND, FINAL_NORM, LOGITS
 
 FORMAT = 1
 REQUIRED = {"checkpoint", "probe", "convention", "undefined"}
@@ -59,10 +60,11 @@ class Geometry:
     manifest: dict[str, Any]
     statistics: dict[str, Tensor]
 
-    def value(self, metric: str, site: str = BAND, convention: str | None = None) -> float:
+    def value(self, metric: str, site: str | None = None, convention: str | None = None) -> float:
         """One number; NaN when it is undefined (the reason is in `manifest["undefined"]`).
 
-        `convention` is `rms` unless given, or `raw` for metrics that exist only there.
+        `site` is the depth band unless given, or `logits` for metrics of logits; `convention` the metric's default,
+        or the first under which the table has it.
 
         Raises:
             UserError: there is no such metric, site or convention in the table.
@@ -70,8 +72,12 @@ class Geometry:
         table = self.table
         _known("metric", metric, table["metric"])
         rows = table[table["metric"] == metric]
+        record = CATALOG.get(metric.removesuffix("_corrected"))
+        if site is None:
+            site = BAND if record is None else headline_site(record)
         if convention is None:
-            convention = RMS if RMS in set(rows["convention"]) else RAW
+            there = dict.fromkeys(rows["convention"])
+            convention = next((name for name in (record.conventions if record else ()) if name in there), next(iter(there)))
         for column, wanted in (("site", site), ("convention", convention)):
             _known(f"{column} for {metric}", wanted, rows[column])
             rows = rows[rows[column] == wanted]
@@ -149,6 +155,11 @@ class Geometry:
         frame["replicates"] = [list(values) for values in frame["replicates"]]
         del manifest["files"]
         return cls(frame, manifest, _read(folder / STATISTICS, load_file))
+
+
+def headline_site(metric: Metric) -> str:
+    """Where one number stands for the checkpoint: the depth band, the final norm, or the logits."""
+    return {"logits": LOGITS, "final_norm": FINAL_NORM}.get(metric.sites, BAND)
 
 
 def packed(covariance: Tensor) -> Tensor:

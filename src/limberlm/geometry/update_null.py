@@ -1,0 +1,210 @@
+"""What each update metric reads by chance: a random adapter of the same norm and spectrum, its bases rotated.
+
+Almost all of it is known without sampling. Over random rotations a cosine has mean 0 and standard deviation
+1/sqrt(d_out d_in); the energy of a change inside a fixed span has the moments of a weighted sum of Beta variables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from math import isnan, nan, sqrt
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from limberlm.geometry import null, spectrum
+from limberlm.geometry.angles import chordal_distance, grassmann_distance, principal_angles
+from limberlm.geometry.low_rank import Bases
+from limberlm.geometry.updates import Change, leading_directions
+from limberlm.geometry.weights import intruder_dimensions, mean_rotation
+
+DRAWS = 20
+RANKS: dict[str, Callable[[Tensor], Tensor]] = {
+    "update_effective_rank": spectrum.effective_rank,
+    "update_rankme": spectrum.rankme,
+    "update_participation_ratio": spectrum.participation_ratio,
+    "update_stable_rank": spectrum.stable_rank,
+}
+
+
+class Null(NamedTuple):
+    """Mean and standard deviation of a metric by chance; NaN where unknown."""
+
+    value: float
+    std_dev: float
+
+    def z(self, value: float) -> float:
+        """How many standard deviations `value` lies above chance; NaN where that means nothing.
+
+        >>> Null(1.0, 0.5).z(2.0)
+        2.0
+        """
+        return (value - self.value) / self.std_dev if self.std_dev > 0 and not isnan(self.value) else nan
+
+
+def null_cosine(d_out: int, d_in: int) -> Null:
+    """0 and 1 / sqrt(d_out d_in), exact for any two spectra once the bases of one are rotated at random.
+
+    >>> round(null_cosine(128, 96).std_dev, 4)
+    0.009
+    """
+    return Null(0.0, 1 / sqrt(d_out * d_in))
+
+
+def null_overlap(r_s: int, r_t: int, dim: int) -> Null:
+    """Of |Q_s'Q_t|_F^2 / min(r_s, r_t): max(r_s, r_t)/dim, and the exact deviation over random spans.
+
+    The numerator's is sqrt(2 r_s r_t (dim-r_s)(dim-r_t) / (dim^2 (dim-1)(dim+2))).
+
+    >>> null = null_overlap(16, 16, 256)
+    >>> null.value, round(16 * null.std_dev, 3)
+    (0.0625, 0.083)
+    """
+    variance = 2 * r_s * r_t * (dim - r_s) * (dim - r_t) / (dim**2 * max(dim - 1, 1) * (dim + 2))
+    return Null(max(r_s, r_t) / dim, sqrt(variance) / min(r_s, r_t))
+
+
+def null_excess_overlap(r_s: int, r_t: int, d_out: int, d_in: int) -> Null:
+    """0, and the deviation of a mean of two independent sides; sides the changes fill are left out."""
+    sides = [null_overlap(r_s, r_t, dim) for dim in (d_in, d_out)]
+    scaled = [side.std_dev / (1 - side.value) for side in sides if side.value < 1]
+    return Null(0.0, sqrt(sum(s * s for s in scaled)) / len(scaled)) if scaled else Null(nan, nan)
+
+
+def null_energy(values: Tensor, r: int, dim: int) -> Null:
+    """Of the energy share of a change with these singular values inside a span of r directions out of `dim`.
+
+    Mean r/dim. With shares w_j = sigma_j^2 / sum sigma^2 the variance is 2 r (dim-r) / (dim^2 (dim+2)) x
+    [sum w^2 - (1 - sum w^2) / (dim-1)]: each |P u_j|^2 is Beta(r/2, (dim-r)/2), and together they sum to r over a
+    whole basis. Our derivation; equal shares give `null_overlap`.
+
+    >>> null_energy(torch.ones(16), 16, 256) == null_overlap(16, 16, 256)
+    True
+    """
+    shares = values.to(torch.float64).square() / values.to(torch.float64).square().sum()
+    squares = min(float(shares.square().sum()), 1.0)
+    spread = max(squares - (1 - squares) / max(dim - 1, 1), 0.0)
+    return Null(r / dim, sqrt(2 * r * (dim - r) / (dim**2 * (dim + 2)) * spread))
+
+
+def rotated_energies(values: Tensor, r: int, dim: int, generator: torch.Generator, draws: int = DRAWS) -> Tensor:
+    """Energy shares [draws] of the same spectrum in randomly rotated bases, inside a span of r directions.
+
+    Rotating the span does the same as rotating the change, and needs only a random [dim, r] frame per draw.
+    """
+    shares = values.to("cpu", torch.float64).square()
+    shares = shares / shares.sum()
+    frames = torch.linalg.qr(torch.randn(draws, dim, r, generator=generator, dtype=torch.float64))[0]
+    energies: Tensor = (frames[:, : shares.numel()].square().sum(2) * shares).sum(1)
+    return energies
+
+
+def random_like(update: Bases, generator: torch.Generator) -> Bases:
+    """A change of the same norm and spectrum whose input and output directions are random."""
+
+    def frame(dim: int) -> Tensor:
+        made: Tensor = torch.linalg.qr(torch.randn(dim, update.rank, generator=generator, dtype=torch.float64))[0]
+        return made.to(update.values.device)
+
+    return Bases(frame(update.shape[0]), update.values, frame(update.shape[1]))
+
+
+def null_alone(metric: str, change: Change, seed: int = 0) -> Null | None:
+    """The null of a metric of one stage's change; None where it has none, or lacks what it is computed from."""
+    update, (d_out, d_in) = change.update, change.update.shape
+    name = metric.removesuffix("_share")
+    if name in RANKS:
+        found = _full_ranks(d_out, d_in) if change.inner is None else null_ranks(change.inner, d_out, d_in, seed)
+        whole = change.capacity if metric.endswith("_share") else 1
+        return Null(found[name].value / whole, found[name].std_dev / whole)
+    if metric == "principal_energy" and update.rank:
+        return null_energy(update.values, leading_directions(update.shape), d_out)
+    if metric == "initial_overlap" and change.start is not None and change.span is not None:
+        return null_overlap(change.start.shape[1], change.span.shape[1], d_in)
+    if change.random is None or change.base is None or change.before is None:
+        return None
+    if metric == "intruder_dimensions":
+        return Null(float(intruder_dimensions(change.random, change.base)), nan)
+    if metric in ("rotation_in", "rotation_out"):
+        return Null(float(mean_rotation(change.before, change.random, metric.removeprefix("rotation_"))), nan)
+    return None
+
+
+def null_between(metric: str, earlier: Change, later: Change, seed: int = 0) -> Null | None:
+    """The null of a metric of two stages' changes; None where it has none."""
+    one, other = earlier.leading, later.leading
+    d_out, d_in = later.update.shape
+    if metric == "initial_overlap_between" and earlier.start is not None and later.start is not None:
+        return null_overlap(earlier.start.shape[1], later.start.shape[1], d_in)
+    if not (one.rank and other.rank):
+        return None
+    if metric == "update_cosine":
+        return null_cosine(d_out, d_in)
+    if metric.startswith("update_excess_overlap"):
+        return null_excess_overlap(one.rank, other.rank, d_out, d_in)
+    if metric.startswith("update_overlap"):
+        return null_overlap(one.rank, other.rank, d_in if metric.endswith("_in") else d_out)
+    if metric.startswith("energy_overlap"):
+        return null_energy(later.update.values, one.rank, d_in if metric.endswith("_in") else d_out)
+    return null_angles(one.rank, other.rank, d_out, d_in, seed).get(metric)
+
+
+@lru_cache(maxsize=4096)
+def null_angles(r_s: int, r_t: int, d_out: int, d_in: int, seed: int, draws: int = DRAWS) -> dict[str, Null]:
+    """Of the smallest angle and both distances between random spans, from `draws` seeded pairs."""
+    generator = torch.Generator().manual_seed(seed)
+    found: dict[str, list[float]] = {"principal_angle_min": [], "grassmann_distance": [], "chordal_distance": []}
+    for _ in range(draws):
+        sides = [_random_angles(r_s, r_t, dim, generator) for dim in (d_in, d_out)]
+        found["principal_angle_min"].append(min(float(angles[0]) for angles in sides))
+        found["grassmann_distance"].append(sum(float(grassmann_distance(angles)) for angles in sides) / 2)
+        found["chordal_distance"].append(sum(float(chordal_distance(angles)) for angles in sides) / 2)
+    return {name: _moments(values) for name, values in found.items()}
+
+
+@lru_cache(maxsize=4096)
+def null_ranks(r: int, d_out: int, d_in: int, seed: int, draws: int = DRAWS) -> dict[str, Null]:
+    """Of the four ranks of a product of Gaussian factors [d_out, r] and [r, d_in], from `draws` seeded products.
+
+    Only the triangles of the factors' QR are drawn (Bartlett), so the cost does not grow with d.
+
+    >>> [round(null_ranks(16, 512, 512, seed=0)[f"update_{name}"].value, 1) for name in ("effective_rank", "rankme")]
+    [15.5, 15.9]
+    """
+    rng = np.random.default_rng(seed)
+    found: dict[str, list[float]] = {name: [] for name in RANKS}
+    for _ in range(draws):
+        core = _gaussian_triangle(d_out, r, rng) @ _gaussian_triangle(d_in, r, rng).T
+        energies = torch.linalg.svdvals(core).square()
+        for name, metric in RANKS.items():
+            found[name].append(float(metric(energies)))
+    return {name: _moments(values) for name, values in found.items()}
+
+
+def _full_ranks(d_out: int, d_in: int) -> dict[str, Null]:
+    """Of a Gaussian matrix: the nulls of as many centred rows; their deviations are below 1 % and not known here."""
+    rows, d = max(d_out, d_in) + 1, min(d_out, d_in)
+    functions = (null.null_effective_rank, null.null_rankme, null.null_participation_ratio, null.null_stable_rank)
+    return {name: Null(function(rows, d), nan) for name, function in zip(RANKS, functions, strict=True)}
+
+
+def _random_angles(r_s: int, r_t: int, dim: int, generator: torch.Generator) -> Tensor:
+    """Angles between the first r_s axes and a random span: rotating one of two random spans changes nothing."""
+    frame = torch.linalg.qr(torch.randn(dim, r_t, generator=generator, dtype=torch.float64))[0]
+    return principal_angles(torch.eye(dim, r_s, dtype=torch.float64), frame)
+
+
+def _gaussian_triangle(d: int, r: int, rng: np.random.Generator) -> Tensor:
+    """R of the QR of a Gaussian [d, r]: chi variables of d, d-1, ... degrees on the diagonal, Gaussian above it."""
+    if r > d:
+        return torch.from_numpy(rng.standard_normal((d, r)))
+    triangle = np.triu(rng.standard_normal((r, r)), 1) + np.diag(np.sqrt(rng.chisquare(np.arange(d, d - r, -1))))
+    return torch.from_numpy(triangle)
+
+
+def _moments(values: list[float]) -> Null:
+    drawn = torch.tensor(values, dtype=torch.float64)
+    return Null(float(drawn.mean()), float(drawn.std()) if len(values) > 1 else nan)

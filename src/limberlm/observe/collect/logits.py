@@ -1,0 +1,61 @@
+"""What the model predicts at the tokens of the sample; logits exist for a chunk of tokens at a time only."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from limberlm.geometry.logits import kl_divergence, token_values
+from limberlm.observe.chosen import ChosenTokens
+from limberlm.observe.collect.tokens import placed
+from limberlm.observe.head import Head
+from limberlm.observe.reading import Reading
+from limberlm.observe.sites import FINAL_NORM
+
+CHUNK = 2**24
+"""Logits that exist at a time: 64 MB in float32."""
+
+
+class LogitsCollector:
+    """Entropy, margin and top masses where the next token is a real one; the divergence from a reference's.
+
+    Attributes: `values` [m] by name, NaN at tokens that predict nothing that is kept.
+    """
+
+    def __init__(self, head: Head, sample: ChosenTokens, predicts: Tensor, reference: Head | None) -> None:
+        self.head, self.sample, self.predicts, self.reference = head, sample, predicts, reference
+        self.values: dict[str, Tensor] = {}
+
+    def add(self, reading: Reading, beside: Reading | None = None) -> None:
+        """Add the final states of one batch, `beside` being the reference's; other sites are passed over."""
+        if reading.site != FINAL_NORM:
+            return
+        rows, places = self.sample.of_batch(reading.batch.indices, reading.batch.starts)
+        wanted = self.predicts[places]
+        rows, places = rows[wanted], places[wanted]
+        size = max(1, CHUNK // self.head.vocabulary)
+        for part, where in zip(rows.split(size), places.split(size), strict=True):
+            logits = self._logits(self.head, reading, part)
+            found = token_values(logits)
+            if self.reference is not None and beside is not None:
+                found["kl_to_base"] = kl_divergence(self._logits(self.reference, beside, part).to(logits), logits)
+            for name, values in found.items():
+                self.values[name] = placed(values.float(), where, len(self.sample), self.values.get(name))
+
+    @staticmethod
+    def _logits(head: Head, reading: Reading, rows: Tensor) -> Tensor:
+        states = reading.rows[rows.to(reading.rows.device)]
+        return head.logits(states.to(reading.dtype))
+
+    def end_block(self, block: int) -> None:
+        """Nothing is summed."""
+
+
+def predicting(sample: ChosenTokens, keeps: list[tuple[bool, ...]]) -> Tensor:
+    """Which tokens [m] of the sample are followed by a kept one, from each sequence's kept positions."""
+    flags = {
+        index: [after for keep, after in zip(keeps[index], (*keeps[index][1:], False), strict=True) if keep]
+        for index in set(sample.sequence.tolist())
+    }
+    pairs = zip(sample.sequence.tolist(), sample.row.tolist(), strict=True)
+    return torch.tensor([flags[index][row] for index, row in pairs], dtype=torch.bool)

@@ -8,19 +8,35 @@ from limberlm.version import __version__
 
 if TYPE_CHECKING:
     from limberlm.observe import Comparison, Geometry, ProbeSet, compare, measure
+    from limberlm.observe.callback import GeometryCallback
+    from limberlm.observe.updates import Updates, measure_updates
     from limberlm.study import Study
 
 # Imported on first use: torch and transformers take seconds, and `limber --help` needs neither.
 _HOMES = {
     "Comparison": "limberlm.observe",
     "Geometry": "limberlm.observe",
+    "GeometryCallback": "limberlm.observe.callback",
     "ProbeSet": "limberlm.observe",
     "Study": "limberlm.study",
     "compare": "limberlm.observe",
+    "Updates": "limberlm.observe.updates",
     "measure": "limberlm.observe",
+    "measure_updates": "limberlm.observe.updates",
 }
 
-__all__ = ["Comparison", "Geometry", "ProbeSet", "Study", "__version__", "compare", "measure"]
+__all__ = [
+    "Comparison",
+    "Geometry",
+    "GeometryCallback",
+    "ProbeSet",
+    "Study",
+    "Updates",
+    "__version__",
+    "compare",
+    "measure",
+    "measure_updates",
+]
 
 
 def __getattr__(name: str) -> Any:

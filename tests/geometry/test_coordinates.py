@@ -18,7 +18,9 @@ def test_a_rogue_coordinate_is_seen_whatever_the_others_do() -> None:
     rows = normal(4000, 32, seed=0)
     rows[:, 5] *= 10
     sums = moments(rows)
-    assert top_dimension_share(sums).item() == pytest.approx(rows.var(0)[5].item() / rows.var(0).sum().item(), rel=1e-12)
+    assert top_dimension_share(sums).item() == pytest.approx(
+        rows.var(0)[5].item() / rows.var(0).sum().item(), rel=1e-12
+    )
     assert top_dimension_share(sums).item() == pytest.approx(100 / 131, rel=0.02)
 
 

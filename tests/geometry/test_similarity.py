@@ -258,7 +258,7 @@ def test_all_directions_say_nothing_and_subspaces_of_different_shapes_are_refuse
 
 def places(m: int, per_sequence: int = 2, blocks: int = 4) -> tuple[Tensor, Tensor]:
     sequence = torch.arange(m) // per_sequence
-    return sequence, sequence % blocks
+    return sequence % blocks, sequence
 
 
 def cosine_distances(rows: Tensor, sequence: Tensor) -> np.ndarray:
@@ -269,8 +269,8 @@ def cosine_distances(rows: Tensor, sequence: Tensor) -> np.ndarray:
 
 def test_stability_equals_scipy_over_pairs_from_different_sequences_and_so_does_every_delete_one_value() -> None:
     x, y = related(24, seed=13)
-    sequence, block = places(24)
-    distances = Distances.of(x, y, sequence, block)
+    block, sequence = places(24)
+    distances = Distances.of(x, y, block, sequence)
     for out in (None, 0, 1, 2, 3):
         kept = block != out if out is not None else torch.ones(24, dtype=torch.bool)
         left, right = (cosine_distances(rows[kept], sequence[kept]) for rows in (x, y))
@@ -284,7 +284,7 @@ def test_equal_distances_share_their_rank() -> None:
     x = types[torch.arange(30) % 5] * normal(30, 1, seed=15).abs()
     y = torch.linspace(0, 1, 5, dtype=torch.float64)[torch.arange(30) % 5, None] * types[0] + x
     sequence, block = torch.arange(30), torch.arange(30) % 3
-    distances = Distances.of(x, y, sequence, block)
+    distances = Distances.of(x, y, block, sequence)
     assert len(distances.x.unique()) == 11  # one for equal types, ten pairs of types
     left, right = (cosine_distances(rows, sequence).round(9) for rows in (x, y))
     expected = scipy.stats.spearmanr(left, right).statistic
@@ -295,25 +295,25 @@ def test_equal_distances_share_their_rank() -> None:
 def test_stability_equals_torchmetrics() -> None:
     package = pytest.importorskip("torchmetrics")
     x, y = related(40, seed=16)
-    sequence, block = places(40)
+    block, sequence = places(40)
     left, right = (torch.from_numpy(cosine_distances(rows, sequence)) for rows in (x, y))
     metric = package.SpearmanCorrCoef().set_dtype(torch.float64)
     metric.update(left, right)
-    found = distance_stability(Distances.of(x, y, sequence, block)).item()
-    assert found == pytest.approx(metric.compute().item(), rel=1e-12)
+    found = distance_stability(Distances.of(x, y, block, sequence)).item()
+    assert found == pytest.approx(metric.compute().item(), abs=1e-6)  # it computes in float32
 
 
 @given(st.integers(0, 1000), st.floats(0.01, 100))
 @settings(max_examples=20, deadline=None)
 def test_rotation_row_scale_and_row_order_do_not_matter_to_stability(seed: int, scale: float) -> None:
     x, y = related(20, seed)
-    sequence, block = places(20)
-    plain = distance_stability(Distances.of(x, y, sequence, block)).item()
+    block, sequence = places(20)
+    plain = distance_stability(Distances.of(x, y, block, sequence)).item()
     order = torch.randperm(20, generator=torch.Generator().manual_seed(seed))
     turned = (scale * normal(20, 1, seed=seed).exp() * x @ rotation(6, seed))[order]
-    changed = distance_stability(Distances.of(turned, y[order], sequence[order], block[order]))
+    changed = distance_stability(Distances.of(turned, y[order], block[order], sequence[order]))
     assert changed.item() == pytest.approx(plain, rel=1e-10, abs=1e-10)
-    same = distance_stability(Distances.of(x, -x @ rotation(6, seed + 1), sequence, block))
+    same = distance_stability(Distances.of(x, -x @ rotation(6, seed + 1), block, sequence))
     assert same.item() == pytest.approx(1.0, rel=1e-12)
 
 
@@ -327,28 +327,28 @@ def test_unrelated_distances_read_zero() -> None:
 
 def test_of_many_rows_evenly_spaced_ones_enter_and_those_without_direction_do_not() -> None:
     x = normal(3 * MOST_ROWS, 4, seed=17)
-    sequence, block = places(len(x))
-    whole, chosen = Distances.of(x, x, sequence, block), torch.arange(0, len(x), 3)
-    picked = Distances.of(x[chosen], x[chosen], sequence[chosen], block[chosen])
+    block, sequence = places(len(x))
+    whole, chosen = Distances.of(x, x, block, sequence), torch.arange(0, len(x), 3)
+    picked = Distances.of(x[chosen], x[chosen], block[chosen], sequence[chosen])
     assert torch.equal(whole.x, picked.x)
     assert torch.equal(whole.second, picked.second)
     x, sequence, block = x[:10], torch.arange(10), torch.arange(10)
     still = x.clone()
     still[3] = 0
-    assert len(Distances.of(x, still, sequence, block).x) == 9 * 8 / 2
+    assert len(Distances.of(x, still, block, sequence).x) == 9 * 8 / 2
 
 
 def test_stability_gives_a_reason_where_it_has_no_value() -> None:
     x = normal(6, 3, seed=18)
     sequence, block = torch.arange(6), torch.tensor([0, 0, 0, 0, 0, 1])
     with pytest.raises(Undefined, match="all distances equal"):
-        distance_stability(Distances.of(x, torch.ones(6, 3), sequence, block))
+        distance_stability(Distances.of(x, torch.ones(6, 3), block, sequence))
     with pytest.raises(Undefined, match="fewer than two pairs"):
-        distance_stability(Distances.of(x, x, torch.zeros(6), block))
+        distance_stability(Distances.of(x, x, block, torch.zeros(6)))
     with pytest.raises(Undefined, match="fewer than two pairs"):
-        distance_stability(Distances.of(x, x, sequence, block).without(0))
+        distance_stability(Distances.of(x, x, block, sequence).without(0))
     with pytest.raises(ValueError, match="not of the same tokens"):
-        Distances.of(x, x[:5], sequence, block)
+        Distances.of(x, x[:5], block, sequence)
 
 
 # --- records

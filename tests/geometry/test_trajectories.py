@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
 
@@ -31,18 +32,23 @@ from limberlm.geometry.trajectories import (
 from tests.geometry.clouds import normal, rotation
 
 RECORDS = {record.name: record for record in catalog.METRICS}
-FUNCTIONS = {"curvature": curvature, "straightness": straightness, "velocity": velocity, "mean_unit_step": mean_unit_step}
+FUNCTIONS = {
+    "curvature": curvature,
+    "straightness": straightness,
+    "velocity": velocity,
+    "mean_unit_step": mean_unit_step,
+}
 
 
 def by_hand(window: Tensor) -> dict[str, float | list[float]]:
     """Step by step, in Python's own numbers; steps of length zero are left out."""
     states = window.tolist()
-    steps = [[b - a for a, b in zip(x, y, strict=True)] for x, y in zip(states, states[1:], strict=False)]
+    steps = [[b - a for a, b in zip(x, y, strict=True)] for x, y in itertools.pairwise(states)]
     lengths = [math.hypot(*step) for step in steps]
     units = [[v / length for v in step] for step, length in zip(steps, lengths, strict=True) if length]
     angles = [
         math.degrees(math.acos(max(-1.0, min(1.0, math.fsum(a * b for a, b in zip(u, v, strict=True))))))
-        for u, v in zip(units, units[1:], strict=False)
+        for u, v in itertools.pairwise(units)
     ]
     return {
         "curvature": math.fsum(angles) / len(angles),
@@ -195,15 +201,15 @@ def test_the_null_values_of_the_catalog_are_those_of_its_window() -> None:
 
 def test_depth_values_equal_loops_over_tokens_and_blocks() -> None:
     states = normal(5, 30, 7, seed=8) + 1  # four blocks
-    for before, after in zip(states, states[1:], strict=False):
+    for before, after in itertools.pairwise(states):
         expected = [math.dist(a, b) / math.hypot(*a) for a, b in zip(before.tolist(), after.tolist(), strict=True)]
         assert layer_velocity(before, after).tolist() == pytest.approx(expected, rel=1e-12)
     updates = states[1:] - states[:-1]
-    for first, second in zip(updates, updates[1:], strict=False):
+    for first, second in itertools.pairwise(updates):
         expected = torch.nn.functional.cosine_similarity(first, second)
         torch.testing.assert_close(layer_alignment(first, second), expected, rtol=1e-12, atol=1e-12)
     expected = [
-        math.fsum(math.dist(a, b) for a, b in zip(token, token[1:], strict=False)) / math.dist(token[0], token[-1])
+        math.fsum(math.dist(a, b) for a, b in itertools.pairwise(token)) / math.dist(token[0], token[-1])
         for token in states.transpose(0, 1).tolist()
     ]
     found = depth_path(updates.norm(dim=2).sum(0), (states[-1] - states[0]).norm(dim=1))

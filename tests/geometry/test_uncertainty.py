@@ -12,6 +12,7 @@ from statsmodels.stats.multitest import multipletests
 from torch import Tensor
 
 from limberlm.geometry import (
+    BlockProducts,
     Undefined,
     benjamini_hochberg,
     effective_rank,
@@ -22,7 +23,6 @@ from limberlm.geometry import (
     paired_difference,
     participation_ratio,
     participation_ratio_debiased,
-    participation_ratio_debiased_replicates,
     rankme,
 )
 from tests.geometry.clouds import blocks, merged, normal, power_law, rotation, sequences
@@ -142,9 +142,10 @@ def test_intervals_cover_the_truth_as_often_as_they_say() -> None:
         rows = sequences(192, 16, population, 0.4, seed)
         eigs, parts = delete_one(rows), blocks(rows)
         found = {name: estimate(metric, eigs) for name, metric in metrics.items()}
+        products = BlockProducts.of(parts)
         found["debiased"] = jackknife(
-            participation_ratio_debiased(parts).item(),
-            participation_ratio_debiased_replicates(parts).tolist(),
+            participation_ratio_debiased(products).item(),
+            [participation_ratio_debiased(products.without(b)).item() for b in range(len(parts))],
             scale="log",
         )
         for name, result in found.items():

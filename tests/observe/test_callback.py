@@ -14,17 +14,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
-from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import TrainerControl, TrainerState
 
-from limberlm.errors import LimberError, UserError
+from limberlm.errors import UserError
 from limberlm.geometry import HEADLINE
 from limberlm.observe import Geometry, ProbeSet, compare, measure
 from limberlm.observe import callback as module
 from limberlm.observe.callback import GeometryCallback
-from limberlm.observe.trainer import on_main, refuse_sharded
 from tests.observe.tiny import VOCABULARY, assert_same_bits, random_probe, tiny, word_tokenizer
 
 
@@ -130,6 +127,19 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Trainer:
     return run(tmp_path_factory.mktemp("plain"))
 
 
+@pytest.fixture(scope="module")
+def one_geometry() -> Geometry:
+    return measure(tiny("gpt2"), PROBE, layers=[1])
+
+
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch, one_geometry: Geometry) -> list[ProbeSet]:
+    """The probes that were read, where a geometry made once stands in for every measurement."""
+    probes: list[ProbeSet] = []
+    monkeypatch.setattr(module, "measure", lambda model, probe, **_: probes.append(probe) or one_geometry)
+    return probes
+
+
 # --- what is logged, and where it arrives
 
 
@@ -143,8 +153,8 @@ def test_it_measures_at_the_beginning_every_so_often_and_at_the_end(tracked: Tra
 
 def test_the_numbers_are_those_of_measure_and_compare(tracked: Trainer) -> None:
     logged = geometry_rows(tracked.state.log_history)[STEPS]
-    start = measure(tiny("gpt2", resid_pdrop=0.1, embd_pdrop=0.1), PROBE, layers=[1])
-    now = measure(tracked.model, PROBE, layers=[1])
+    start = measure(tiny("gpt2", resid_pdrop=0.1, embd_pdrop=0.1), PROBE, layers=[1], batch_size=8)
+    now = measure(tracked.model, PROBE, layers=[1], batch_size=8)
     assert logged["geometry/effective_rank"] == now.value("effective_rank_corrected")
     assert logged["geometry/anisotropy"] == now.value("anisotropy")
     table = compare(start, now).headline.set_index("metric")
@@ -195,26 +205,26 @@ def test_the_numbers_are_in_trackio(tracked: Trainer) -> None:
     assert found == {step: row[name] for step, row in geometry_rows(tracked.state.log_history).items()}
 
 
-def test_callbacks_before_and_after_it_see_the_numbers_once(tmp_path: Path) -> None:
+def test_callbacks_before_and_after_it_see_the_numbers_once(tmp_path: Path, read: list[ProbeSet]) -> None:
     before, after = [], []
     watches = [Watch(log=lambda step, logs, seen=seen: seen.append((step, *sorted(logs)))) for seen in (before, after)]
-    made = run(tmp_path, watches[0], GeometryCallback(PROBE, every=4), watches[1])
-    assert [step for step, *names in after if "geometry/anisotropy" in names] == [0, 4, 7]
+    made = run(tmp_path, watches[0], GeometryCallback(PROBE), watches[1], max_steps=2)
+    assert [step for step, *names in after if "geometry/anisotropy" in names] == [0, 2]
     assert sorted(before) == sorted(after)
     assert len(after) == len(made.state.log_history)
 
 
-def test_a_run_that_another_callback_stops_is_measured_at_its_last_step(tmp_path: Path) -> None:
+def test_a_run_that_another_callback_stops_is_measured_at_its_last_step(tmp_path: Path, read: list[ProbeSet]) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     def stop(step: int, control: TrainerControl, model: Any) -> None:
-        control.should_training_stop = step == 5
+        control.should_training_stop = step == 3
 
-    made = run(tmp_path, GeometryCallback(PROBE, every=4), Watch(stop), report_to="tensorboard")
-    assert list(geometry_rows(made.state.log_history)) == [0, 4, 5]
+    made = run(tmp_path, GeometryCallback(PROBE), Watch(stop), report_to="tensorboard")
+    assert list(geometry_rows(made.state.log_history)) == [0, 3]
     (file,) = tmp_path.glob("runs/*/events*")
     events = EventAccumulator(str(file)).Reload()
-    assert [event.step for event in events.Scalars("train/geometry/anisotropy")] == [0, 4, 5]
+    assert [event.step for event in events.Scalars("train/geometry/anisotropy")] == [0, 3]
 
 
 def test_metrics_and_sites_can_be_chosen(tmp_path: Path) -> None:
@@ -230,33 +240,54 @@ def test_metrics_and_sites_can_be_chosen(tmp_path: Path) -> None:
 def test_only_the_blocks_that_are_asked_for_are_read(tmp_path: Path) -> None:
     run(tmp_path, GeometryCallback(PROBE, layers=[-1], sites=["final_norm"]), max_steps=1)
     table = Geometry.load(tmp_path / "geometry" / "step-0.geometry").table
-    assert list(table["site"].unique()) == ["embed", "block.2", "final_norm"]
+    assert list(table["site"].unique()) == ["embed", "block.2", "final_norm", "logits"]
 
 
-def test_without_keep_only_the_start_is_saved(tmp_path: Path) -> None:
-    made = run(tmp_path, GeometryCallback(PROBE, every=2, keep=False))
+def test_without_keep_only_the_start_is_saved(tmp_path: Path, read: list[ProbeSet]) -> None:
+    made = run(tmp_path, GeometryCallback(PROBE, keep=False), max_steps=1)
     assert [path.name for path in (tmp_path / "geometry").iterdir()] == ["step-0.geometry"]
-    assert list(geometry_rows(made.state.log_history)) == [0, 2, 4, 6, 7]
+    assert list(geometry_rows(made.state.log_history)) == [0, 1]
 
 
-def test_two_callbacks_with_names_of_their_own_do_not_meet(tmp_path: Path) -> None:
+def test_two_callbacks_with_names_of_their_own_do_not_meet(tmp_path: Path, read: list[ProbeSet]) -> None:
     other = domains(seed=1)
-    made = run(tmp_path, GeometryCallback(PROBE, every=4), GeometryCallback(other, every=4, name="code"))
+    made = run(tmp_path, GeometryCallback(PROBE), GeometryCallback(other, name="code"), max_steps=1)
     one, two = (geometry_rows(made.state.log_history, name) for name in ("geometry", "code"))
-    assert list(one) == list(two) == [0, 4, 7]
-    assert one[7]["geometry/anisotropy"] != two[7]["code/anisotropy"]
-    assert Geometry.load(tmp_path / "code" / "step-7.geometry").manifest["probe"]["digest"] == other.digest
+    assert list(one) == list(two) == [0, 1]
+    assert [probe.digest for probe in read] == [PROBE.digest, other.digest] * 2
+    assert (tmp_path / "code" / "step-1.geometry").is_dir()
 
 
-def test_the_probe_is_capped_unless_told_otherwise(tmp_path: Path) -> None:
+def test_two_callbacks_of_one_name_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r'^name="geometry": two callbacks of this trainer have it; '):
+        run(tmp_path, GeometryCallback(PROBE), GeometryCallback(PROBE, every=2))
+
+
+def test_the_probe_is_capped_unless_told_otherwise(tmp_path: Path, read: list[ProbeSet]) -> None:
     rows = [{"text": f"row {number} of many"} for number in range(80)]
     for cap in (500, None):
-        made = trainer(tmp_path / str(cap), GeometryCallback((row for row in rows), max_tokens=cap), max_steps=1)
+        made = trainer(tmp_path, GeometryCallback((row for row in rows), max_tokens=cap), max_steps=1)
         made.callback_handler.processing_class = word_tokenizer()
         made.train()
         made.train()  # a generator is not empty the second time
-        read = Geometry.load(tmp_path / str(cap) / "geometry" / "step-0.geometry").manifest["probe"]["left_out"]
-        assert read > 40 if cap else read == 0
+    sizes = [len(probe.sequences) for probe in read]
+    assert sizes == [sizes[0]] * 4 + [80] * 4
+    assert sizes[0] < 40
+
+
+def test_a_probe_file_is_read_with_the_tokenizer_of_the_trainer_or_of_its_processor(
+    tmp_path: Path, read: list[ProbeSet]
+) -> None:
+    class Processor:
+        tokenizer = word_tokenizer()
+
+    file = tmp_path / "texts.jsonl"
+    file.write_text("".join(json.dumps({"text": f"line {number} of the probe"}) + "\n" for number in range(40)))
+    for reader in (Processor.tokenizer, Processor()):
+        made = trainer(tmp_path, GeometryCallback(os.fspath(file)), max_steps=1)
+        made.callback_handler.processing_class = reader
+        made.train()
+    assert {probe.digest for probe in read} == {ProbeSet.build(file, Processor.tokenizer).digest}
 
 
 # --- the run does not notice
@@ -269,6 +300,7 @@ def test_the_run_is_the_same_to_the_bit(tracked: Trainer, plain: Trainer) -> Non
         assert torch.equal(one, other)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
     [
@@ -301,13 +333,14 @@ def test_between_measurements_there_is_nothing_on_the_model_and_nothing_is_done(
     def look(step: int, control: TrainerControl, model: torch.nn.Module) -> None:
         seen.append((len(measured), hooks(model), model.training, any(p.grad is not None for p in model.parameters())))
 
-    run(tmp_path, GeometryCallback(PROBE, every=3), Watch(look))
-    assert seen == [(count, 0, True, False) for count in (1, 1, 2, 2, 2, 3, 4)]
+    run(tmp_path, GeometryCallback(PROBE, every=3), Watch(look), max_steps=4)
+    assert seen == [(count, 0, True, False) for count in (1, 1, 2, 3)]
 
 
 # --- resuming
 
 
+@pytest.mark.slow
 def test_a_resumed_run_logs_and_keeps_the_same_numbers(tmp_path: Path) -> None:
     saving = {"save_strategy": "steps", "save_steps": 4}
     whole = run(tmp_path / "whole", GeometryCallback(PROBE, every=2), **saving)
@@ -325,14 +358,14 @@ def test_a_resumed_run_logs_and_keeps_the_same_numbers(tmp_path: Path) -> None:
 
 
 def test_resuming_without_the_start_or_with_another_probe_is_refused_by_name(tmp_path: Path) -> None:
-    run(tmp_path, GeometryCallback(PROBE, every=2), save_strategy="steps", save_steps=4)
-    start, checkpoint = tmp_path / "geometry" / "step-0.geometry", tmp_path / "checkpoint-4"
-    other = GeometryCallback(domains(seed=1), every=2)
+    run(tmp_path, GeometryCallback(PROBE), save_strategy="steps", save_steps=1, max_steps=1)
+    start, checkpoint = tmp_path / "geometry" / "step-0.geometry", tmp_path / "checkpoint-1"
+    other = GeometryCallback(domains(seed=1))
     with pytest.raises(UserError, match=f"^{start}: cannot be what this run is compared with: probe digest differs"):
         run(tmp_path, other, resume=checkpoint)
     start.rename(tmp_path / "away")
-    with pytest.raises(UserError, match=f"^{start}: no such folder, and training resumes at step 4; ") as caught:
-        run(tmp_path, GeometryCallback(PROBE, every=2), resume=checkpoint)
+    with pytest.raises(UserError, match=f"^{start}: no such folder, and training resumes at step 1; ") as caught:
+        run(tmp_path, GeometryCallback(PROBE), resume=checkpoint)
     assert "\n" not in str(caught.value)
 
 
@@ -347,6 +380,7 @@ def test_resuming_without_the_start_or_with_another_probe_is_refused_by_name(tmp
         ({"probe": "nowhere.jsonl"}, "nowhere.jsonl: no such file; give a .jsonl, .txt or .txt.xz file"),
         ({"metrics": []}, "metrics: empty; name at least one"),
         ({"metrics": ["efective_rank"]}, 'metrics: no metric "efective_rank"; nearest: effective_rank'),
+        ({"name": "a/b"}, 'name="a/b": it names a folder; '),
         ({"sites": []}, "sites: empty; name at least one"),
         ({"sites": ["block"]}, 'sites: "block" is not one; use band, embed, final_norm or block.i'),
     ],
@@ -378,6 +412,14 @@ def test_what_cannot_be_measured_is_refused_before_the_first_step(
     assert steps == []
 
 
+def test_a_model_in_shards_is_refused_before_it_is_read(tmp_path: Path, read: list[ProbeSet]) -> None:
+    model = tiny("gpt2")
+    model.transformer.h[0].ln_1.weight.ds_id = 3
+    with pytest.raises(UserError, match=r"sharded by DeepSpeed ZeRO-3 \(transformer.h.0.ln_1.weight\)"):
+        run(tmp_path, GeometryCallback(PROBE), model=model)
+    assert read == []
+
+
 @pytest.mark.parametrize("failure", ["not finite", "memory", "disk"])
 def test_what_goes_wrong_later_costs_one_measurement_and_not_the_run(
     tmp_path: Path, failure: str, caplog: pytest.LogCaptureFixture
@@ -399,13 +441,13 @@ def test_what_goes_wrong_later_costs_one_measurement_and_not_the_run(
         raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 2 GiB")
 
     stack: list[Any] = []
-    callback = GeometryCallback(PROBE, every=1)
+    callback = GeometryCallback(PROBE, every=2)
     with caplog.at_level(logging.WARNING, logger="limberlm"):
         # the harm is done before the measurement of step 2 and undone after it
         harmed = Watch(lambda step, *rest: harm(step, *rest) if step == 2 else None)
         mended = Watch(lambda step, *rest: harm(0, *rest) if step == 2 else None)
         made = run(tmp_path, harmed, callback, mended, max_steps=3)
-    assert list(geometry_rows(made.state.log_history)) == [0, 1, 3]
+    assert list(geometry_rows(made.state.log_history)) == [0, 3]
     (record,) = [record for record in caplog.records if record.name.startswith("limberlm")]
     assert record.getMessage().startswith("geometry: step 2 is not measured, training goes on: ")
     assert "\n" not in record.getMessage()
@@ -427,10 +469,10 @@ def test_an_exception_in_a_measurement_leaves_no_hooks(tmp_path: Path) -> None:
 
 def test_what_is_undefined_is_warned_of_once_and_not_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     few = random_probe(5)  # of one domain
-    made = run(tmp_path, GeometryCallback(few, every=3), max_steps=6)
+    made = run(tmp_path, GeometryCallback(few), max_steps=1)
     logged = geometry_rows(made.state.log_history)
-    assert "geometry/anisotropy" in logged[6]
-    assert not [name for name in logged[6] if name.endswith(("_low", "_high"))]
+    assert "geometry/anisotropy" in logged[1]
+    assert not [name for name in logged[1] if name.endswith(("_low", "_high"))]
     assert all(math.isfinite(value) for row in logged.values() for value in row.values())
     warned = [record.getMessage() for record in caplog.records if record.name.startswith("limberlm")]
     assert len(warned) == len(NAMES)
@@ -439,7 +481,7 @@ def test_what_is_undefined_is_warned_of_once_and_not_logged(tmp_path: Path, capl
 
 
 def test_called_by_something_else_it_warns_and_still_fills_the_log(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, read: list[ProbeSet], caplog: pytest.LogCaptureFixture
 ) -> None:
     callback, state = GeometryCallback(PROBE), TrainerState(max_steps=2)
     rest = TrainingArguments(output_dir=str(tmp_path), use_cpu=True), state, TrainerControl()
@@ -447,62 +489,3 @@ def test_called_by_something_else_it_warns_and_still_fills_the_log(
     callback.on_epoch_begin(*rest, model=tiny())
     assert "no CallbackHandler above this call" in caplog.text
     assert list(geometry_rows(state.log_history)) == [0]
-
-
-# --- several processes, sharded parameters
-
-
-def test_a_parameter_of_zero_3_is_refused_by_name(tmp_path: Path) -> None:
-    model = tiny("gpt2")
-    model.transformer.h[0].ln_1.weight.ds_id = 3
-    with pytest.raises(UserError, match=r"sharded by DeepSpeed ZeRO-3 \(transformer.h.0.ln_1.weight\)"):
-        run(tmp_path, GeometryCallback(PROBE), model=model)
-
-
-def test_fsdp_is_refused_by_name(tmp_path: Path) -> None:
-    refuse_sharded(tiny())
-    dist.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
-    try:
-        with pytest.raises(UserError, match="sharded by FSDP, "):
-            refuse_sharded(FullyShardedDataParallel(tiny(), device_id=torch.device("cpu")))
-        model = tiny()
-        fully_shard(model, mesh=dist.init_device_mesh("cpu", (1,)))
-        with pytest.raises(UserError, match=r"sharded by FSDP2 or tensor parallelism \(model.embed_tokens.weight"):
-            refuse_sharded(model)
-    finally:
-        dist.destroy_process_group()
-
-
-def test_a_failure_of_the_main_process_reaches_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    sent: list[Any] = []
-
-    def broadcast(items: list[Any]) -> list[Any]:
-        if sent:
-            return sent[0]
-        sent.append(items)
-        return items
-
-    monkeypatch.setattr("limberlm.observe.trainer.broadcast_object_list", broadcast)
-
-    def fail() -> None:
-        raise UserError("texts.jsonl: line 3 is not JSON")
-
-    with pytest.raises(UserError):
-        on_main(TrainerState(is_world_process_zero=True), fail)
-    with pytest.raises(LimberError, match=r"the main process failed: UserError: texts\.jsonl: line 3 is not JSON"):
-        on_main(TrainerState(is_world_process_zero=False), fail)
-
-
-def test_a_probe_file_is_read_with_the_tokenizer_of_the_trainer_or_of_its_processor(tmp_path: Path) -> None:
-    class Processor:
-        tokenizer = word_tokenizer()
-
-    file = tmp_path / "texts.jsonl"
-    file.write_text("".join(json.dumps({"text": f"line {number} of the probe"}) + "\n" for number in range(40)))
-    digests = []
-    for reader in (Processor.tokenizer, Processor()):
-        made = trainer(tmp_path, GeometryCallback(os.fspath(file)), max_steps=1)
-        made.callback_handler.processing_class = reader
-        made.train()
-        digests.append(Geometry.load(tmp_path / "geometry" / "step-0.geometry").manifest["probe"]["digest"])
-    assert digests == [ProbeSet.build(file, Processor.tokenizer).digest] * 2

@@ -18,10 +18,10 @@ from typing import Any
 import pytest
 import torch
 from datasets import Dataset
-from pandas.testing import assert_frame_equal
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoTokenizer, LlamaForCausalLM, Trainer, TrainerCallback
 
+from limberlm.geometry import HEADLINE
 from limberlm.observe import Geometry, measure
 from limberlm.observe.callback import GeometryCallback
 from limberlm.testbed import SKILLS
@@ -165,10 +165,12 @@ def test_the_numbers_reach_tensorboard_and_leave_the_trainers_own_means_alone(
 def test_the_adapted_model_is_measured(tiny_model_folder: Path, tmp_path: Path) -> None:
     made = trainer("sft", tiny_model_folder, tmp_path, GeometryCallback(PROBE), adapter=lora())
     made.train()
-    base = measure(load(tiny_model_folder), PROBE, layers=[1], max_tokens=8192, tokenizer=made.processing_class)
-    merged = measure(made.model.merge_and_unload(), PROBE, layers=[1], max_tokens=8192, tokenizer=made.processing_class)
-    assert_frame_equal(saved(tmp_path, 0).table, base.table, rtol=1e-5, check_exact=False)
-    assert_frame_equal(saved(tmp_path).table, merged.table, rtol=1e-4, check_exact=False)
+    settings = {"layers": [0], "batch_size": 8, "max_tokens": 8192, "tokenizer": made.processing_class}
+    base = measure(load(tiny_model_folder), PROBE, **settings)
+    merged = measure(made.model.merge_and_unload(), PROBE, **settings)
+    for name in HEADLINE:
+        assert saved(tmp_path, 0).value(name) == pytest.approx(base.value(name), rel=1e-5)
+        assert saved(tmp_path).value(name) == pytest.approx(merged.value(name), rel=1e-4)
     assert abs(merged.value("effective_rank") / base.value("effective_rank") - 1) > 1e-3
 
 
@@ -183,7 +185,7 @@ def test_beside_a_frozen_reference_adapter_the_trained_one_is_measured(tiny_mode
     made.train()
     made.model.save_pretrained(tmp_path / "adapter", selected_adapters=["default"])
     alone = PeftModel.from_pretrained(load(tiny_model_folder), tmp_path / "adapter")
-    expected = measure(alone, PROBE, layers=[1], max_tokens=8192, tokenizer=made.processing_class)
+    expected = measure(alone, PROBE, layers=[0], batch_size=8, max_tokens=8192, tokenizer=made.processing_class)
     assert_same_bits(saved(tmp_path).table, expected.table)
     assert saved(tmp_path).value("effective_rank") != saved(tmp_path, 0).value("effective_rank")
 
@@ -236,7 +238,7 @@ def test_two_processes_measure_once_agree_and_train_as_without(tiny_model_folder
     assert list(geometry_rows(logs[0])) == list(range(STEPS + 1))
     assert own_rows(logs[0]) == own_rows(json.loads((tmp_path / "without" / "log-0.json").read_text()))
     tokenizer = AutoTokenizer.from_pretrained(tiny_model_folder)
-    alone = measure(load(tiny_model_folder), PROBE, layers=[1], max_tokens=8192, tokenizer=tokenizer)
+    alone = measure(load(tiny_model_folder), PROBE, layers=[0], batch_size=8, max_tokens=8192, tokenizer=tokenizer)
     assert_same_bits(saved(tmp_path / "with", 0).table, alone.table)
     assert len(list((tmp_path / "with" / "geometry").iterdir())) == STEPS + 1
 

@@ -63,10 +63,20 @@ def test_the_manifest_tells_what_was_measured():
     assert convention["attention"] == "sdpa"
     assert convention["max_length"] == 20
     assert convention["sites"] == ["embed", "block.0", "block.1", "block.2", "final_norm"]
-    assert manifest["flags"] == [
-        "40 sequences: intervals are rough below 64",
-        "last: 40 rows in 40 dimensions: levels of spectra are biased",
-    ]
+    assert convention["preset"] == "robust"
+    assert convention["token_filter"] == ["drop_first", "drop_special"]
+    assert convention["conventions"] == ["rms", "raw", "last"]
+    assert convention["jackknife_blocks"] == 16
+    assert (manifest["suite"], manifest["batch_size"]) == ("core", 5)
+    few, rms, raw, last = manifest["flags"]
+    assert few == "40 sequences: intervals are rough below 64"
+    assert rms == (
+        f"rms: {probe.n_tokens} rows in 40 dimensions bias plug-in levels over 1 % (effective_rank needs 2,000, "
+        "participation_ratio needs 4,000); read the corrected ones"
+    )
+    assert raw.startswith(f"raw: {probe.n_tokens} rows in 40 dimensions")
+    assert last.startswith("last: 40 rows in 40 dimensions")
+    assert "rankme needs 520" in last
     json.dumps(manifest, allow_nan=False)
 
 
@@ -81,10 +91,27 @@ def test_max_tokens_reads_a_part_and_says_so():
 def test_layers_choose_blocks_and_an_incomplete_band_is_not_shown():
     probe = random_probe(40)
     whole, part = measure(tiny(), probe), measure(tiny(), probe, layers=[0, -1])
-    assert set(part.table["site"]) == {"embed", "block.0", "block.2", "final_norm"}
+    assert set(part.table["site"]) == {"embed", "block.0", "block.2", "final_norm", "logits"}
     assert part.manifest["undefined"]["band"] == "not read: block.1"
-    kept = whole.table[whole.table["site"].isin(part.table["site"])].reset_index(drop=True)
-    assert_same_bits(kept, part.table)
+    # what moves from block to block needs the block before
+    assert set(_metrics(whole, "block.2")) - set(_metrics(part, "block.2")) == set()
+    depth = {"layer_velocity", "depth_path", "layer_alignment"}
+    kept, read = (
+        geometry.table[
+            geometry.table["site"].isin(part.table["site"])
+            & ~(geometry.table["site"].eq("block.2") & geometry.table["metric"].isin(depth))
+        ].reset_index(drop=True)
+        for geometry in (whole, part)
+    )
+    assert_same_bits(kept, read)
+    lost = part.table[part.table["site"].eq("block.2") & part.table["metric"].isin(depth)]
+    assert len(lost) == 3
+    assert lost["value"].isna().all()
+    assert part.manifest["undefined"]["block.2/raw/layer_velocity"]
+
+
+def _metrics(geometry, site):
+    return geometry.table[geometry.table["site"] == site]["metric"].tolist()
 
 
 def test_few_blocks_give_values_without_intervals():
@@ -98,18 +125,19 @@ def test_few_blocks_give_values_without_intervals():
 
 @pytest.mark.parametrize("sequences", [1, 2, 4, 5, 9])
 def test_tiny_probes_give_numbers_or_reasons(sequences):
-    geometry = measure(tiny(), random_probe(sequences, 5))
+    geometry = measure(tiny(), random_probe(sequences, 5), suite="full")
     table, undefined = geometry.table, geometry.manifest["undefined"]
     plain = table[~table["metric"].str.endswith("_corrected")]
     for row in plain[plain["value"].isna()].to_dict("records"):
         assert undefined[f"{row['site']}/{row['convention']}/{row['metric']}"]
-    assert any("rms, raw: " in flag for flag in geometry.manifest["flags"])
+    assert any(flag.startswith("rms: ") for flag in geometry.manifest["flags"])
 
 
 def test_one_token_is_undefined_everywhere_it_should_be():
     probe = ProbeSet((ProbeSequence((5, 6), "text", (False, True)),), "one", 2)
     geometry = measure(tiny(), probe)
-    assert geometry.table[geometry.table["family"] != "tokens"]["value"].isna().all()
+    known = geometry.table[geometry.table["value"].notna()]
+    assert set(known["metric"]) == {"massive_tokens", "layer_velocity", "depth_path", "layer_alignment"}
     assert "two rows" in geometry.manifest["undefined"]["block.0/rms/effective_rank"]
 
 
@@ -130,9 +158,6 @@ def test_random_numbers_go_on_as_if_nothing_had_been_measured(folder):
 def test_what_the_model_cannot_read_is_refused_before_the_pass():
     with pytest.raises(UserError, match=r"row \d+: token id \d+ in a vocabulary of 97"):
         measure(tiny(), random_probe(20, vocabulary=200))
-    long = ProbeSet((ProbeSequence((5,) * 65, "text", (False,) + (True,) * 64),), "long", 65)
-    with pytest.raises(UserError, match="max_length=65: the model has 64 positions; use max_length=64"):
-        measure(tiny("gpt2"), long)
     with pytest.raises(UserError, match="batch_size=0"):
         measure(tiny(), random_probe(20), batch_size=0)
     with pytest.raises(UserError, match="layers: 9 does not exist"):

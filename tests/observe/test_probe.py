@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from limberlm.errors import UserError
 from limberlm.observe import ProbeSequence, ProbeSet
-from limberlm.observe.probe import choose_reservoir
 from tests.observe.tiny import random_probe, word_tokenizer
 
 TOKENIZER, CHAT = word_tokenizer(), word_tokenizer(chat=True)
@@ -37,7 +36,6 @@ def test_line_order_changes_nothing(tmp_path, seed):
     second = ProbeSet.build(_write(tmp_path / "b.jsonl", shuffled), TOKENIZER, max_tokens=500)
     assert first.sequences == second.sequences
     assert first.digest == second.digest
-    assert first.reservoir == second.reservoir
 
 
 def test_sequences_come_by_block_then_length_then_hash():
@@ -113,35 +111,6 @@ def test_the_cap_keeps_the_smallest_hashes():
     assert ProbeSet.build(probe, TOKENIZER, max_tokens=400) == capped
 
 
-@settings(max_examples=25, deadline=None)
-@given(
-    sequences=st.integers(1, 40),
-    longest=st.integers(3, 30),
-    size=st.integers(1, 200),
-    seed=st.integers(0, 99),
-)
-def test_the_reservoir_holds_kept_tokens_and_few_of_one_sequence(sequences, longest, size, seed):
-    probe = random_probe(sequences, longest, seed=seed)
-    chosen = choose_reservoir(probe.sequences, size)
-    assert list(chosen) == sorted(set(chosen))
-    assert all(probe.sequences[index].keep[position] for index, position in chosen)
-    limit = max(2, -(-size // sequences))
-    assert len(chosen) == min(size, sum(min(limit, s.kept) for s in probe.sequences))
-    counts = [sum(i == index for i, _ in chosen) for index in range(sequences)]
-    assert max(counts) <= limit
-
-
-def test_the_reservoir_of_a_sequence_does_not_depend_on_the_others():
-    probe = random_probe(30)
-    fewer = ProbeSet(probe.sequences[::2], "fewer", 12)
-
-    def tokens(some):
-        return {(some.sequences[i].hash, p) for i, p in choose_reservoir(some.sequences, 60)}
-
-    whole = tokens(probe)
-    assert whole & {(s.hash, p) for s in fewer.sequences for p in range(12)} <= tokens(fewer)
-
-
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -211,10 +180,42 @@ def test_impossible_limits_are_refused():
         ProbeSet.build(ROWS, TOKENIZER, max_tokens=3)
 
 
-def test_a_probe_that_does_not_fit_the_model_is_refused():
+def test_a_probe_that_does_not_fit_the_vocabulary_is_refused():
     probe = ProbeSet.build(ROWS, TOKENIZER)
     with pytest.raises(UserError, match=r"probe row \d+: token id \d+ in a vocabulary of 10"):
-        probe.check_fits(10, None)
-    with pytest.raises(UserError, match="use max_length=8"):
-        probe.check_fits(1000, 8)
-    probe.check_fits(1000, 64)
+        probe.check_fits(10)
+    with pytest.raises(UserError, match="tokenise the probe with the model's own tokenizer"):
+        replace(probe, sequences=(replace(probe.sequences[0], ids=(5, -1, 5), keep=(False, True, True)),)).check_fits(99)
+    probe.check_fits(1000)
+
+
+def test_sequences_over_the_context_are_cut_and_counted():
+    probe = ProbeSet.build([{"text": "a" * n} for n in (3, 8, 20, 30)], TOKENIZER, max_length=25)
+    assert (probe.cut, probe.max_length) == (1, 25)
+    short = probe.cut_to(9)
+    assert (short.cut, short.skipped, short.max_length) == (3, 0, 9)
+    assert sorted(len(s.ids) for s in short.sequences) == [4, 9, 9, 9]
+    assert all(s.ids in {t.ids[:9] for t in probe.sequences} for s in short.sequences)
+    assert short.digest != probe.digest
+    assert probe.cut_to(25) is probe
+    assert short.cut_to(9) is short
+
+
+def test_sequences_that_a_cut_leaves_empty_are_skipped_and_counted():
+    late = ProbeSequence((5, 0, 0, 6, 7), "text", (False, False, False, True, True))
+    probe = ProbeSet((late, ProbeSequence((5, 6, 7), "text", (False, True, True))), "two", 5)
+    assert [s.ids for s in probe.cut_to(3).sequences] == [(5, 6, 7)]
+    assert (probe.cut_to(3).cut, probe.cut_to(3).skipped) == (1, 1)
+    with pytest.raises(UserError, match="late: no sequence has a token to keep within the model's 2 positions"):
+        ProbeSet((late,), "late", 5).cut_to(2)
+
+
+@pytest.mark.parametrize(
+    ("names", "kept"),
+    [((), [True] * 5), (("drop_first",), [False, True, True, True, True]), (("drop_special",), [False, True, True, False, True])],
+)
+def test_the_token_filter_says_which_tokens_count(names, kept):
+    probe = ProbeSet.build([{"text": "ab</s>c"}], TOKENIZER, token_filter=names)
+    assert list(probe.sequences[0].keep) == kept
+    assert probe.token_filter == names
+    assert probe.digest == ProbeSet.build([{"text": "ab</s>c"}], TOKENIZER).digest, "the model reads the same tokens"

@@ -2,34 +2,18 @@ from __future__ import annotations
 
 import pytest
 import torch
+from accelerate import cpu_offload, disk_offload, dispatch_model
 from peft import LoraConfig, PromptTuningConfig, get_peft_model
 from transformers import OPTConfig, OPTForCausalLM, T5Config, T5ForConditionalGeneration
 
 from limberlm.errors import UserError
-from limberlm.observe import locate
+from limberlm.observe import locate, measure
 from limberlm.observe.sites import band_sites, depth_of
-from tests.observe.tiny import ARCHITECTURES, LAYERS, VOCABULARY, WIDTH, tiny
+from tests.observe.architectures import inputs, states_of
+from tests.observe.tiny import LAYERS, VOCABULARY, WIDTH, assert_same_bits, random_probe, tiny
 
 IDS = torch.tensor([[5, 6, 7, 8], [9, 10, 11, 12]])
-
-
-@pytest.mark.parametrize("name", ARCHITECTURES)
-def test_sites_agree_with_the_models_own_hidden_states(name):
-    model = tiny(name)
-    sites = locate(model)
-    assert len(sites.blocks) == LAYERS
-    with sites.reading(sites.names()) as states, torch.no_grad():
-        sites.forward(input_ids=IDS, attention_mask=torch.ones_like(IDS))
-    with torch.no_grad():
-        hidden = model(IDS, output_hidden_states=True).hidden_states
-    if name == "mamba":  # its tuple starts behind the first block
-        hidden = (states["embed"], *hidden)
-    assert list(states) == sites.names()
-    torch.testing.assert_close(states["embed"], hidden[0])
-    for i in range(LAYERS - 1):
-        torch.testing.assert_close(states[f"block.{i}"], hidden[i + 1])
-    torch.testing.assert_close(states["final_norm"], hidden[-1])
-    assert not torch.allclose(states[f"block.{LAYERS - 1}"], states["final_norm"])
+PROBE = random_probe(16)
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2", "opt", "gpt_neox"])
@@ -58,7 +42,7 @@ def test_no_hook_stays_even_after_an_exception():
 
     with pytest.raises(RuntimeError):
         interrupted()
-    assert seen == [LAYERS + 2]
+    assert seen == [LAYERS + 3]  # one more tells that a forward begins
     assert count() == 0
 
 
@@ -93,6 +77,161 @@ def test_what_cannot_be_located_is_refused_by_name():
     ]:
         with pytest.raises(UserError, match=message):
             locate(model)
+
+
+class Flat(torch.nn.Module):
+    """A block that joins batch and length."""
+
+    def forward(self, hidden_states, **_):
+        return hidden_states.flatten(0, 1)
+
+
+class Pair(torch.nn.Module):
+    """A block that hands on something other than a state."""
+
+    def forward(self, hidden_states, **_):
+        return {"hidden_states": hidden_states}
+
+
+def test_a_block_that_gives_no_state_per_token_is_refused_by_site():
+    for block, message in [
+        (Flat(), r"LlamaModel: cannot be read: block.2 is not one state per token \(\[8, 40\] for \[2, 4\] tokens\)"),
+        (Pair(), "LlamaModel: cannot be read: block.2 is dict, not a tensor"),
+    ]:
+        model = tiny()
+        model.model.layers[2] = block
+        sites = locate(model)
+        with pytest.raises(UserError, match=message), sites.reading(sites.names()), torch.no_grad():
+            sites.forward(**inputs(IDS))
+
+
+def test_a_block_that_runs_twice_in_a_forward_is_refused():
+    model = tiny()
+    model.model.layers[2] = model.model.layers[1]
+    sites = locate(model)
+    message = "LlamaModel: cannot be read: block.1 runs more than once in a forward"
+    with pytest.raises(UserError, match=message), sites.reading(["block.1"]), torch.no_grad():
+        sites.forward(**inputs(IDS))
+
+
+def test_states_of_several_forwards_do_not_count_as_one():
+    sites = locate(tiny())
+    with sites.reading(sites.names()) as states, torch.no_grad():
+        sites.forward(**inputs(IDS))
+        first = dict(states)
+        sites.forward(**inputs(IDS + 1))
+    assert list(states) == sites.names()
+    assert not torch.equal(states["block.1"], first["block.1"])
+
+
+def compiled(model):
+    return torch.compile(model, backend="eager")
+
+
+def compiled_in_place(model):
+    model.compile(backend="eager")
+    return model
+
+
+def compiled_by_block(model):
+    for block in model.model.layers:
+        block.compile(backend="eager")
+    return model
+
+
+def compiled_blocks(model):
+    for number, block in enumerate(model.model.layers):
+        model.model.layers[number] = compiled(block)
+    return model
+
+
+def compiled_backbone(model):
+    model.model = compiled(model.model)
+    return model
+
+
+def with_adapter(model):
+    return get_peft_model(model, LoraConfig(target_modules="all-linear"))  # new adapters add nothing
+
+
+def with_checkpointing(model):
+    model.gradient_checkpointing_enable()
+    return model.train()
+
+
+def dispatched(model):
+    return dispatch_model(model, device_map={"": "cpu"}, force_hooks=True)
+
+
+WRAPPERS = {
+    "compiled": compiled,
+    "compiled in place": compiled_in_place,
+    "compiled by block": compiled_by_block,
+    "compiled blocks": compiled_blocks,
+    "compiled backbone": compiled_backbone,
+    "adapter": with_adapter,
+    "compiled adapter": lambda model: compiled(with_adapter(model)),
+    "adapter on compiled": lambda model: with_adapter(compiled(model)),
+    "data parallel": torch.nn.DataParallel,
+    "checkpointing": with_checkpointing,
+    "dispatched": dispatched,
+}
+OFFLOADED = {
+    "offloaded": lambda model, _: cpu_offload(model, execution_device="cpu"),
+    "on disk": lambda model, folder: disk_offload(model, str(folder), execution_device="cpu"),
+    "partly on disk": lambda model, folder: dispatch_model(
+        model, {"model": "cpu", "lm_head": "disk"}, main_device="cpu", offload_dir=str(folder), force_hooks=True
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def plain():
+    return measure(tiny(), PROBE, layers=[1]).table
+
+
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+def test_a_wrapped_model_has_the_geometry_of_the_plain_one(wrapper, plain):
+    assert_same_bits(measure(WRAPPERS[wrapper](tiny()), PROBE, layers=[1]).table, plain)
+
+
+@pytest.mark.parametrize("wrapper", OFFLOADED)
+def test_an_offloaded_model_has_the_geometry_of_the_plain_one(wrapper, plain, tmp_path):
+    model = OFFLOADED[wrapper](tiny(), tmp_path)
+    assert locate(model).device == torch.device("cpu")
+    assert_same_bits(measure(model, PROBE, layers=[1]).table, plain)
+    assert any(parameter.is_meta for parameter in model.parameters())
+
+
+def test_a_model_compiled_and_run_before_is_read_without_compiling_again():
+    torch._dynamo.reset()
+    graphs = []
+
+    def backend(graph, _):
+        graphs.append(graph)
+        return graph.forward
+
+    model = tiny()
+    for block in model.model.layers:
+        block.compile(backend=backend)
+    with torch.no_grad():
+        model(IDS)
+    made = len(graphs)
+    assert made > 0
+    states = states_of(locate(model), **inputs(IDS[:, :3]))
+    for site, state in states_of(locate(tiny()), **inputs(IDS[:, :3])).items():
+        assert torch.equal(states[site], state)
+    assert len(graphs) == made
+
+
+def test_bfloat16_weights_give_bfloat16_states_and_nearly_the_same_geometry(plain):
+    found = measure(tiny().to(torch.bfloat16), PROBE, layers=[1])
+    assert found.manifest["convention"]["dtype"] == "bfloat16"
+    keys = ["site", "convention", "metric"]
+    ranks = [t[(t["metric"] == "effective_rank") & (t["convention"] == "rms")] for t in (plain, found.table)]
+    both = ranks[0].merge(ranks[1], on=keys)
+    assert len(both) == len(ranks[0]) > 0
+    assert (both["value_x"] / both["value_y"] - 1).abs().max() < 0.02
 
 
 def test_layers_pick_blocks_in_depth_order():

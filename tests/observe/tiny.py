@@ -78,7 +78,14 @@ def tiny(name: str = "llama", *, seed: int = 0, **changes: object) -> PreTrained
     return model_class(config_class(**{**settings, **changes})).eval()
 
 
-def random_probe(sequences: int = 48, longest: int = 12, *, seed: int = 0, vocabulary: int = VOCABULARY) -> ProbeSet:
+def random_probe(
+    sequences: int = 48,
+    longest: int = 12,
+    *,
+    seed: int = 0,
+    vocabulary: int = VOCABULARY,
+    domains: tuple[str, ...] = ("text",),
+) -> ProbeSet:
     """Sequences of 2 to `longest` tokens; token 0 plays the special token and is dropped, like the first position."""
     rng = np.random.default_rng(seed)
     made = []
@@ -87,8 +94,25 @@ def random_probe(sequences: int = 48, longest: int = 12, *, seed: int = 0, vocab
         ids[rng.random(ids.size) < 0.1] = 0
         ids[1] = 5
         keep = tuple(bool(i > 0 and token != 0) for i, token in enumerate(ids))
-        made.append(ProbeSequence(tuple(ids.tolist()), "text", keep, f"row {number}"))
+        made.append(ProbeSequence(tuple(ids.tolist()), domains[number % len(domains)], keep, f"row {number}"))
     return ProbeSet(tuple(made), "random", longest)
+
+
+def mixed_probe(sequences: int = 48, *, seed: int = 0, long: int = 16, longest: int = 76) -> ProbeSet:
+    """Sequences of three domains that share part of their words, `long` of them with more than 64 kept tokens."""
+    rng = np.random.default_rng(seed)
+    made = []
+    for number in range(sequences):
+        domain = number % 3
+        length = rng.integers(longest - 3, longest + 1) if number < long else rng.integers(4, 24)
+        ids = rng.integers(3 + 20 * domain, 53 + 20 * domain, size=length)
+        ids[rng.random(length) < 0.05] = 0
+        keep = tuple(bool(i > 0 and token != 0) for i, token in enumerate(ids))
+        ids[-1] = max(ids[-1], 3)  # the last token is kept
+        keep = (*keep[:-1], True)
+        name = ("code", "math", "prose")[domain]
+        made.append(ProbeSequence(tuple(ids.tolist()), name, keep, f"row {number}"))
+    return ProbeSet(tuple(made), "mixed", longest)
 
 
 def shared(*parts: str) -> Path | None:

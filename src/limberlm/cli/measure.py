@@ -18,10 +18,14 @@ def measure(
     probe: Annotated[str, typer.Option(help="Probe texts: .jsonl, .txt, .txt.xz, or `testbed`.")] = "testbed",
     out: Annotated[Path, typer.Option(help="Folder for the CHECKPOINT.geometry results.")] = Path("geometry"),
     adapter: Annotated[str | None, typer.Option(help="A PEFT adapter to put on the checkpoint.")] = None,
+    reference: Annotated[str | None, typer.Option(help="A checkpoint to be similar to: adds CKA, KL, overlaps.")] = None,
+    preset: Annotated[str, typer.Option(help="Conventions of a paper; limber metrics --presets lists them.")] = "robust",
+    suite: Annotated[str, typer.Option(help="core, or full: also dimension, spectra per sequence, units.")] = "core",
     layers: Annotated[str | None, typer.Option(help="Blocks to read, such as 0,4,8; all if left out.")] = None,
     max_tokens: Annotated[int | None, typer.Option(help="At most this many probe tokens.")] = None,
     max_length: Annotated[int, typer.Option(help="Tokens per sequence; longer ones are cut.")] = 256,
-    batch_size: Annotated[int, typer.Option(help="Sequences per forward pass.")] = 16,
+    batch_size: Annotated[int, typer.Option(help="Sequences per forward pass, at most.")] = 16,
+    memory: Annotated[str | None, typer.Option(help="What the pass may take, such as 6GB; most of what is free.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...")] = None,
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16, ...; the checkpoint's own if left out.")] = None,
     as_json: JsonOption = False,
@@ -47,10 +51,14 @@ def measure(
                 path,
                 probe_source(probe, bool(tokenizer.chat_template)),
                 adapter=adapter,
+                reference=str(BUNDLED_BASE) if reference == "bundled" else reference,
+                preset=preset,
+                suite=suite,
                 layers=_layers(layers),
                 max_tokens=max_tokens,
                 max_length=max_length,
                 batch_size=batch_size,
+                memory=memory,
                 device=device,
                 dtype=dtype,
                 tokenizer=tokenizer,
@@ -62,7 +70,7 @@ def measure(
     if as_json:
         print_json({name: _summary(found, out / f"{name}.geometry") for name, found in results.items()})
         return
-    _print(results)
+    _print(results, preset)
     for name, found in results.items():
         for flag in found.manifest.get("flags", []):
             err.print(f"{name}: {flag}", style="yellow", markup=False)
@@ -100,25 +108,37 @@ def _summary(found: Any, saved: Path) -> dict[str, Any]:
     return {"saved": str(saved), "manifest": found.manifest, "band": band.to_dict("records")}
 
 
-def _print(results: dict[str, Any]) -> None:
-    from limberlm.geometry.catalog import HEADLINE
-    from limberlm.observe.sites import BAND
+def _print(results: dict[str, Any], preset: str) -> None:
+    from limberlm.geometry import HEADLINE
+    from limberlm.observe import PRESETS
 
-    rows = []
-    for name, found in results.items():
-        band = found.table[(found.table["site"] == BAND) & found.table["convention"].isin(["rms", "raw"])]
-        for metric in HEADLINE:
-            corrected, plain = (band[band["metric"] == full] for full in (f"{metric}_corrected", metric))
-            shown = corrected.dropna(subset=["value"]) if len(corrected) else plain
-            for row in (shown if len(shown) else plain).to_dict("records")[:1]:
-                interval = f"{row['low']:.4g} to {row['high']:.4g}" if row["low"] == row["low"] else "-"
-                value = f"{row['value']:.4g}" if row["value"] == row["value"] else "-"
-                rows.append([name, row["metric"], row["convention"], value, interval, f"{row['null_value']:.4g}"])
+    names = PRESETS[preset].metrics or HEADLINE
+    rows = [_row(name, found, metric) for name, found in results.items() for metric in names if _has(found, metric)]
     print_table(
-        "Depth band (50-85 %): bias-corrected values where there are enough texts for them",
-        ["checkpoint", "metric", "convention", "value", "95 % interval", "null value"],
+        "Depth band (50-85 %), logits or final norm; bias-corrected where there are enough texts for it",
+        ["checkpoint", "metric", "site", "convention", "value", "95 % interval", "null value"],
         rows,
     )
+
+
+def _has(found: Any, metric: str) -> bool:
+    return bool((found.table["metric"] == metric).any())
+
+
+def _row(name: str, found: Any, metric: str) -> list[str]:
+    try:
+        row = found.row(metric)
+        corrected = found.row(f"{metric}_corrected") if _has(found, f"{metric}_corrected") else row
+    except UserError:  # a layer of the band was not read
+        return [name, metric, "-", "-", "-", "-", "-"]
+    shown = corrected if corrected["value"] == corrected["value"] else row
+    interval = f"{_text(row['low'])} to {_text(row['high'])}" if row["low"] == row["low"] else "-"
+    value, null = _text(shown["value"]), _text(row["null_value"])
+    return [name, shown["metric"], row["site"], row["convention"], value, interval, null]
+
+
+def _text(value: float) -> str:
+    return f"{value:.4g}" if value == value else "-"
 
 
 def register(app: typer.Typer) -> None:

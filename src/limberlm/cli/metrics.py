@@ -13,6 +13,7 @@ from limberlm.errors import UserError, nearest
 
 def metrics(
     name: Annotated[str | None, typer.Argument(help="One metric; all of them if left out.")] = None,
+    presets: Annotated[bool, typer.Option("--presets", help="The sets of conventions of `limber measure`.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """What each metric is: formula, source, range, and which way it moves when features concentrate.
@@ -21,6 +22,9 @@ def metrics(
     """
     from limberlm.geometry.catalog import CATALOG
 
+    if presets:
+        _presets(as_json)
+        return
     if name is not None and name not in CATALOG:
         raise UserError(f"no such metric: {name}{nearest(name, CATALOG)}; `limber metrics` lists them")
     records = {
@@ -40,6 +44,19 @@ def metrics(
             for key, record in records.items()
         ]
         print_table("Metrics", ["name", "family", "range", "when features concentrate", "what it is"], rows)
+
+
+def _presets(as_json: bool) -> None:
+    from limberlm.observe.presets import PRESETS
+
+    if as_json:
+        print_json([asdict(preset) for preset in PRESETS.values()])
+        return
+    rows = [
+        [name, ", ".join(preset.conventions), ", ".join(preset.metrics) or "those of the suite", preset.title]
+        for name, preset in PRESETS.items()
+    ]
+    print_table("Presets", ["name", "conventions", "metrics", "what it is"], rows)
 
 
 def register(app: typer.Typer) -> None:

@@ -24,7 +24,7 @@ from limberlm.geometry.spectrum import (
     stable_rank,
     variance_share,
 )
-from limberlm.geometry.statistics import Directions, Moments, PackedMoments
+from limberlm.geometry.statistics import Directions, Moments, PackedMoments, RunningMoments
 from limberlm.geometry.uncertainty import (
     Difference,
     Estimate,
@@ -48,6 +48,7 @@ __all__ = [
     "Metric",
     "Moments",
     "PackedMoments",
+    "RunningMoments",
     "Undefined",
     "benjamini_hochberg",
     "centred_directions",

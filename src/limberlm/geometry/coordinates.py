@@ -26,7 +26,7 @@ def top_dimension_share(moments: Moments) -> Tensor:
     >>> round(top_dimension_share(moments).item(), 6)
     0.75
     """
-    variances = moments.covariance.diagonal()
+    variances = moments.variances
     total = variances.sum()
     if float(total) <= 0.0:
         raise Undefined("zero trace: all states are equal")

@@ -141,7 +141,7 @@ def _largest(rows: Tensor, k: int) -> Tensor:
     """The k largest of each row [rows, k], descending.
 
     They lie in the k groups of columns with the largest maxima, which are found at the speed of memory;
-    `topk` on whole rows takes two to six times as long.
+    `topk` on whole rows takes two to five times as long.
     """
     groups = rows.shape[1] // GROUP
     if groups < 4 * k:

@@ -47,7 +47,8 @@ class TokenNorms:
     @property
     def massive(self) -> int:
         """How many tokens are over the threshold."""
-        return sum(int(is_massive(norms, self.threshold / TIMES).sum()) for norms in self.large.values())
+        median = self.threshold / TIMES
+        return sum(int(is_massive(norms, median).sum()) for norms in self.large.values())
 
 
 def massive_share(norms: TokenNorms) -> Tensor:

@@ -163,7 +163,7 @@ class Distances:
     because every delete-one-block rank then follows by counting, without another sort.
 
     >>> rows = torch.tensor([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0]])
-    >>> distances = Distances.of(rows, 2 * rows, sequence=torch.arange(3), block=torch.tensor([0, 1, 1]))
+    >>> distances = Distances.of(rows, 2 * rows, torch.tensor([0, 1, 1]), torch.arange(3))
     >>> distances.x.tolist(), len(distances.without(0).x)
     ([0, 2, 1], 1)
     """
@@ -174,20 +174,21 @@ class Distances:
     second: Tensor
 
     @classmethod
-    def of(cls, x: Tensor, y: Tensor, sequence: Tensor, block: Tensor) -> Distances:
+    def of(cls, x: Tensor, y: Tensor, block_of_row: Tensor, sequence_of_row: Tensor) -> Distances:
         """Distances among rows `x` [m, d] and among rows `y` [m, e] of the same tokens.
 
-        `sequence` [m] and `block` [m]: any integers. Of more than 512 rows, 512 evenly spaced ones enter. Rows of
-        zero norm in either states have no direction and are left out. ValueError for shapes that do not fit.
+        `block_of_row` and `sequence_of_row` [m]: any integers. Of more than 512 rows, 512 evenly spaced ones enter.
+        Rows of zero norm in either states have no direction and are left out. ValueError for shapes that do not fit.
         """
-        if x.ndim != 2 or y.ndim != 2 or not len(x) == len(y) == len(sequence) == len(block):
+        block, sequence = block_of_row, sequence_of_row
+        if x.ndim != 2 or y.ndim != 2 or not len(x) == len(y) == len(block) == len(sequence):
             raise ValueError(f"rows of shapes {tuple(x.shape)} and {tuple(y.shape)} are not of the same tokens")
         if len(x) > MOST_ROWS:
             chosen = torch.arange(MOST_ROWS) * len(x) // MOST_ROWS
-            x, y, sequence, block = x[chosen], y[chosen], sequence[chosen], block[chosen]
+            x, y, block, sequence = x[chosen], y[chosen], block[chosen], sequence[chosen]
         x, y = x.to("cpu", torch.float64), y.to("cpu", torch.float64)
         moving = (x.norm(dim=1) > 0) & (y.norm(dim=1) > 0)
-        sequence, block = sequence.cpu()[moving], block.cpu()[moving]
+        block, sequence = block.cpu()[moving], sequence.cpu()[moving]
         first, second = torch.triu_indices(len(block), len(block), offset=1)
         apart = sequence[first] != sequence[second]
         first, second = first[apart], second[apart]

@@ -23,7 +23,7 @@ ROUNDING = 1e-12
 def eigenvalues(covariance: Tensor, *, tolerance: float = 1e-6) -> Tensor:
     """Eigenvalues of a covariance [d, d], descending, non-negative, float64 [d].
 
-    The matrix is symmetrised. Rounding scatters eigenvalues that are truly zero to both sides of it: those up
+    Only the lower triangle is read. Rounding scatters eigenvalues that are truly zero to both sides of it: those up
     to twice the size of the most negative one are set to 0 (or they would add 1 % to `rankme` with fewer rows
     than dimensions). One below -tolerance x trace is no rounding, and refused.
 
@@ -35,7 +35,7 @@ def eigenvalues(covariance: Tensor, *, tolerance: float = 1e-6) -> Tensor:
     >>> eigenvalues(torch.tensor([[2.0, 1.0], [1.0, 2.0]])).round(decimals=6).tolist()
     [3.0, 1.0]
     """
-    matrix = _symmetric(covariance)
+    matrix = _checked(covariance)
     return _clipped(torch.linalg.eigvalsh(matrix).flip(0), matrix, tolerance)
 
 
@@ -48,19 +48,19 @@ def eigensystem(covariance: Tensor, *, tolerance: float = 1e-6) -> tuple[Tensor,
     >>> values.tolist(), vectors.abs().tolist()
     ([4.0, 1.0], [[0.0, 1.0], [1.0, 0.0]])
     """
-    matrix = _symmetric(covariance)
+    matrix = _checked(covariance)
     values, vectors = torch.linalg.eigh(matrix)
     return _clipped(values.flip(0), matrix, tolerance), vectors.flip(1)
 
 
-def _symmetric(covariance: Tensor) -> Tensor:
-    """The symmetric part of a square, finite matrix, float64."""
+def _checked(covariance: Tensor) -> Tensor:
+    """A square, finite matrix, float64."""
     if covariance.ndim != 2 or covariance.shape[0] != covariance.shape[1]:
         raise ValueError(f"a covariance is square, this has shape {tuple(covariance.shape)}")
     matrix = covariance.to(torch.float64)
-    if not bool(torch.isfinite(matrix).all()):
+    if not bool(torch.isfinite(matrix.sum())):  # one pass, no mask of d x d
         raise ValueError("the covariance holds NaN or infinite entries")
-    return (matrix + matrix.T) / 2
+    return matrix
 
 
 def _clipped(values: Tensor, matrix: Tensor, tolerance: float) -> Tensor:
@@ -157,8 +157,9 @@ def effective_rank_normalised(eigs: Tensor, rows: int | None = None) -> Tensor:
     """Effective rank over the number of dimensions, exp(H) / d; in (0, 1]; falls on collapse.
 
     The form 2605.30524 reports. With n - 1 < d it would say how few rows there are, so it is Undefined when an
-    eigenvalue is zero (1e-12 of the largest), as d - n + 1 of them then are. Given `rows` n it is exp(H) / min(n-1, d) instead, the
-    share of what centred rows can reach: another quantity below n = d + 1, the same from there on.
+    eigenvalue is zero (1e-12 of the largest), as d - n + 1 of them then are. Given `rows` n it is
+    exp(H) / min(n-1, d) instead, the share of what centred rows can reach: another quantity when n - 1 < d, the
+    same from there on.
 
     >>> round(effective_rank_normalised(torch.tensor([3.0, 3.0, 3.0])).item(), 6)
     1.0

@@ -16,8 +16,8 @@ CONSTANT = 1e-18
 """Below this share of |mean|^2 a total variance is the rounding of constant states, not spread."""
 
 
-PANEL = 128
-"""Columns computed at a time in a second moment."""
+PANEL, BAND = 64, 32
+"""Columns of a second moment that are computed at a time, and rows that are stored at a time."""
 
 
 @contextmanager
@@ -38,19 +38,6 @@ def _exact_float32(device: torch.device) -> Iterator[None]:
 def _working(states: Tensor) -> Tensor:
     """States in the precision products are taken in: float64 if given so, else float32."""
     return states if states.dtype == torch.float64 else states.to(torch.float32)
-
-
-def _second_moment(rows: Tensor) -> Tensor:
-    """The product rows' rows [d, d]. On a CPU one triangle, in panels, then mirrored: two thirds of the time."""
-    width = rows.shape[1]
-    if rows.device.type != "cpu" or width <= PANEL:
-        return rows.T @ rows
-    product = rows.new_empty(width, width)
-    for start in range(0, width, PANEL):
-        end = min(start + PANEL, width)
-        product[start:end, start:] = rows[:, start:end].T @ rows[:, start:]
-        product[end:, start:end] = product[start:end, end:].T
-    return product
 
 
 def _reduced(values: Tensor, *, broadcast: bool = False) -> Tensor:
@@ -111,17 +98,13 @@ class Moments:
         if states.ndim != 2 or states.shape[1] != self.shift.shape[0]:
             raise ValueError(f"states of shape {tuple(states.shape)} do not fit width {self.shift.shape[0]}")
         rows = _working(states.detach())
-        self.update_centred(rows - self.shift.to(rows), sequences)
-
-    @torch.no_grad()
-    def update_centred(self, centred: Tensor, sequences: int = 0) -> None:
-        """Add rows from which the caller has taken `shift`, [n, d] in float32 or float64."""
         self.sequences += sequences
-        if centred.shape[0] == 0:
+        if rows.shape[0] == 0:
             return
+        centred = rows - self.shift.to(rows)
         with _exact_float32(centred.device):
-            product = _second_moment(centred)
-        self.count += centred.shape[0]
+            product = centred.T @ centred
+        self.count += rows.shape[0]
         self.total += centred.sum(0, dtype=torch.float64).to(self.total.device)
         self.second += product.to(self.second)
 
@@ -129,9 +112,11 @@ class Moments:
         """The same rows about another shift [d]: s + n delta, M + s delta' + delta s' + n delta delta'."""
         shift = shift.to(self.shift)
         delta = self.shift - shift
-        cross = torch.outer(self.total, delta)
-        second = self.second + cross + cross.T + self.count * torch.outer(delta, delta)
-        return Moments(shift, self.count, self.sequences, self.total + self.count * delta, second)
+        total = self.total + self.count * delta
+        # s delta' + delta s' + n delta delta', in one pass over the matrix and symmetric to the last bit
+        mean = (self.total + total) / 2
+        left, right = torch.stack([mean, delta], 1), torch.stack([delta, mean])
+        return Moments(shift, self.count, self.sequences, total, torch.addmm(self.second, left, right))
 
     def merge(self, other: Moments) -> Moments:
         """The sums of both sets of rows, about this one's shift."""
@@ -179,26 +164,75 @@ class Moments:
         """S = (M - s s'/n)/(n - 1) [d, d], float64; zero for constant rows, Undefined below two."""
         if self.count < 2:
             raise Undefined(f"a covariance needs two rows, there are {self.count}")
-        centred = self.second - torch.outer(self.total, self.total / self.count)
-        covariance = centred / (self.count - 1)
+        beta, alpha = 1 / (self.count - 1), -1 / (self.count * (self.count - 1))
+        covariance = torch.addr(self.second, self.total, self.total, beta=beta, alpha=alpha)
         if covariance.trace() <= CONSTANT * self.mean.square().sum():
             return torch.zeros_like(covariance)
         return covariance
 
     @property
+    def variances(self) -> Tensor:
+        """The diagonal of S [d], without making S; zero for constant rows, Undefined below two."""
+        if self.count < 2:
+            raise Undefined(f"a variance needs two rows, there are {self.count}")
+        variances = (self.second.diagonal() - self.total.square() / self.count) / (self.count - 1)
+        constant = variances.sum() <= CONSTANT * self.mean.square().sum()
+        return torch.zeros_like(variances) if bool(constant) else variances
+
+    @property
     def trace(self) -> Tensor:
         """Total variance tr S, 0-d; Undefined below two rows."""
-        return self.covariance.trace()
+        return self.variances.sum()
 
     def _about_mine(self, other: Moments) -> Moments:
         return other if torch.equal(self.shift, other.shift) else other.shifted(self.shift)
 
 
+@dataclass
+class RunningMoments:
+    """`Moments` while rows still come: the quickest to add to, and good for nothing before they are packed.
+
+    On a CPU only the upper triangle of the second moment is taken, panel by panel, and added in place: two thirds of
+    the time of a whole product.
+    """
+
+    shift: Tensor
+    count: int
+    sequences: int
+    total: Tensor
+    upper: Tensor
+
+    @classmethod
+    def zeros(cls, shift: Tensor) -> RunningMoments:
+        """Empty sums about `shift` [d], on its device."""
+        empty = Moments.zeros(shift)
+        return cls(empty.shift, 0, 0, empty.total, empty.second)
+
+    @torch.no_grad()
+    def update(self, centred: Tensor, total: Tensor, sequences: int) -> None:
+        """Add rows from which the caller has taken the shift, [n, d] in float32 or float64, and their sum [d]."""
+        self.sequences += sequences
+        self.count += len(centred)
+        self.total += total.to(self.total)
+        width = centred.shape[1]
+        panel = PANEL if centred.device.type == "cpu" else width
+        with _exact_float32(centred.device):
+            for start in range(0, width if len(centred) else 0, panel):
+                self.upper[start : start + panel, start:] += centred[:, start : start + panel].T @ centred[:, start:]
+
+    def packed(self, dtype: torch.dtype) -> PackedMoments:
+        """The sums on the host, the triangle in `dtype`."""
+        bands = [self.upper[start:end, start:].flatten() for start, end in _bands(len(self.total))]
+        triangle = torch.cat(bands).to("cpu", dtype)
+        return PackedMoments(self.shift.cpu(), self.count, self.sequences, self.total.cpu(), triangle)
+
+
 @dataclass(frozen=True)
 class PackedMoments:
-    """Finished sums: as `Moments`, with one `triangle` [d (d+1)/2] of the second moment, row by row.
+    """Finished sums: as `Moments`, with the upper `triangle` of the second moment, in bands of 32 rows.
 
-    The triangle is float32 where products were taken in float32, which rounds no further than they did.
+    The triangle is float32 where products were taken in float32, which rounds no further than they did. Bands hold
+    a little more than half of the matrix, and are copied many times faster than single rows.
     """
 
     shift: Tensor
@@ -207,20 +241,19 @@ class PackedMoments:
     total: Tensor
     triangle: Tensor
 
-    @classmethod
-    def of(cls, sums: Moments, dtype: torch.dtype) -> PackedMoments:
-        """`sums` on the host, the triangle in `dtype`."""
-        rows, columns = torch.triu_indices(*sums.second.shape, device=sums.second.device)
-        triangle = sums.second[rows, columns].to("cpu", dtype)
-        return cls(sums.shift.cpu(), sums.count, sums.sequences, sums.total.cpu(), triangle)
-
     def unpacked(self) -> Moments:
         """The sums again, in float64."""
-        width = self.shift.shape[0]
+        width = len(self.total)
         second = torch.empty(width, width, dtype=torch.float64)
-        rows, columns = torch.triu_indices(width, width)
-        second[rows, columns] = second[columns, rows] = self.triangle.to(torch.float64)
+        bands = self.triangle.split([(end - start) * (width - start) for start, end in _bands(width)])
+        for (start, end), band in zip(_bands(width), bands, strict=True):
+            rows = second[start:end, start:].copy_(band.view(end - start, width - start))
+            second[end:, start:end] = rows[:, end - start :].T
         return Moments(self.shift, self.count, self.sequences, self.total, second)
+
+
+def _bands(width: int) -> list[tuple[int, int]]:
+    return [(start, min(start + BAND, width)) for start in range(0, width, BAND)]
 
 
 @dataclass

@@ -26,7 +26,7 @@ NULL_VELOCITY = sqrt(2)
 
 @torch.no_grad()
 def trajectory_values(windows: Tensor) -> dict[str, Tensor]:
-    """All of a window's values from one pass over its steps, in half the time of one by one.
+    """All of a window's values from one pass over its steps, in about half the time of one by one.
 
     `curvature`, `straightness`, `velocity` [B] and `mean_unit_step` [B, d], as the functions of those names.
 

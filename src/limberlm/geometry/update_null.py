@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from limberlm.geometry import null, spectrum
-from limberlm.geometry.angles import chordal_distance, grassmann_distance, principal_angles
 from limberlm.geometry.low_rank import Bases
 from limberlm.geometry.updates import Change, leading_directions
 from limberlm.geometry.weights import intruder_dimensions, mean_rotation
@@ -152,20 +151,20 @@ def null_between(metric: str, earlier: Change, later: Change, seed: int = 0) -> 
     return null_angles(one.rank, other.rank, d_out, d_in, seed).get(metric)
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=16)  # the metrics of one change share it
 def null_angles(r_s: int, r_t: int, d_out: int, d_in: int, seed: int, draws: int = DRAWS) -> dict[str, Null]:
     """Of the smallest angle and both distances between random spans, from `draws` seeded pairs."""
-    generator = torch.Generator().manual_seed(seed)
-    found: dict[str, list[float]] = {"principal_angle_min": [], "grassmann_distance": [], "chordal_distance": []}
-    for _ in range(draws):
-        sides = [_random_angles(r_s, r_t, dim, generator) for dim in (d_in, d_out)]
-        found["principal_angle_min"].append(min(float(angles[0]) for angles in sides))
-        found["grassmann_distance"].append(sum(float(grassmann_distance(angles)) for angles in sides) / 2)
-        found["chordal_distance"].append(sum(float(chordal_distance(angles)) for angles in sides) / 2)
-    return {name: _moments(values) for name, values in found.items()}
+    rng = np.random.default_rng(seed)
+    sides = [_random_angles(r_s, r_t, dim, rng, draws) for dim in (d_in, d_out)]
+    mean = {
+        "grassmann_distance": torch.stack([angles.square().sum(1).sqrt() for angles in sides]).mean(0),
+        "chordal_distance": torch.stack([angles.sin().square().sum(1).sqrt() for angles in sides]).mean(0),
+    }
+    smallest = torch.minimum(sides[0].amin(1), sides[1].amin(1))
+    return {name: _moments(drawn) for name, drawn in ({"principal_angle_min": smallest} | mean).items()}
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=16)
 def null_ranks(r: int, d_out: int, d_in: int, seed: int, draws: int = DRAWS) -> dict[str, Null]:
     """Of the four ranks of a product of Gaussian factors [d_out, r] and [r, d_in], from `draws` seeded products.
 
@@ -175,13 +174,9 @@ def null_ranks(r: int, d_out: int, d_in: int, seed: int, draws: int = DRAWS) -> 
     [15.5, 15.9]
     """
     rng = np.random.default_rng(seed)
-    found: dict[str, list[float]] = {name: [] for name in RANKS}
-    for _ in range(draws):
-        core = _gaussian_triangle(d_out, r, rng) @ _gaussian_triangle(d_in, r, rng).T
-        energies = torch.linalg.svdvals(core).square()
-        for name, metric in RANKS.items():
-            found[name].append(float(metric(energies)))
-    return {name: _moments(values) for name, values in found.items()}
+    left, right = (_gaussian_triangles(d, r, rng, draws) for d in (d_out, d_in))
+    energies = torch.linalg.svdvals(left @ right.mT).square()
+    return {name: _moments(torch.stack([metric(spectrum) for spectrum in energies])) for name, metric in RANKS.items()}
 
 
 def _full_ranks(d_out: int, d_in: int) -> dict[str, Null]:
@@ -191,20 +186,30 @@ def _full_ranks(d_out: int, d_in: int) -> dict[str, Null]:
     return {name: Null(function(rows, d), nan) for name, function in zip(RANKS, functions, strict=True)}
 
 
-def _random_angles(r_s: int, r_t: int, dim: int, generator: torch.Generator) -> Tensor:
-    """Angles between the first r_s axes and a random span: rotating one of two random spans changes nothing."""
-    frame = torch.linalg.qr(torch.randn(dim, r_t, generator=generator, dtype=torch.float64))[0]
-    return principal_angles(torch.eye(dim, r_s, dtype=torch.float64), frame)
+def _random_angles(r_s: int, r_t: int, dim: int, rng: np.random.Generator, draws: int) -> Tensor:
+    """Principal angles [draws, k] of random spans: cos^2 are the eigenvalues of W_1 (W_1 + W_2)^-1.
+
+    W_1 and W_2 are k x k Wishart matrices of max(r_s, r_t) and dim - max(r_s, r_t) degrees: no frame is drawn.
+    """
+    k, wide = sorted((r_s, r_t))
+    first, second = (_gaussian_triangles(degrees, k, rng, draws) for degrees in (wide, dim - wide))
+    one, two = first.mT @ first, second.mT @ second
+    root = torch.linalg.inv(torch.linalg.cholesky(one + two))
+    squares: Tensor = torch.linalg.eigvalsh(root @ one @ root.mT)
+    return squares.clamp(0, 1).sqrt().acos()
 
 
-def _gaussian_triangle(d: int, r: int, rng: np.random.Generator) -> Tensor:
-    """R of the QR of a Gaussian [d, r]: chi variables of d, d-1, ... degrees on the diagonal, Gaussian above it."""
+def _gaussian_triangles(d: int, r: int, rng: np.random.Generator, draws: int) -> Tensor:
+    """R [draws, r, r] of the QR of Gaussian matrices [d, r]: chi variables of d, d-1, ... degrees on the diagonal.
+
+    With fewer rows than columns, the matrices themselves.
+    """
     if r > d:
-        return torch.from_numpy(rng.standard_normal((d, r)))
-    triangle = np.triu(rng.standard_normal((r, r)), 1) + np.diag(np.sqrt(rng.chisquare(np.arange(d, d - r, -1))))
-    return torch.from_numpy(triangle)
+        return torch.from_numpy(rng.standard_normal((draws, d, r)))
+    triangles = np.triu(rng.standard_normal((draws, r, r)), 1)
+    triangles[:, np.arange(r), np.arange(r)] = np.sqrt(rng.chisquare(np.arange(d, d - r, -1), (draws, r)))
+    return torch.from_numpy(triangles)
 
 
-def _moments(values: list[float]) -> Null:
-    drawn = torch.tensor(values, dtype=torch.float64)
-    return Null(float(drawn.mean()), float(drawn.std()) if len(values) > 1 else nan)
+def _moments(drawn: Tensor) -> Null:
+    return Null(float(drawn.mean()), float(drawn.std()))

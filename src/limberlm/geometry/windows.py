@@ -7,13 +7,12 @@ of one sequence are dependent, so levels are ordinal: compare them at one W, not
 
 from __future__ import annotations
 
-from math import log, nan
+from math import exp, log, nan
 
 import torch
 from torch import Tensor
 
 from limberlm.geometry.logits import mean
-from limberlm.geometry.null import null_effective_rank
 from limberlm.geometry.trajectories import WINDOW
 from limberlm.geometry.undefined import Undefined
 
@@ -160,23 +159,34 @@ def hsic_vectors(windows: Tensor) -> Tensor:
 
 
 def null_diff_erank(width: int, points: int = WINDOW) -> float:
-    """Independent isotropic states: the effective rank of `points` rows in `width` dimensions.
+    """Independent directions: exp(ln m - (m-1)/(2B)), m and B the smaller and larger of `width` and points - 1.
+
+    Unit rows lack the variance of Gaussian norms, so this is up to 1.5 % above `null_effective_rank`. Good to
+    0.3 %, the worst at width = points.
 
     >>> round(null_diff_erank(256), 1)
-    56.1
+    55.8
     """
-    return null_effective_rank(points, width)
+    return exp(_null_entropy(points - 1, width))
 
 
 def null_matrix_entropy(width: int, points: int = WINDOW) -> float:
-    """Independent isotropic states; nothing is centred, so all `points` rows count. Undefined for a width of 1.
+    """Independent directions (`rms` states), not centred: as `null_diff_erank` with all points. Undefined at width 1.
+
+    Norms that vary (`raw` states) lower it, by 0.003 for Gaussian ones at width 64.
 
     >>> round(null_matrix_entropy(256), 3)
-    0.970
+    0.97
     """
     if width < 2:
         raise Undefined("one dimension has one eigenvalue, whose entropy is always 0")
-    return log(null_effective_rank(points + 1, width)) / log(min(points, width))
+    return _null_entropy(points, width) / log(min(points, width))
+
+
+def _null_entropy(rows: int, width: int) -> float:
+    """Of the spectrum of independent unit rows, to second order: E sum p^2 = 1/rows + (1 - 1/rows)/width."""
+    smaller, larger = sorted((rows, width))
+    return log(smaller) - (smaller - 1) / (2 * larger)
 
 
 def _centred(gram: Tensor) -> Tensor:

@@ -141,7 +141,7 @@ class Adapter:
         return module in self.lora and "embedding" in self.lora[module]["A"].name.rpartition(".")[2]
 
     def scale(self, module: str) -> float:
-        """The factor in front of B A: alpha / r, or alpha / sqrt(r) for rsLoRA, after the patterns of the configuration."""
+        """What multiplies B A: alpha / r, or alpha / sqrt(r) for rsLoRA, by the patterns of the configuration."""
         alpha = _pattern(self.config.alpha_pattern, module, self.config.lora_alpha)
         return alpha / (sqrt(self._rank(module)) if self.config.use_rslora else self._rank(module))
 
@@ -168,6 +168,12 @@ class Adapter:
             if "A" not in parts or "B" not in parts:
                 raise UserError(f"{self.path}/{file}: {module} has only one of the factors A and B")
             a, b = parts["A"].shape, parts["B"].shape
+            magnitude = parts["magnitude"].shape if "magnitude" in parts else None
+            if (magnitude is not None) != self.config.use_dora or magnitude not in (None, (b[0],)):
+                raise UserError(
+                    f"{self.path}/{file}: {module} has magnitudes {list(magnitude or ())} for {b[0]} rows, "
+                    f"and {CONFIG} says use_dora={self.config.use_dora}"
+                )
             if a[0] != b[1] or a[0] != self._rank(module):
                 raise UserError(
                     f"{self.path}/{file}: {module} has factors {list(b)} and {list(a)}, "
@@ -242,13 +248,13 @@ def _sorted(
             if len(stored.shape) == dimensions:
                 lora.setdefault(name.removesuffix(f".{ending}"), {})[_PARTS[ending]] = stored
             else:
-                left_out[name] = f"has {len(stored.shape)} dimensions: not a factor of a matrix"
+                left_out[name] = f"{len(stored.shape)}-dimensional: not a factor of a weight matrix"
         elif name.endswith(".base_layer.weight"):
             left_out[name] = "a copy of the base's weight"
         elif name.endswith(".weight") and len(stored.shape) == 2:
             whole[name.removesuffix(".weight")] = stored
         else:
-            left_out[name] = "has no spectrum of its own: not a weight matrix"
+            left_out[name] = f"{len(stored.shape)}-dimensional: not a weight matrix"
     for module, parts in list(lora.items()):
         if "A" not in parts and "B" not in parts:
             left_out[module] = "has no factors that are matrices"

@@ -6,7 +6,7 @@ import logging
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from math import isnan
+from math import isfinite, isnan
 from pathlib import Path
 from typing import Any, cast
 
@@ -90,6 +90,8 @@ class GeometryCallback(TrainerCallback):
         for setting, number in (("every", every), ("batch_size", batch_size)):
             if number < 1:
                 raise UserError(f"{setting}={number}: must be at least 1")
+        if not re.fullmatch(r"\w[\w.-]*", name):
+            raise UserError(f'name="{name}": it names a folder; use letters, digits, ".", "_" and "-"')
         if isinstance(probe, str | Path) and not Path(probe).is_file():
             raise UserError(f"{probe}: no such file; give a .jsonl, .txt or .txt.xz file")
         # a generator would be empty at the second `train()`
@@ -109,8 +111,11 @@ class GeometryCallback(TrainerCallback):
         """Prepare the probe and measure; refuse now what could not be measured later."""
         model = kwargs["model"]
         refuse_sharded(model)
-        if calling_handler() is None:
+        handler = calling_handler()
+        if handler is None:
             _log.warning("%s: no CallbackHandler above this call: the trackers will not see the numbers", self.name)
+        elif any(isinstance(c, GeometryCallback) and c.name == self.name and c is not self for c in handler.callbacks):
+            raise UserError(f'name="{self.name}": two callbacks of this trainer have it; give one another name=')
         self._measured = state.global_step
         values = on_main(state, lambda: self._begin(args, state, model, kwargs.get("processing_class")))
         logged = any(entry.get("step") == state.global_step and values.keys() & entry for entry in state.log_history)
@@ -149,7 +154,7 @@ class GeometryCallback(TrainerCallback):
             )
         self._start = Geometry.load(path) if state.global_step else None
         now = self._measure(model)
-        _warn_of_undefined(now, self._chosen(), self.name)
+        _check(now, self._chosen(), self.name)
         if self._start is None:
             self._start = now
             now.save(path)
@@ -184,7 +189,7 @@ class GeometryCallback(TrainerCallback):
         found = measure(
             model,
             cast(ProbeSet, self._ready),
-            suite="full" if any(CATALOG[name].suite == "full" for name in self.metrics) else "core",
+            metrics=list(self.metrics),
             layers=self._blocks,
             batch_size=batch_size,
             memory=memory,
@@ -222,13 +227,14 @@ class GeometryCallback(TrainerCallback):
         values: dict[str, float] = {}
         for name, (metric_name, site) in self._chosen().items():
             suffix = "_corrected" if CATALOG[metric_name].corrected else ""
-            values[name] = float(_row(now.table, metric_name + suffix, site)["value"])
-            if changes is None:
-                continue
-            change = _row(changes, metric_name, site)
-            for column, ending in (("corrected", ""), ("low", "_low"), ("high", "_high")):
-                values[f"{name}_change{ending}"] = float(change[column])
-        return {name: value for name, value in values.items() if not isnan(value)}
+            value = _row(now.table, metric_name + suffix, site)
+            change = None if changes is None else _row(changes, metric_name, site)
+            if value is not None:
+                values[name] = float(value["value"])
+            if change is not None:
+                for column, ending in (("corrected", ""), ("low", "_low"), ("high", "_high")):
+                    values[f"{name}_change{ending}"] = float(change[column])
+        return {name: value for name, value in values.items() if isfinite(value)}
 
 
 def _metrics(names: Sequence[str]) -> tuple[str, ...]:
@@ -250,22 +256,35 @@ def _sites(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
-def _row(table: pd.DataFrame, name: str, site: str) -> pd.Series:
+def _row(table: pd.DataFrame, name: str, site: str) -> pd.Series | None:
     """The row of a metric at a site, under the first of the metric's conventions that it has there."""
     rows = table[(table["metric"] == name) & (table["site"] == site) & (table["domain"] == "all")]
     for convention in metric(name).conventions:
         found = rows[rows["convention"] == convention]
         if len(found):
             return found.iloc[0]
-    raise UserError(f"metrics: {name} is not measured at {site}; choose another metric or site, or read more layers")
+    return None
 
 
-def _warn_of_undefined(geometry: Geometry, chosen: dict[str, tuple[str, str]], name: str) -> None:
-    """One line for each number that will not be in the log, or only without its interval."""
+def _check(geometry: Geometry, chosen: dict[str, tuple[str, str]], name: str) -> None:
+    """One warning for each number that will not be in the log, or only without its interval.
+
+    Raises:
+        UserError: a number is not in the table, and the model is not the reason.
+    """
+    undefined = geometry.manifest["undefined"]
     for shown, (metric_name, site) in chosen.items():
-        row = _row(geometry.table, metric_name, site)
-        reason = geometry.manifest["undefined"].get(f"{site}/{row['convention']}/{metric_name}", "undefined")
+        row, record = _row(geometry.table, metric_name, site), CATALOG[metric_name]
+        if row is None:
+            reason = undefined.get(site if site == record.sites else record.needs)
+            if reason is None:
+                raise UserError(
+                    f"metrics: {metric_name} is not measured at {site}; choose another, or read more layers"
+                )
+            _log.warning("%s: %s is not logged: %s", name, shown, reason)
+            continue
+        reason = undefined.get(f"{site}/{row['convention']}/{metric_name}", "undefined")
         if isnan(row["value"]):
             _log.warning("%s: %s is not logged: %s", name, shown, reason)
-        elif isnan(row["low"]) and not CATALOG[metric_name].integer:
+        elif isnan(row["low"]) and not record.integer:
             _log.warning("%s: %s has no interval: %s", name, shown, reason.removeprefix("no interval: "))

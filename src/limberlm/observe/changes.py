@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 from zlib import crc32
 
@@ -106,8 +107,13 @@ class _Chain:
 
     def _whole(self, stored: Stored) -> Tensor:
         assert self.reading.base is not None
-        weight = stored.read().to(self.reading.device, torch.float64)
-        return weight.T if self.reading.base.transposed(self.module) else weight
+        assert self.weight is not None
+        raw = stored.read().to(self.reading.device)
+        raw = raw.T if self.reading.base.transposed(self.module) else raw
+        before = self.weight.to(raw.dtype)
+        if torch.equal(before.to(torch.float64), self.weight):
+            refuse_rounded(before, raw)
+        return raw.to(torch.float64)
 
     def _dora(self, lora: Lora) -> Tensor:
         """Rows of W + s B A scaled to their magnitude; the norms in the weight's type, as PEFT takes them."""
@@ -117,7 +123,7 @@ class _Chain:
         assert lora.magnitude is not None
         directions = begun + lora.update.dense()
         kind = self.stored if begun is self.origin else torch.float32
-        norms = torch.linalg.vector_norm(directions.to(kind), dim=1)
+        norms: Tensor = torch.linalg.vector_norm(directions.to(kind), dim=1)
         return directions * (lora.magnitude.to(torch.float64) / norms.to(torch.float64))[:, None]
 
 
@@ -129,6 +135,7 @@ def adapter_changes(module: str, adapters: Sequence[Adapter], reading: Reading) 
 
     Raises:
         UserError: names the adapter or file: damaged, or of another base.
+        Undefined: a weight saved whole differs from the base by rounding.
     """
     chain = _Chain(module, adapters, reading)
     for adapter in adapters:
@@ -146,10 +153,8 @@ def checkpoint_changes(module: str, checkpoints: Sequence[Checkpoint], reading: 
     """
     assert reading.base is not None
     chain = [reading.base, *checkpoints]
-    weights = [checkpoint.matrices()[module].read().to(reading.device) for checkpoint in chain]
-    for (one, before), (other, after) in zip(
-        zip(chain, weights, strict=True), zip(chain[1:], weights[1:], strict=False), strict=False
-    ):
+    weights = [checkpoint.matrices[module].read().to(reading.device) for checkpoint in chain]
+    for (one, before), (other, after) in pairwise(zip(chain, weights, strict=True)):
         try:
             refuse_rounded(before, after, reading.adapter_rank)
         except Undefined as reason:
@@ -159,7 +164,7 @@ def checkpoint_changes(module: str, checkpoints: Sequence[Checkpoint], reading: 
     exact = [weight.to(torch.float64) for weight in weights]
     if reading.base.transposed(module):
         exact = [weight.T for weight in exact]
-    steps = [_Step(after - before) for before, after in zip(exact, exact[1:], strict=False)]
+    steps = [_Step(after - before) for before, after in pairwise(exact)]
     total = exact[-1] - exact[0] if len(steps) > 1 else None
     return _judged(module, steps, total, exact[0], None, reading)
 
@@ -183,7 +188,7 @@ def _judged(
         weight = None if weight is None else weight + _dense(step.change)
         before = change.after
     if total is not None:
-        changes.append(_change(_Step(total), origin, None, base, base, generator))
+        changes.append(_change(_Step(total), origin, None, base, base, generator, before))
     return changes
 
 
@@ -194,12 +199,14 @@ def _change(
     base: Bases | None,
     before: Bases | None,
     generator: torch.Generator,
+    known: Bases | None = None,
 ) -> Change:
+    """One change; `known` are the bases of what it leads to, where an earlier one led there already."""
     factored = isinstance(step.change, Factored)
     update = step.change.bases() if isinstance(step.change, Factored) else singular_bases(step.change)
     after = random = before
     if update.rank and weight is not None and before is not None:
-        after = singular_bases(weight + _dense(step.change))
+        after = known or singular_bases(weight + _dense(step.change))
         random = singular_bases(weight + random_like(update, generator).dense())
     return Change(
         update=update,
@@ -226,8 +233,8 @@ def _base_weight(module: str, adapters: Sequence[Adapter], reading: Reading) -> 
         shape = shape[::-1] if transposed else shape
     else:
         shape = adapter.shape(module)
-        conv1d = adapter.fan_in_fan_out or reading.base.transposed(module)
-        transposed = adapter.is_embedding(module) or (conv1d if shape[0] == shape[1] else False)
+        conv1d = reading.base.transposed(module) if reading.base.has_conv1d else adapter.fan_in_fan_out
+        transposed = adapter.is_embedding(module) or (conv1d and shape[0] == shape[1])
     if stored is None:
         raise UserError(f"{reading.base.path}: has no weight of {module}, which {adapters[0].path} changes")
     kept = stored.shape

@@ -92,6 +92,14 @@ def locate_head(model: nn.Module, sites: Sites) -> Head:
 
     Raises:
         UserError: the model has no head, or its logits are not explained by one; names the model.
+
+    >>> from limberlm.observe.sites import locate
+    >>> from transformers import CohereConfig, CohereForCausalLM
+    >>> sizes = {"vocab_size": 16, "hidden_size": 8, "intermediate_size": 12, "num_attention_heads": 2}
+    >>> model = CohereForCausalLM(CohereConfig(num_hidden_layers=1, pad_token_id=0, logit_scale=0.25, **sizes))
+    >>> head = locate_head(model, locate(model))
+    >>> head.scale, head.softcap, head.tied, head.vocabulary
+    (0.25, None, True, 16)
     """
     base = unwrapped(model)
     name = type(base).__name__
@@ -136,13 +144,20 @@ def final_norm_scale(sites: Sites) -> Tensor:
 
     Raises:
         UserError: the norm does more than normalise, multiply and add.
+
+    >>> from limberlm.observe.sites import locate
+    >>> from transformers import GPT2Config, GPT2LMHeadModel
+    >>> model = GPT2LMHeadModel(GPT2Config(vocab_size=9, n_embd=4, n_layer=1, n_head=1, bos_token_id=0, eos_token_id=0))
+    >>> model.transformer.ln_f.weight.data = torch.tensor([1.0, 2.0, 3.0, 4.0])
+    >>> [round(weight, 5) for weight in final_norm_scale(locate(model)).tolist()]
+    [1.0, 2.0, 3.0, 4.0]
     """
     backbone = sites.backbone
     dtype = next((parameter.dtype for parameter in sites.final_norm.parameters()), backbone.dtype)
     probes = _probes(backbone.config.get_text_config().hidden_size).to(sites.device)
     with untouched(backbone):
         up, down = (sites.final_norm((sign * probes)[None].to(dtype))[0].double() for sign in (1, -1))
-    found = (up - down) / 2 / (probes / probes.square().mean(1, keepdim=True).sqrt()).to(up.device)
+    found: Tensor = (up - down) / 2 / (probes / probes.square().mean(1, keepdim=True).sqrt()).to(up.device)
     spread = float((found[0] - found[1]).abs().max() / found.abs().max())
     if not spread <= _allowed(dtype):
         kind = type(sites.final_norm).__name__
@@ -165,9 +180,10 @@ def _example(model: nn.Module, sites: Sites) -> tuple[Tensor, Tensor]:
     """Final states [1, t, d] and the model's own logits [1, t, V] of a few tokens."""
     vocabulary = sites.backbone.config.get_text_config().vocab_size
     ids = torch.arange(1, TOKENS + 1, device=sites.device)[None] % vocabulary
-    # the model inside its wrappers: a compiled one would compile anew for this size
-    with untouched(model), sites.reading([FINAL_NORM]) as states:
-        output = unwrapped(model)(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
+    with untouched(model), sites.reading([FINAL_NORM]) as states, torch.compiler.set_stance("force_eager"):
+        base = unwrapped(model)
+        # the class's forward: trainers replace that of the instance, with autocast or a fused head
+        output = type(base).forward(base, input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
     return states[FINAL_NORM], output.logits
 
 
@@ -195,8 +211,10 @@ def _tied(sites: Sites, unembedding: nn.Module) -> bool:
 
 def _fitting(plain: Head, config: PreTrainedConfig, linear: Tensor, logits: Tensor) -> Head | None:
     """`plain` with the scale and softcap that explain the logits, or None."""
-    fields = {name: value for name, value in config.to_dict().items() if re.search("logit|lm_head", name)}
-    values = [float(v) for v in fields.values() if isinstance(v, int | float) and not isinstance(v, bool) and v > 0]
+    fields = config.to_dict()
+    # those of attention come last: where nothing tells them apart, they are not meant
+    names = sorted(filter(re.compile("logit|lm_head").search, fields), key=lambda name: "attn" in name)
+    values = [float(fields[n]) for n in names if type(fields[n]) in (int, float) and fields[n] > 0]
     scales = [1.0, *values, *(1 / value for value in values)]
     tried = [
         replace(plain, scale=scale, softcap=cap)

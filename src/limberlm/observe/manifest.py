@@ -10,7 +10,7 @@ from limberlm.observe.observation import Observation
 from limberlm.observe.probe import BLOCKS
 from limberlm.observe.reading import LAST
 from limberlm.observe.sites import BAND, Sites, band_sites
-from limberlm.observe.summary import Cell
+from limberlm.observe.summary import NO_INTERVAL, Cell
 from limberlm.observe.table import FORMAT
 from limberlm.version import __version__
 
@@ -69,7 +69,7 @@ def manifest_of(
 
 
 def _worth_saying(cell: Cell) -> bool:
-    return bool(cell.reason) and not cell.metric.integer
+    return bool(cell.reason) and not (cell.metric.integer and NO_INTERVAL in cell.reason)
 
 
 def _flags(observation: Observation, cells: list[Cell]) -> list[str]:

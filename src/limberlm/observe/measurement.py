@@ -37,6 +37,7 @@ def measure(
     reference: str | Path | Model | None = None,
     preset: str = "robust",
     suite: str = "core",
+    metrics: Sequence[str] | None = None,
     layers: Sequence[int] | None = None,
     max_tokens: int | None = None,
     max_length: int = 256,
@@ -57,6 +58,7 @@ def measure(
             same pass: adds similarity to it, and the divergence of its predictions.
         preset: a named set of conventions (`limberlm.observe.PRESETS`), to set a number beside a published one.
         suite: "core", or "full" with intrinsic dimension, spectra per sequence and hidden units.
+        metrics: names of the only metrics to compute; by default all of the suite.
         layers: the blocks to read (negative: from the end), all by default. `embed` and `final_norm` are
             always read; the depth band needs all of its blocks.
         max_tokens: reads the sequences of smallest hash that hold at most this many tokens.
@@ -75,6 +77,7 @@ def measure(
     if batch_size < 1:
         raise UserError(f"batch_size={batch_size}: must be at least 1")
     plan = Plan.of(preset, suite)
+    plan = plan if metrics is None else plan.only(metrics)
     with same_random_states():
         source = str(model) if isinstance(model, str | Path) else _name_of(model)
         reader = tokenizer

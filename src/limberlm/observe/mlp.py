@@ -21,6 +21,12 @@ def locate_mlp(sites: Sites) -> list[nn.Module] | str:
     It is the linear layer to d units with the widest input, the last of equals, outside everything that mixes
     tokens (attention, a state space, a convolution). A mixture of experts is refused: its units see only the tokens
     sent to them, so they cannot be told dead or alike over a probe.
+
+    >>> from limberlm.observe.sites import locate
+    >>> from transformers import GPT2Config, GPT2LMHeadModel
+    >>> model = GPT2LMHeadModel(GPT2Config(vocab_size=9, n_embd=4, n_layer=2, n_head=1, bos_token_id=0, eos_token_id=0))
+    >>> [layer.nx for layer in locate_mlp(locate(model))]
+    [16, 16]
     """
     width = sites.backbone.config.get_text_config().hidden_size
     found: list[nn.Module] = []

@@ -136,8 +136,10 @@ class Observation:
         return made
 
     def blocks(self, site: str, convention: str) -> dict[int, Moments]:
-        """The sums of each jackknife block; unpacked here, so ask for one site at a time."""
-        return {block: sums.unpacked() for block, sums in self.moments.packed[site, convention].items()}
+        """The sums of each jackknife block about one shift; unpacked here, so ask for one site at a time."""
+        packed = self.moments.packed[site, convention]
+        shift = next(iter(packed.values())).shift
+        return {block: sums.unpacked().shifted(shift) for block, sums in packed.items()}
 
     @cached_property
     def head_factor(self) -> Tensor:

@@ -234,9 +234,16 @@ class Parts:
     def _centred(self, reads: str) -> list[Directions]:
         stay = self.reservoir_block != self.out
         mean = self._made("moments").mean
+        states, squares = self.reservoir_squares
         return centred_directions(
-            self.reservoir[stay], self.reservoir_block[stay], mean, self.seen.plan.blocks
+            states[stay], self.reservoir_block[stay], mean, self.seen.plan.blocks, squares[stay]
         )
+
+    @cached_property
+    def reservoir_squares(self) -> tuple[Tensor, Tensor]:
+        """The reservoir in float64 and its squared norms."""
+        states = self.reservoir.double()
+        return states, states.square().sum(1)
 
     def _neighbours(self, reads: str) -> Neighbours:
         return self.neighbours if self.out == NOTHING else self.neighbours.without(self.out)
@@ -326,14 +333,30 @@ class Parts:
 
     def counts(self, metric: Metric) -> tuple[int, int]:
         """Tokens and sequences that enter a metric on all blocks."""
-        whole = self.total
+        source = FINAL_NORM if self.site == LOGITS else self.site
+        packed = self.seen.moments.packed[source, self.base].values()
+        tokens, sequences = sum(sums.count for sums in packed), sum(sums.sequences for sums in packed)
+        if self.convention == TRIMMED:
+            tokens -= self.norms.massive
         if metric.needs in ("tokens", "sequences"):
             try:
                 values = self.take(metric, NOTHING)
             except Undefined:
                 return 0, 0
-            return (len(values), whole.sequences) if metric.needs == "tokens" else (whole.count, len(values))
-        return whole.count, whole.sequences
+            return (len(values), sequences) if metric.needs == "tokens" else (tokens, len(values))
+        return tokens, sequences
+
+    @property
+    def filled(self) -> list[int]:
+        """The jackknife blocks with sequences."""
+        source = FINAL_NORM if self.site == LOGITS else self.site
+        return list(self.seen.moments.packed[source, self.base])
+
+    @property
+    def width(self) -> int:
+        """Coordinates of a state."""
+        source = FINAL_NORM if self.site == LOGITS else self.site
+        return len(next(iter(self.seen.moments.packed[source, self.base].values())).total)
 
 
 def merged(blocks: Iterable[Any]) -> Any:

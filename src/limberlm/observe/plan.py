@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -54,6 +55,19 @@ class Plan:
         """The conventions whose sums the pass keeps: anisotropy comes from those of `rms`."""
         more = () if RMS in self.conventions or not self.needs("directions") else (RMS,)
         return self.conventions + more
+
+    def only(self, names: Sequence[str]) -> Plan:
+        """The metrics with these names, whatever their suite.
+
+        Raises:
+            UserError: there is no such metric, or none is named.
+        """
+        for name in names:
+            if name not in CATALOG:
+                raise UserError(f'metrics: no "{name}"{nearest(name, CATALOG)}; `limber metrics` lists them')
+        if not names:
+            raise UserError("metrics: the list is empty; leave it out for those of the suite")
+        return replace(self, metrics=tuple(metric for metric in CATALOG.values() if metric.name in names))
 
     def without(self, *needs: Needs) -> Plan:
         """The plan less the metrics with these needs."""

@@ -57,6 +57,7 @@ class Reading:
         self.norms = taken.norm(dim=1).cpu()
         self.zeros = int((self.norms == 0).sum())
         self._centred: dict[str, Tensor] = {}
+        self._totals: dict[str, tuple[Tensor, Tensor]] = {}
         self._refuse_non_finite()
 
     @cached_property
@@ -82,12 +83,35 @@ class Reading:
             self._centred[convention] = torch.sub(rows, shift, out=out)
         return self._centred[convention]
 
+    def totals(self, convention: str) -> tuple[Tensor, Tensor]:
+        """The sum [b, d] of the centred rows of each sequence, and how many there are [b]; float64 on the host."""
+        if convention not in self._totals:
+            rows, members = self.centred(convention), self._members(convention)
+            sums = (members.to(rows) @ rows).double().cpu()
+            self._totals[convention] = sums, members.sum(1)
+        return self._totals[convention]
+
+    def squares(self, convention: str) -> Tensor:
+        """The sum of squared norms of the centred rows of each sequence [b]; float64 on the host."""
+        norms = self.centred(convention).norm(dim=1).double().cpu()
+        return self._members(convention) @ norms.square()
+
+    def _members(self, convention: str) -> Tensor:
+        """Which centred row belongs to which sequence, as 0 and 1 [b, n']."""
+        lengths = self.batch.lengths
+        which = torch.arange(len(lengths)).repeat_interleave(lengths)
+        if convention == RMS and self.zeros:
+            which = which[self.norms > 0]
+        members = torch.zeros(len(lengths), len(which), dtype=torch.float64)
+        members[which, torch.arange(len(which))] = 1.0
+        return members
+
     def shift(self, convention: str, rows: Tensor | None = None) -> Tensor:
         """What is taken from the rows [d], float64 on their device."""
         key = (self.site, convention)
         if key not in self.buffers.shifts:
             assert rows is not None
-            mean = rows.mean(0, dtype=torch.float64) if len(rows) else rows.new_zeros(rows.shape[1])
+            mean = rows.mean(0) if len(rows) else rows.new_zeros(rows.shape[1])
             # float32, so that float32 and float64 rows are centred by the same number
             self.buffers.shifts[key] = mean.float().double()
         return self.buffers.shifts[key]

@@ -61,7 +61,9 @@ class Sites:
     def forward(self, **inputs: Tensor) -> None:
         """Run the backbone, without a cache, on the `inputs` its forward names (some take no position_ids)."""
         accepted = signature(self.backbone.forward).parameters
-        self.backbone(**{name: value for name, value in inputs.items() if name in accepted}, use_cache=False)
+        # a compiled block would compile anew for the hooks and for each shape, and round otherwise
+        with torch.compiler.set_stance("force_eager"):
+            self.backbone(**{name: value for name, value in inputs.items() if name in accepted}, use_cache=False)
 
     @contextmanager
     def reading(self, names: Sequence[str]) -> Iterator[dict[str, Tensor]]:
@@ -187,16 +189,23 @@ def locate(model: nn.Module) -> Sites:
     name = type(base).__name__
     if base.config.is_encoder_decoder:
         raise UserError(f"{name}: an encoder-decoder; only decoders have the sites embed, block.i and final_norm")
+    backbone = _backbone(base)
     config = base.config.get_text_config()
-    backbone = unwrapped(base.base_model if config is base.config else base.get_decoder())
-    if "input_ids" not in signature(backbone.forward).parameters:  # BART's decoder sits in a wrapper
-        backbone = unwrapped(backbone.get_decoder())
     depths = {getattr(config, field, None) for field in DEPTH_FIELDS} - {None}
     parent, blocks = _blocks(backbone, depths, name)
     for path, module in blocks.named_modules():  # attention to an encoder's states is not causal, and need not be
         if getattr(module, "is_causal", None) is False and not re.search("encoder|cross", path):
             raise UserError(f"{name}: its tokens see what comes after them ({path}); only decoders are measured")
     return Sites(backbone, blocks, _final_norm(parent, blocks, name))
+
+
+def _backbone(base: PreTrainedModel) -> PreTrainedModel:
+    """The model without its head, and without the parts that see or hear."""
+    own = base.config.get_text_config() is base.config
+    backbone = unwrapped(base.base_model if own else unwrapped(base.get_decoder()).base_model)
+    if "input_ids" in signature(backbone.forward).parameters:
+        return backbone
+    return unwrapped(backbone.get_decoder())  # BART's decoder sits in a wrapper
 
 
 def _blocks(backbone: nn.Module, depths: set[Any], name: str) -> tuple[nn.Module, nn.ModuleList]:

@@ -50,7 +50,7 @@ def untouched(model: nn.Module) -> Iterator[None]:
     modes = [(module, module.training) for module in model.modules()]
     matmul = torch.backends.cuda.matmul
     product_mode = matmul.fp32_precision
-    device = next((parameter.device.type for parameter in model.parameters()), "cpu")
+    device = next((p.device.type for p in model.parameters() if not p.is_meta), "cpu")
     try:
         model.eval()
         matmul.fp32_precision = "ieee"

@@ -115,9 +115,9 @@ def _values(parts: Parts, metrics: Sequence[Metric]) -> list[_Value]:
             value.value = float(value.metric.compute(parts.take(value.metric, NOTHING)))
         except Undefined as reason:
             value.reason = str(reason)
-    wide = next(iter(parts.blocks.values())).shift.numel() > EXACT
+    wide = parts.width > EXACT
     going = [value for value in found if not value.reason and not value.metric.integer]
-    for block in parts.blocks:
+    for block in parts.filled if len(parts.filled) > 1 else ():
         for value in going:
             if not value.reason and not (wide and value.metric.needs == "spectrum"):
                 _leave_out(value, parts, block)
@@ -155,7 +155,7 @@ def _cell(observation: Observation, parts: Parts, value: _Value) -> Cell:
     tokens, sequences = parts.counts(metric)
     counts = Counts(
         rows=tokens,
-        width=parts.total.shift.numel(),
+        width=parts.width,
         sequences=sequences,
         domains=len(observation.selection.domains),
         updates=round(depth_of(site, observation.layers) * observation.layers),

@@ -21,7 +21,7 @@ from torch import Tensor
 from limberlm.errors import UserError, nearest, storage_problem
 from limberlm.geometry import CATALOG, Metric
 from limberlm.observe.reading import RMS
-from limberlm.observe.sites import BAND, FINAL_NORM, LOGITS
+from limberlm.observe.sites import BAND, EMBED, FINAL_NORM, LOGITS
 
 FORMAT = 1
 REQUIRED = {"checkpoint", "probe", "convention", "undefined"}
@@ -61,27 +61,32 @@ class Geometry:
     statistics: dict[str, Tensor]
 
     def value(self, metric: str, site: str | None = None, convention: str | None = None) -> float:
-        """One number; NaN when it is undefined (the reason is in `manifest["undefined"]`).
+        """One number; NaN when it is undefined (the reason is in `manifest["undefined"]`). Otherwise as `row`."""
+        return float(self.row(metric, site, convention)["value"])
 
-        `site` is the depth band unless given, or `logits` for metrics of logits; `convention` the metric's default,
-        or the first under which the table has it.
+    def row(self, metric: str, site: str | None = None, convention: str | None = None) -> pd.Series:
+        """One row of the table.
+
+        `site` is the depth band unless given, or `logits` for metrics of logits, or `final_norm` where that is all
+        that was read; `convention` the metric's default, or the first under which the table has it.
 
         Raises:
             UserError: there is no such metric, site or convention in the table.
         """
-        table = self.table
-        _known("metric", metric, table["metric"])
-        rows = table[table["metric"] == metric]
+        _known("metric", metric, self.table["metric"])
+        rows = self.table[self.table["metric"] == metric]
         record = CATALOG.get(metric.removesuffix("_corrected"))
         if site is None:
             site = BAND if record is None else headline_site(record)
+            site = FINAL_NORM if set(rows["site"]) <= {EMBED, FINAL_NORM} else site
         if convention is None:
-            there = dict.fromkeys(rows["convention"])
-            convention = next((name for name in (record.conventions if record else ()) if name in there), next(iter(there)))
+            there = list(dict.fromkeys(rows["convention"]))
+            preferred = [name for name in (record.conventions if record else ()) if name in there]
+            convention = (preferred or there)[0]
         for column, wanted in (("site", site), ("convention", convention)):
             _known(f"{column} for {metric}", wanted, rows[column])
             rows = rows[rows[column] == wanted]
-        return float(rows["value"].iloc[0])
+        return rows.iloc[0]
 
     def covariance(self, site: str, convention: str = RMS) -> Tensor:
         """The pooled covariance [d, d] of a site, float32 as stored.
@@ -130,6 +135,7 @@ class Geometry:
         pq.write_table(pa.Table.from_arrays(columns, schema=SCHEMA), folder / METRICS)
         save_file(self.statistics, folder / STATISTICS)
         files = {name: _digest(folder / name) for name in (METRICS, STATISTICS)}
+        files[MANIFEST] = _of_content(json.loads(json.dumps(self.manifest)))
         text = json.dumps({**self.manifest, "files": files}, indent=2, sort_keys=True, allow_nan=False)
         (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
         for part in folder.iterdir():
@@ -145,7 +151,10 @@ class Geometry:
         """
         folder = Path(path)
         manifest = _manifest(folder)
-        for name, digest in manifest["files"].items():
+        files = manifest.pop("files")
+        if files.pop(MANIFEST) != _of_content(manifest):
+            raise UserError(f"{folder / MANIFEST}: differs from its own digest; measure again")
+        for name, digest in files.items():
             if _read(folder / name, _digest) != digest:
                 raise UserError(f"{folder / name}: differs from the digest in {MANIFEST}; measure again")
         table = _read(folder / METRICS, pq.read_table)
@@ -153,7 +162,6 @@ class Geometry:
             raise UserError(f"{folder / METRICS}: its columns are not those of format {FORMAT}; measure again")
         frame = table.to_pandas()
         frame["replicates"] = [list(values) for values in frame["replicates"]]
-        del manifest["files"]
         return cls(frame, manifest, _read(folder / STATISTICS, load_file))
 
 
@@ -195,6 +203,11 @@ def _digest(path: Path) -> str:
     return blake2b(path.read_bytes(), digest_size=16).hexdigest()
 
 
+def _of_content(manifest: dict[str, Any]) -> str:
+    """The digest of a manifest without the digests in it, whatever its layout."""
+    return blake2b(json.dumps(manifest, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+
 def _read(path: Path, reader: Callable[[Path], Any]) -> Any:
     """`reader(path)`, with every way a file can be unreadable told as one line."""
     try:
@@ -212,7 +225,7 @@ def _manifest(folder: Path) -> dict[str, Any]:
         found = manifest.get("format") if isinstance(manifest, dict) else None
         raise UserError(f"{folder / MANIFEST}: format {found!r}, this limberlm reads {FORMAT}; measure again")
     files = manifest.get("files")
-    if not isinstance(files, dict) or set(files) != {METRICS, STATISTICS}:
+    if not isinstance(files, dict) or set(files) != {MANIFEST, METRICS, STATISTICS}:
         raise UserError(f"{folder / MANIFEST}: lists no digests of {METRICS} and {STATISTICS}; measure again")
     if not REQUIRED.issubset(manifest):
         lacking = ", ".join(sorted(REQUIRED.difference(manifest)))

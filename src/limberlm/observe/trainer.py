@@ -60,11 +60,11 @@ def publish(args: Any, state: TrainerState, control: TrainerControl, values: dic
 
     Not through `Trainer.log` itself: TRL's trainers empty their own running averages into whatever is logged there.
     """
-    handler = calling_handler()
     if not values:
         return control
     logs = values if state.epoch is None else {**values, "epoch": state.epoch}
     state.log_history.append({**logs, "step": state.global_step})
+    handler = calling_handler()
     if handler is None:
         return control
     due = control.should_log  # the event clears it, and the trainer's own log of this step may still have to come

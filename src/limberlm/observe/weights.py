@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,7 @@ class Checkpoint:
         config = read_json(folder / CONFIG) if (folder / CONFIG).is_file() else {}
         return cls(str(path), tensors, str(config.get("model_type", "")))
 
+    @cached_property
     def matrices(self) -> dict[str, Stored]:
         """The weights with two dimensions, by module."""
         return {
@@ -101,8 +103,13 @@ class Checkpoint:
 
     def transposed(self, module: str) -> bool:
         """Whether the weight is kept as [d_in, d_out]: embeddings are, which map a token to a column, and Conv1D."""
-        conv1d = self.model_type in _CONV1D_MODELS and _CONV1D.search(f".{module}") is not None
+        conv1d = self.has_conv1d and _CONV1D.search(f".{module}") is not None
         return conv1d or _is_embedding(module)
+
+    @property
+    def has_conv1d(self) -> bool:
+        """Whether the architecture is known to have Conv1D modules."""
+        return self.model_type in _CONV1D_MODELS
 
 
 def local_folder(path: str | Path) -> Path:

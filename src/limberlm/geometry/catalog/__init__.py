@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import difflib
 
-import importlib
+from limberlm.geometry.catalog import (
+    dimension,
+    domains,
+    isotropy,
+    logits,
+    similarity,
+    spectrum,
+    trajectories,
+    units,
+    updates,
+)
 from limberlm.geometry.catalog.record import Metric
 
 __all__ = ["CATALOG", "HEADLINE", "Metric", "metric"]
 
-_FAMILIES = []
-for _name in "spectrum alpha published isotropy dimension domains logits trajectories units similarity updates".split():
-    try:
-        _FAMILIES.append(importlib.import_module(f"limberlm.geometry.catalog.{_name}"))
-    except ImportError as _e:
-        pass
+_FAMILIES = (spectrum, isotropy, dimension, domains, logits, trajectories, units, similarity, updates)
 
-CATALOG: dict[str, Metric] = {record.name: record for family in _FAMILIES for record in getattr(family, "METRICS", ())}
+CATALOG: dict[str, Metric] = {record.name: record for family in _FAMILIES for record in family.METRICS}
 """Every metric by name, in display order."""
 
 HEADLINE: tuple[str, ...] = (

@@ -21,6 +21,7 @@ class CrossCollector:
         self.conventions = tuple(name for name in conventions if name != LAST)
         self.sums: dict[tuple[str, str], dict[int, CrossMoments]] = {}
         self.running: dict[tuple[str, str], CrossMoments] = {}
+        self.dtypes: dict[tuple[str, str], torch.dtype] = {}
 
     def add(self, reading: Reading, beside: Reading) -> None:
         """Add one site of one batch: `reading` of the checkpoint, `beside` of the reference."""
@@ -33,13 +34,14 @@ class CrossCollector:
             if key not in self.running and len(x):
                 shifts = (rows.mean(0, dtype=torch.float64) for rows in (x, y.to(x.device)))
                 self.running[key] = CrossMoments.zeros(*shifts)
+                self.dtypes[key] = x.dtype if x.dtype == y.dtype else torch.float32
             if len(x):
                 self.running[key].update(x, y.to(x.device))
 
     def end_block(self, block: int) -> None:
         """Hand the sums of the finished block to the host."""
         for key, sums in self.running.items():
-            self.sums.setdefault(key, {})[block] = _converted(sums, torch.float32)
+            self.sums.setdefault(key, {})[block] = _converted(sums, self.dtypes[key])
         self.running = {}
 
     def blocks(self, site: str, convention: str) -> dict[int, CrossMoments]:
@@ -48,7 +50,7 @@ class CrossCollector:
 
 
 def _converted(sums: CrossMoments, dtype: torch.dtype) -> CrossMoments:
-    """The sums on the host, the product in `dtype`: float32 rounds it no further than the products were."""
+    """The sums on the host, the product in `dtype`: that of the products rounds it no further than they were."""
     parts = {field.name: getattr(sums, field.name) for field in fields(sums)}
     parts = {name: part.cpu() if isinstance(part, Tensor) else part for name, part in parts.items()}
     return CrossMoments(**{**parts, "product": parts["product"].to(dtype)})

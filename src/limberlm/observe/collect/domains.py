@@ -28,14 +28,8 @@ class DomainsCollector:
     def add(self, reading: Reading) -> None:
         """Add the states of one site of one batch."""
         for convention in self.conventions:
-            rows = reading.centred(convention)
-            which = torch.arange(len(reading.batch.indices)).repeat_interleave(reading.batch.lengths)
-            which = which[reading.norms > 0] if len(rows) < len(which) else which
-            membership = torch.zeros(len(reading.batch.indices), len(which), dtype=rows.dtype)
-            membership[which, torch.arange(len(which))] = 1.0
-            totals = (membership.to(rows.device) @ rows).double().cpu()  # [b, d]
-            counts = membership.sum(1).double()
-            squares = membership.double() @ rows.norm(dim=1).double().square().cpu()
+            totals, counts = reading.totals(convention)
+            squares = reading.squares(convention)
             shift = reading.shift(convention).cpu()
             self._add_to_domains(reading, convention, shift, counts, totals, squares)
             if convention == RMS:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from limberlm.geometry import Moments, PackedMoments
+from limberlm.geometry import PackedMoments, RunningMoments
 from limberlm.observe.reading import LAST, Reading
 from limberlm.observe.sites import FINAL_NORM
 
@@ -19,29 +19,30 @@ class MomentsCollector:
     def __init__(self, conventions: tuple[str, ...]) -> None:
         self.conventions = conventions
         self.packed: dict[tuple[str, str], dict[int, PackedMoments]] = {}
-        self.running: dict[tuple[str, str], tuple[Moments, torch.dtype]] = {}
+        self.running: dict[tuple[str, str], tuple[RunningMoments, torch.dtype]] = {}
 
     def add(self, reading: Reading) -> None:
         """Add the states of one site of one batch."""
         for convention in self.conventions:
             if convention != LAST:
-                rows = reading.centred(convention)
-                self._sums(reading, convention, reading.shift(convention), rows.dtype).update_centred(
-                    rows, len(reading.batch.sequences)
-                )
+                rows, totals = reading.centred(convention), reading.totals(convention)[0]
+                sums = self._sums(reading, convention, reading.shift(convention), rows.dtype)
+                sums.update(rows, totals.sum(0), len(totals))
             elif reading.site == FINAL_NORM:
                 ends = reading.batch.lengths.cumsum(0) - 1
                 last = reading.rows[ends.to(reading.rows.device)].double()
-                self._sums(reading, LAST, reading.shift(LAST, last), last.dtype).update(last, len(last))
+                shift = reading.shift(LAST, last)
+                centred = last - shift
+                self._sums(reading, LAST, shift, last.dtype).update(centred, centred.sum(0), len(last))
 
-    def _sums(self, reading: Reading, convention: str, shift: Tensor, dtype: torch.dtype) -> Moments:
+    def _sums(self, reading: Reading, convention: str, shift: Tensor, dtype: torch.dtype) -> RunningMoments:
         key = (reading.site, convention)
         if key not in self.running:
-            self.running[key] = Moments.zeros(shift), dtype
+            self.running[key] = RunningMoments.zeros(shift), dtype
         return self.running[key][0]
 
     def end_block(self, block: int) -> None:
         """Hand the sums of the finished block to the host."""
         for key, (sums, dtype) in self.running.items():
-            self.packed.setdefault(key, {})[block] = PackedMoments.of(sums, dtype)
+            self.packed.setdefault(key, {})[block] = sums.packed(dtype)
         self.running = {}

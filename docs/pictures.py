@@ -9,6 +9,7 @@ from math import exp, isnan
 
 from deformed.all import WITHOUT, group_of, response
 from deformed.group import Response
+
 from limberlm.geometry import CATALOG, Metric
 
 WIDTH, LABELS, BARS, RIGHT = 760, 262, 300, 12
@@ -31,16 +32,16 @@ def picture(name: str, together: Sequence[str] | None = None) -> str:
     if name in WITHOUT:
         return WITHOUT[name]
     metric, series = CATALOG[name], response(name, together)
-    starts = ", ".join(f"{s.series} {s.start:.4g}".strip() for s in series)
+    starts = ", ".join(f"{s.series} {s.start:.3g}".strip() for s in series)
     axis = "on a logarithmic axis, written in per cent" if metric.scale == "log" else "in its own units"
     caption = (
         f"{group_of(metric).about} Value before: {starts}. Bars are changes {axis}. Grey is twice the spread between "
         "draws: a bar inside it is less than other texts would make."
     )
     return (
-        f'<figure class="response" data-search-exclude style="overflow-x:auto;margin:1em 0;width:100%">\n'
+        f'<figure class="response" data-search-exclude>\n'
         f"{svg(metric, series)}\n"
-        f'<figcaption style="max-width:none;text-align:left">{escape(caption)}</figcaption>\n</figure>'
+        f"<figcaption>{escape(caption)}</figcaption>\n</figure>"
     )
 
 
@@ -54,8 +55,9 @@ def told(metric: Metric, response: Response, deformation: str) -> str:
         return "undefined"
     if change == 0.0:
         return "the same"
-    size = _percent(change) if metric.scale == "log" else f"{change:+.3g}".replace("-", "−")
-    return f"{size}, within the spread" if _within(response, change) else size
+    within = _within(response, change)
+    size = _percent(change) if metric.scale == "log" else f"{change:+.{2 if within else 3}g}".replace("-", "−")
+    return f"{size}, within the spread" if within else size
 
 
 def _percent(change: float) -> str:
@@ -112,7 +114,7 @@ def svg(metric: Metric, series: Sequence[Response]) -> str:
     key = metric.name.replace(".", "-")
     return (
         f'<svg role="img" aria-labelledby="{key}-title {key}-desc" viewBox="0 0 {WIDTH} {height:.0f}" '
-        f'width="{WIDTH}" height="{height:.0f}" style="max-width:100%;min-width:560px;height:auto" '
+        f'width="{WIDTH}" height="{height:.0f}" '
         f'font-family="inherit" font-size="12.5" fill="currentColor" xmlns="http://www.w3.org/2000/svg">\n'
         f'<title id="{key}-title">How {escape(metric.name)} responds</title>\n'
         f'<desc id="{key}-desc">{escape(_in_words(metric, series))}</desc>\n'

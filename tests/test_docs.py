@@ -5,16 +5,20 @@ from __future__ import annotations
 import ast
 import importlib
 import re
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 import yaml
 
+from limberlm.cli.app import app
 from limberlm.study.config import parse_settings
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+TESTS = re.compile(r"`([a-z_/]+/test_\w+\.py)::(\w+)`")
 
 
 def blocks(language: str) -> list[Any]:
@@ -37,6 +41,17 @@ def names_used(code: str) -> set[tuple[str, str]]:
     return used
 
 
+@cache
+def options() -> dict[str, set[str]]:
+    """The options of each command of `limber`."""
+    limber = typer.main.get_command(app)
+    everywhere = {flag for parameter in limber.params for flag in parameter.opts} | {"--help", "--debug"}
+    return {
+        name: everywhere | {flag for parameter in command.params for flag in parameter.opts}
+        for name, command in limber.commands.items()  # type: ignore[attr-defined]
+    }
+
+
 @pytest.mark.parametrize(("page", "text"), blocks("yaml"))
 def test_every_study_shown_is_valid(page: str, text: str) -> None:
     settings = parse_settings(yaml.safe_load(text), page)
@@ -47,3 +62,29 @@ def test_every_study_shown_is_valid(page: str, text: str) -> None:
 def test_every_name_used_exists(page: str, code: str) -> None:
     missing = [name for name in names_used(code) if not hasattr(importlib.import_module(name[0]), name[1])]
     assert missing == []
+
+
+@pytest.mark.parametrize(("page", "text"), blocks("bash"))
+def test_every_command_and_option_shown_exists(page: str, text: str) -> None:
+    for command, rest in re.findall(r"^limber (\w+)([^#\n]*)", text, re.MULTILINE):
+        assert command in options()
+        assert {flag for flag in re.findall(r"(?<=\s)--[\w-]+", rest)} <= options()[command]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=[page.stem for page in PAGES])
+def test_every_option_named_in_the_text_exists(page: Path) -> None:
+    known = set.union(*options().values())
+    prose = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
+    assert set(re.findall(r"`(--[\w-]+)", prose)) <= known
+
+
+@cache
+def defined_in(path: str) -> set[str]:
+    return set(re.findall(r"^def (test_\w+)", (ROOT / "tests" / path).read_text(), re.MULTILINE))
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if "::test_" in page.read_text()], ids=lambda page: page.stem)
+def test_every_test_named_exists(page: Path) -> None:
+    named = TESTS.findall(page.read_text())
+    assert len(named) == page.read_text().count("::test_")
+    assert [f"{path}::{name}" for path, name in named if name not in defined_in(path)] == []

@@ -8,14 +8,16 @@ from deformed import predictions, states, units, weights
 from deformed.group import Group, Response, responses
 from limberlm.geometry import CATALOG, Metric
 
-GROUPS = {group.name: group for part in (states, predictions, units, weights) for group in part.GROUPS}
+GROUPS: dict[str, Group] = {
+    group.name: group for part in (states, predictions, units, weights) for group in part.GROUPS
+}
 
 _BEYOND = "No picture: the states behind the pictures have 128 dimensions, and this band begins where they end."
 WITHOUT = {
     "alpha_band_128_512": _BEYOND,
     "alpha_band_512": _BEYOND,
-    "update_excess_overlap_permuted": "No picture of its own: it is `update_excess_overlap` of two modules, and responds "
-    "as that does.",
+    "update_excess_overlap_permuted": "No picture of its own: it is `update_excess_overlap` of two modules, and "
+    "responds as that does.",
 }
 """Metrics without a picture, and why."""
 

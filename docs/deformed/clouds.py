@@ -71,8 +71,9 @@ def _sink(cloud: Cloud, seed: int) -> Cloud:
 
 def _offset(cloud: Cloud, seed: int) -> Cloud:
     def act(x: Tensor) -> Tensor:
-        direction = normal(WIDTH, seed=3)
-        return x + direction / direction.norm() * (x - _centre(x)).norm(dim=2).mean()
+        direction, size = normal(WIDTH, seed=3), (x - _centre(x)).norm(dim=2).mean()
+        moved: Tensor = x + size * direction / direction.norm()
+        return moved
 
     return cloud.mapped(act)
 
@@ -111,7 +112,8 @@ def _half(cloud: Cloud, seed: int) -> Cloud:
 
 
 def _centre(states: Tensor) -> Tensor:
-    return states.mean((0, 1))
+    middle: Tensor = states.mean((0, 1))
+    return middle
 
 
 STATES = (

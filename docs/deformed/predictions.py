@@ -129,15 +129,15 @@ def _moments(states: Tensor) -> Moments:
 GROUPS = (
     Group(
         "predictions",
-        f"{PREDICTIONS:,} synthetic predictions over {VOCABULARY} tokens, some sure and some open; the reference differs "
-        "by noise and is not deformed.",
+        f"{PREDICTIONS:,} synthetic predictions over {VOCABULARY} tokens, some sure and some open; the reference "
+        "differs by noise and is not deformed.",
         tuple(_PREDICTIONS),
         _token_values,
     ),
     Group(
         "head",
-        f"Synthetic states (64 texts of {TOKENS} tokens, {WIDTH} dimensions, eigenvalues 1/i) seen through a random head "
-        "that looks at the first half of the coordinates.",
+        f"Synthetic states (64 texts of {TOKENS} tokens, {WIDTH} dimensions, eigenvalues 1/i) seen through a random "
+        "head that looks at the first half of the coordinates.",
         (*_STATES, _UNSEEN, _TURNED),
         _seen,
     ),

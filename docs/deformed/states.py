@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from math import nan, sqrt
 
 import torch
@@ -75,9 +76,7 @@ def _similarity(seed: int, deformation: str | None, names: frozenset[str]) -> Va
         kept = slice(0, len(made.states)), slice(0, made.states.shape[1])
         reference = reference.mapped(lambda x: x[kept])
     plan = _plan(names)
-    seen = passed(
-        [made.states, made.states], made.domain, plan, reference=[reference.states, reference.states]
-    )
+    seen = passed([made.states, made.states], made.domain, plan, reference=[reference.states, reference.states])
     return _read({name: Parts(seen, "block.0", name) for name in (RMS, RAW)}, plan.metrics)
 
 
@@ -95,7 +94,7 @@ def _updates(change: Callable[[list[Tensor]], list[Tensor]]) -> Callable[[list[T
 
     def act(path: list[Tensor]) -> list[Tensor]:
         sites = [path[0]]
-        for update in change([after - before for before, after in zip(path, path[1:], strict=False)]):
+        for update in change([after - before for before, after in pairwise(path)]):
             sites.append(sites[-1] + update)
         return sites
 

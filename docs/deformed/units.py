@@ -39,8 +39,9 @@ def _rarely(units: Tensor) -> Tensor:
     return rare
 
 
-def _even(units: Tensor) -> Tensor:
-    return units / units.std(0)
+def _sums(units: Tensor) -> Tensor:
+    even = units / units.std(0)
+    return even[:, TENTH : 2 * TENTH] + even[:, -TENTH:]
 
 
 def _grown(units: Tensor) -> Tensor:
@@ -55,7 +56,7 @@ _UNITS: dict[str, Callable[[Tensor], Tensor]] = {
     "a tenth fire on one token in 200": _some(_rarely),
     "one unit made huge": _grown,
     "a tenth made copies of others": _some(lambda units: -2 * units[:, -TENTH:]),
-    "a tenth made sums of two others": _some(lambda units: _even(units[:, TENTH : 2 * TENTH]) + _even(units[:, -TENTH:])),
+    "a tenth made sums of two others": _some(_sums),
     "half as many tokens": lambda units: units[: ROWS // 2],
     "an offset added to every unit": lambda units: units + units.abs().mean(),
     "activations x 10": lambda units: 10 * units,

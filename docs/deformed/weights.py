@@ -200,8 +200,8 @@ GROUPS = (
     ),
     Group(
         "updates",
-        f"Changes of rank {RANK} of two stages to one weight [{OUT}, {IN}] that share half of their directions; the later "
-        "one is deformed.",
+        f"Changes of rank {RANK} of two stages to one weight [{OUT}, {IN}] that share half of their directions; the "
+        "later one is deformed.",
         (*_BETWEEN, _SEED, _BOTH),
         _between,
     ),

@@ -26,12 +26,17 @@ from tests.observe.brute_values import WINDOW, G
 LOG = {
     *("effective_rank", "rankme", "participation_ratio", "participation_ratio_debiased", "stable_rank"),
     *(f"head_removed_rank_{k}" for k in (1, 2, 8, 32)),
-    *("effective_rank_normalised", "srank", "approximate_rank", "twonn", "mle_dimension"),
+    *("effective_rank_normalised", "isoscore", "srank", "approximate_rank", "twonn", "mle_dimension"),
     *("logit_effective_rank", "logit_participation_ratio", "logit_participation_ratio_debiased"),
     *("trajectory_rank", "trajectory_rank_pooled", "diff_erank"),
 }
+ABOUT_THE_VALUE = {"twonn", "mle_dimension", "entropy_median"}
+"""Whose interval is centred on the value."""
 WHOLE = {"srank", "approximate_rank", "feature_rank", "duplicated_units"} | {
     f"dormant_units_{tau}" for tau in (0.01, 0.025, 0.1)
+}
+WITHOUT_INTERVAL = WHOLE | {
+    *("subspace_overlap_32", "principal_angle_max_32", "principal_angle_mean_32", "alpha_r_squared")
 }
 CORRECTED = {
     *("effective_rank", "rankme", "participation_ratio", "stable_rank", "mean_share", "top_dimension_share"),
@@ -247,7 +252,14 @@ def _directions(seen: Stored, site: str, full: bool) -> Cells:
         left = block[chosen][stay]
 
         def of_distances(f: Callable[[np.ndarray], float]) -> Compute:
-            return lambda out: f(far[np.ix_(left != out, left != out)])
+            # without a block: the rows left, three times among all neighbours and twice among those left
+            def without(out: int) -> float:
+                stay = left != out
+                among = [far[stay]] if out < 0 else [far[stay]] * 3 + [far[np.ix_(stay, stay)]] * 2
+                near = [v.nearest(rows) for rows in among]
+                return f(np.concatenate([rows[:, : near[-1].shape[1]] for rows in near]))
+
+            return without
 
         yield "rms", "uniformity", lambda out: np.log(v.pair_mean(near, out, inside=True)), *counts
         yield "rms", "twonn", of_distances(v.twonn), *counts
@@ -270,8 +282,8 @@ def _domains(seen: Stored, base: Stored | None, site: str, full: bool) -> Cells:
         "rms_uncentred": lambda out: np.zeros(pooled.shape[1]),
     }
     if base is not None:
-        theirs = base.pooled(rms(base.states[site])).mean(0)
-        centres["rms_reference"] = lambda out: theirs
+        theirs = base.pooled(rms(base.states[site]))
+        centres["rms_reference"] = lambda out: theirs[seen.block != out].mean(0)
 
     def likeness(centre: Compute, same: bool) -> Compute:
         return lambda out: v.homogeneity(
@@ -385,7 +397,7 @@ def _logits(seen: Stored, base: Stored | None) -> Cells:
 def jackknifed(name: str, compute: Compute, filled: Sequence[int]) -> dict[str, object]:
     """Value, interval and delete-one values; `compute(out)` leaves block `out` out, -1 none."""
     value = float(compute(-1))
-    left = [b for b in filled if name not in WHOLE and not np.isnan(value)]
+    left = [b for b in filled if name not in WITHOUT_INTERVAL and not np.isnan(value)]
     out = np.array([compute(b) if b in left else np.nan for b in range(G)])
     if np.isnan(out[left]).any():
         out[:] = np.nan
@@ -398,7 +410,7 @@ def _interval(name: str, value: float, out: np.ndarray) -> dict[str, object]:
     g = len(kept)
     centre = error = half = np.nan
     if g > 1:
-        centre = g * to(value) - (g - 1) * kept.mean()
+        centre = to(value) if name in ABOUT_THE_VALUE else g * to(value) - (g - 1) * kept.mean()
     if g >= 8:
         error = np.sqrt((g - 1) / g * ((kept - kept.mean()) ** 2).sum())
         half = student.ppf(0.975, g - 1) * error

@@ -322,20 +322,24 @@ def distances_between(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return far[np.ix_(stay, stay)], stay
 
 
-def twonn(far: np.ndarray) -> float:
-    if len(far) < 3:
+def nearest(far: np.ndarray) -> np.ndarray:
+    """Distances [m, k] of each row to its nearest others, ascending; k = 20, or all others where they are fewer."""
+    k = min(20, far.shape[1] - 1)
+    return np.sort(far, axis=1)[:, : max(k, 0)]
+
+
+def twonn(near: np.ndarray) -> float:
+    if near.shape[1] < 2:
         return nan
-    two = np.sort(np.partition(far, 1, axis=1)[:, :2], axis=1)
-    logs = np.sort(np.log(two[:, 1] / two[:, 0]))
+    logs = np.sort(np.log(near[:, 1] / near[:, 0]))
     x = logs[: 9 * len(logs) // 10]
     y = -np.log(1 - np.arange(1, len(x) + 1) / len(logs))
     return float(x @ y / (x @ x))
 
 
-def mle_dimension(far: np.ndarray) -> float:
-    if len(far) < 21:
+def mle_dimension(near: np.ndarray) -> float:
+    if near.shape[1] < 20:
         return nan
-    near = np.sort(np.partition(far, 19, axis=1)[:, :20], axis=1)
     return float(1 / np.mean([np.log(row[19] / row[:19]).mean() for row in near]))
 
 

@@ -12,12 +12,19 @@ from statsmodels.stats.multitest import multipletests
 from limberlm.errors import UserError
 from limberlm.geometry import CATALOG
 from limberlm.observe import Geometry, ProbeSet, compare, measure
+from tests.observe.brute import ABOUT_THE_VALUE
 from tests.observe.tiny import random_probe, tiny
 
-PROBE = random_probe(96)
+PROBE = random_probe(96, domains=("math", "prose"))
 COLUMNS = (
-    "site depth metric convention domain a b change corrected scale low high std_error p_value p_adjusted headline"
+    "site depth metric convention domain a b change corrected scale low high std_error detectable p_value p_adjusted "
+    "headline"
 )
+UNDEFINED = {
+    *("alpha_req", "layer_alignment"),
+    *("curvature", "straightness", "velocity", "trajectory_homogeneity"),
+}
+"""Too narrow for an exponent, no update before that of block 0, and no sequence as long as a window."""
 
 
 def _moved():
@@ -41,6 +48,10 @@ def tuned() -> Geometry:
 
 def test_no_change_gives_zero_width_intervals_and_p_one(base):
     table = compare(base, measure(tiny(), PROBE)).table
+    undefined = table["a"].isna()
+    assert set(table[undefined]["metric"]) == UNDEFINED
+    assert table[undefined][["change", "corrected", "low", "high", "p_value", "p_adjusted"]].isna().all(axis=None)
+    table = table[~undefined]
     log = table["scale"] == "log"
     for name in ("change", "corrected", "low", "high"):
         assert (table[name][log] == 1.0).all()
@@ -52,7 +63,7 @@ def test_no_change_gives_zero_width_intervals_and_p_one(base):
 
 def test_a_site_before_the_change_does_not_move(base, tuned):
     table = compare(base, tuned).table
-    early = table["site"].isin(["embed", "block.0"])
+    early = table["site"].isin(["embed", "block.0"]) & table["a"].notna()
     assert (table["p_value"][early] == 1.0).all()
     assert (table["p_value"][(table["site"] == "block.2") & (table["metric"] == "effective_rank")] < 0.05).all()
 
@@ -60,8 +71,9 @@ def test_a_site_before_the_change_does_not_move(base, tuned):
 def test_every_row_follows_the_paired_jackknife(base, tuned):
     comparison = compare(base, tuned)
     assert " ".join(comparison.table.columns) == COLUMNS
-    assert set(comparison.table["metric"]) == set(CATALOG), "corrected rows are left out"
-    for row in comparison.table.to_dict("records"):
+    assert not comparison.table["metric"].str.endswith("_corrected").any()
+    assert set(comparison.table["metric"]) == set(base.table["metric"].str.removesuffix("_corrected"))
+    for row in comparison.table[comparison.table["a"].notna()].to_dict("records"):
         one, other = (
             g.table[
                 (g.table[["site", "metric", "convention"]] == [row["site"], row["metric"], row["convention"]]).all(
@@ -78,6 +90,7 @@ def test_every_row_follows_the_paired_jackknife(base, tuned):
         g, theta = len(out), to(b) - to(a)
         pseudo = g * theta - (g - 1) * out
         centre, error = pseudo.mean(), pseudo.std(ddof=1) / np.sqrt(g)
+        centre = theta if row["metric"] in ABOUT_THE_VALUE else centre
         half = student.ppf(0.975, g - 1) * error
         expected = [back(theta), back(centre), back(centre - half), back(centre + half)]
         np.testing.assert_allclose(
@@ -92,8 +105,10 @@ def test_holm_over_the_headline_and_benjamini_hochberg_over_the_rest(base, tuned
     comparison = compare(base, tuned)
     headline, rest = comparison.headline, comparison.table[~comparison.table["headline"]]
     assert headline[["metric", "site", "convention"]].to_numpy().tolist() == [
+        ["entropy_median", "logits", "raw"],
         ["effective_rank", "band", "rms"],
         ["participation_ratio_debiased", "band", "rms"],
+        ["homogeneity_between", "band", "rms"],
         ["anisotropy", "band", "raw"],
     ]
     for rows, method in ((headline, "holm"), (rest, "fdr_bh")):
@@ -161,10 +176,41 @@ def test_without_enough_blocks_there_is_a_change_but_no_interval():
     assert moved[["low", "high", "p_value"]].isna().all(axis=None)
 
 
-def test_without_the_band_there_is_no_headline():
+def test_without_the_band_the_headline_holds_what_needs_none():
     comparison = compare(*(measure(model, PROBE, layers=[0]) for model in (tiny(), _moved())))
-    assert comparison.headline.empty
+    assert comparison.headline["metric"].tolist() == ["entropy_median"]
     assert len(comparison.table) > 0
+
+
+def test_what_could_have_been_found_is_three_standard_errors(base, tuned):
+    table = compare(base, tuned).table
+    known = table[table["std_error"].gt(0)]
+    effects = np.where(known["scale"] == "log", np.log(known["detectable"]), known["detectable"])
+    np.testing.assert_allclose(effects, 2.998 * known["std_error"], rtol=2e-4)
+    assert table[table["std_error"].isna()]["detectable"].isna().all()
+
+
+@pytest.mark.parametrize("a", ["robust", "rankme_lasttoken", "logit_weighted"])
+def test_geometries_of_two_presets_are_refused_by_the_name_of_the_preset(a):
+    b = "tracing_release"
+    left, right = (measure(tiny(), PROBE, preset=preset) for preset in (a, b))
+    with pytest.raises(UserError, match=rf"^preset differs: {a} against {b}; measure both"):
+        compare(left, right)
+
+
+def test_another_probe_other_counts_and_other_blocks_are_refused_by_name(base):
+    shorter = PROBE.cut_to(8)
+    with pytest.raises(UserError, match="^probe digest differs: "):
+        compare(base, measure(tiny(), shorter, layers=[]))
+    dropped = tuple(replace(s, keep=(False, False, *s.keep[2:])) for s in PROBE.sequences if any(s.keep[2:]))
+    assert len(dropped) == len(PROBE.sequences), "the same tokens are read, fewer of them count"
+    other = measure(tiny(), replace(PROBE, sequences=dropped))
+    with pytest.raises(UserError, match=rf"^n_tokens differs: {PROBE.n_tokens} against {PROBE.n_tokens - 96};"):
+        compare(base, other)
+    halved = deepcopy(base.manifest)
+    halved["convention"] |= {"jackknife_blocks": 8, "blocks": list(range(8))}
+    with pytest.raises(UserError, match="^blocks differs: "):
+        compare(base, Geometry(base.table, halved, base.statistics))
 
 
 def test_a_loaded_geometry_compares_like_the_measured_one(base, tuned, tmp_path):

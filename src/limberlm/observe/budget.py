@@ -50,7 +50,7 @@ class Choice:
         return lines
 
 
-def parsed(memory: str | int | None) -> int | None:
+def parsed(memory: str | float | None) -> int | None:
     """Bytes from "800MB", "6G" or a number.
 
     Raises:
@@ -59,9 +59,10 @@ def parsed(memory: str | int | None) -> int | None:
     >>> parsed("1.5GB") == 3 * 2**29, parsed(None)
     (True, None)
     """
-    if memory is None or isinstance(memory, int):
-        return memory
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)i?b?\s*", memory.lower())
+    if memory is None:
+        return None
+    written = str(int(memory)) if isinstance(memory, float) and memory.is_integer() else str(memory)
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)i?b?\s*", written.lower())
     if found is None or float(found[1]) == 0:
         raise UserError(f'memory: "{memory}" is not a size; give one such as 6GB or 800MB')
     return int(float(found[1]) * _UNITS[found[2]])

@@ -286,5 +286,5 @@ def _check(geometry: Geometry, chosen: dict[str, tuple[str, str]], name: str) ->
         reason = undefined.get(f"{site}/{row['convention']}/{metric_name}", "undefined")
         if isnan(row["value"]):
             _log.warning("%s: %s is not logged: %s", name, shown, reason)
-        elif isnan(row["low"]) and not record.integer:
+        elif isnan(row["low"]) and record.has_interval:
             _log.warning("%s: %s has no interval: %s", name, shown, reason.removeprefix("no interval: "))

@@ -67,8 +67,13 @@ def compare(a: Geometry, b: Geometry) -> Comparison:
 
 def _refuse_unlike(a: Geometry, b: Geometry) -> None:
     fields = {"probe digest": (a.manifest["probe"]["digest"], b.manifest["probe"]["digest"])}
+    beside = [geometry.manifest["checkpoint"].get("reference") for geometry in (a, b)]
+    if None not in beside:  # what only one of them has is not compared
+        fields["reference"] = (beside[0], beside[1])
     left, right = a.manifest["convention"], b.manifest["convention"]
-    fields |= {name: (left.get(name), right.get(name)) for name in sorted(left.keys() | right.keys())}
+    # the preset first: what it sets differs with it
+    names = sorted(left.keys() | right.keys(), key=lambda name: (name != "preset", name))
+    fields |= {name: (left.get(name), right.get(name)) for name in names}
     for name, (one, other) in fields.items():
         if one != other:
             raise UserError(f"{name} differs: {one} against {other}; measure both checkpoints in the same way")
@@ -93,7 +98,14 @@ def _row(pair: dict[Any, Any]) -> dict[str, Any]:
     missing = np.isnan(left).all() or np.isnan(right).all()
     left, right = (np.full_like(left, nan),) * 2 if missing else (left, right)
     try:
-        found = paired_difference(pair["value_a"], left.tolist(), pair["value_b"], right.tolist(), scale=metric.scale)
+        found = paired_difference(
+            pair["value_a"],
+            left.tolist(),
+            pair["value_b"],
+            right.tolist(),
+            scale=metric.scale,
+            centre="value" if metric.interval == "value" else "corrected",
+        )
     except Undefined:
         found = Difference(nan, nan, nan, nan, nan, nan, 0)
     return {

@@ -178,12 +178,15 @@ def _probes(width: int) -> Tensor:
 
 def _example(model: nn.Module, sites: Sites) -> tuple[Tensor, Tensor]:
     """Final states [1, t, d] and the model's own logits [1, t, V] of a few tokens."""
-    vocabulary = sites.backbone.config.get_text_config().vocab_size
-    ids = torch.arange(1, TOKENS + 1, device=sites.device)[None] % vocabulary
+    config = sites.backbone.config.get_text_config()
+    tokens = min(TOKENS, getattr(config, "max_position_embeddings", None) or TOKENS)
+    ids = torch.arange(1, tokens + 1, device=sites.device)[None] % config.vocab_size
     with untouched(model), sites.reading([FINAL_NORM]) as states, torch.compiler.set_stance("force_eager"):
         base = unwrapped(model)
         # the class's forward: trainers replace that of the instance, with autocast or a fused head
         output = type(base).forward(base, input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
+    if FINAL_NORM not in states:
+        raise UserError(f"{type(unwrapped(model)).__name__}: cannot be read: its final norm does not run")
     return states[FINAL_NORM], output.logits
 
 

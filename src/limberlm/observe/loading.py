@@ -40,7 +40,7 @@ def load_model(
             raise UserError("adapter: the model is in memory; put the adapter on with PeftModel.from_pretrained")
         if wanted is not None and wanted != model.dtype:
             raise UserError(f"dtype={dtype}: the model in memory is {model.dtype}; convert it, or give its path")
-        if device is not None and torch.device(device).type != model.device.type:
+        if device is not None and _device(device).type != model.device.type:
             raise UserError(f"device={device}: the model in memory is on {model.device}; move it, or give its path")
         return model
     loaded, report = _load(
@@ -87,6 +87,13 @@ def _dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
     if not isinstance(found, torch.dtype) or not found.is_floating_point:
         raise UserError(f'dtype: "{dtype}" is not a floating-point type; use float32, bfloat16, float16 or float64')
     return found
+
+
+def _device(device: str | torch.device) -> torch.device:
+    try:
+        return torch.device(device)
+    except RuntimeError:
+        raise UserError(f'device: "{device}" is no device; use cpu, cuda or cuda:1') from None
 
 
 def _load(loader: Callable[..., Any], path: str | Path, what: str, **options: Any) -> Any:

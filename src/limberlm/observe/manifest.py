@@ -69,7 +69,7 @@ def manifest_of(
 
 
 def _worth_saying(cell: Cell) -> bool:
-    return bool(cell.reason) and not (cell.metric.integer and NO_INTERVAL in cell.reason)
+    return bool(cell.reason) and (cell.metric.has_interval or NO_INTERVAL not in cell.reason)
 
 
 def _flags(observation: Observation, cells: list[Cell]) -> list[str]:

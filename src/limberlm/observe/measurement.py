@@ -54,7 +54,7 @@ def measure(
         model: a folder, a hub id, a `PreTrainedModel` or a `PeftModel`; left as it was found.
         probe: a .jsonl, .txt or .txt.xz file, a `datasets.Dataset`, a list of rows, or a `ProbeSet`.
         adapter: a PEFT adapter to put on a model given by path.
-        reference: another checkpoint, of as many blocks and the same vocabulary, that reads the same tokens in the
+        reference: another checkpoint, of the same blocks, width and vocabulary, that reads the same tokens in the
             same pass: adds similarity to it, and the divergence of its predictions.
         preset: a named set of conventions (`limberlm.observe.PRESETS`), to set a number beside a published one.
         suite: "core", or "full" with intrinsic dimension, spectra per sequence and hidden units.
@@ -78,6 +78,9 @@ def measure(
         raise UserError(f"batch_size={batch_size}: must be at least 1")
     plan = Plan.of(preset, suite)
     plan = plan if metrics is None else plan.only(metrics)
+    if reference is None and metrics is not None and plan.reference:
+        compared = ", ".join(metric.name for metric in plan.metrics if metric not in plan.alone.metrics)
+        raise UserError(f"metrics: {compared} looks at another checkpoint; give a reference")
     with same_random_states():
         source = str(model) if isinstance(model, str | Path) else _name_of(model)
         reader = tokenizer
@@ -89,7 +92,7 @@ def measure(
         ready = _probe(probe, reader, subject.sites, plan, max_length, max_tokens)
         units, missing = _units(subject.sites, plan)
         problems |= missing
-        plan = _possible(plan, beside is not None, problems)
+        plan = plan.possible(head=subject.head is not None, units=units is not None, reference=beside is not None)
         names = [EMBED, FINAL_NORM] if plan.preset.final_only and layers is None else subject.sites.names(layers)
         asked = Choice(batch_size, plan.blocks, tuple(names))
         fits = {"layers_given": layers is not None, "reference": beside is not None}
@@ -140,11 +143,12 @@ def _reference(
     """The reference checkpoint with its parts.
 
     Raises:
-        UserError: its blocks or its vocabulary are not those of the checkpoint; names both numbers.
+        UserError: its blocks, width or vocabulary are not those of the checkpoint; names both numbers.
     """
     found, _ = _subject(load_model(reference, dtype=dtype, device=device), plan)
     for what, mine, its in (
         ("blocks", len(subject.sites.blocks), len(found.sites.blocks)),
+        ("width", _config(subject.sites).hidden_size, _config(found.sites).hidden_size),
         ("vocabulary", _config(subject.sites).vocab_size, _config(found.sites).vocab_size),
     ):
         if mine != its:
@@ -188,15 +192,6 @@ def _units(sites: Sites, plan: Plan) -> tuple[dict[str, nn.Module] | None, dict[
     if isinstance(found, str):
         return None, {"units": found}
     return {f"block.{i}": layer for i, layer in enumerate(found)}, {}
-
-
-def _possible(plan: Plan, reference: bool, problems: dict[str, str]) -> Plan:
-    """The plan less what this model or the lack of a reference rules out."""
-    if "units" in problems:
-        plan = plan.without("units", "activations")
-    if not reference:
-        plan = plan.alone
-    return plan.headless if "logits" in problems else plan
 
 
 def _config(sites: Sites) -> Any:

@@ -187,15 +187,16 @@ def observe(
 ) -> Observation:
     """Read the probe block by block and return the statistics of each site; the model is left as it was found.
 
-    The device holds the sums of one block only. `head` is needed where the plan looks at logits, `units` (the layers
-    whose inputs are hidden units, by site) where it looks at units, `reference` where it compares. `progress(done,
-    total)` counts sequences. Batch size and padding side change nothing but float rounding.
+    The device holds the sums of one block only. Without `head` the metrics of logits are left out of the plan, without
+    `units` (the layers whose inputs are hidden units, by site) those of units, without `reference` those that compare.
+    `progress(done, total)` counts sequences. Batch size and padding side change nothing but float rounding.
 
     Raises:
         UserError: a state is NaN or infinite; names site, batch and sequence.
     """
     subject = Subject(model, sites, head)
-    wanted = plan or Plan.of()
+    there = {"head": head is not None, "units": units is not None, "reference": reference is not None}
+    wanted = (plan or Plan.of()).possible(**there)
     result = Observation.empty(subject, names, probe, wanted)
     _add_parts(result, subject, units, reference)
     done, block = 0, None
@@ -269,7 +270,7 @@ class _Pass:
             self.result.add(reading)
             other = None
             if beside is not None and self.result.reference is not None and self.result.cross is not None:
-                other = self._reading(site, beside.pop(site), batch, self.reference_buffers)
+                other = self._reading(site, beside.pop(site), batch, self.reference_buffers, "reference")
                 self.result.reference.add(other)
                 self.result.cross.add(reading, other)
             if self.result.logits is not None:
@@ -284,8 +285,8 @@ class _Pass:
             self.result.reference.end_block(block)
             self.result.cross.end_block(block)
 
-    def _reading(self, site: str, hidden: Tensor, batch: Batch, buffers: Buffers) -> Reading:
-        return Reading(site, hidden, batch, buffers, exact=self._exact(site, hidden))
+    def _reading(self, site: str, hidden: Tensor, batch: Batch, buffers: Buffers, whose: str = "model") -> Reading:
+        return Reading(site, hidden, batch, buffers, exact=self._exact(site, hidden), whose=whose)
 
     def _exact(self, site: str, hidden: Tensor) -> bool:
         """Whether products must be taken in float64.

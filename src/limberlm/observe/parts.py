@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from functools import cached_property
 from math import sqrt
 from typing import Any
@@ -20,6 +21,7 @@ from limberlm.geometry.spectrum import eigensystem
 from limberlm.geometry.pairs import PairSums, unit_pairs
 from limberlm.geometry.cross import CrossPart
 from limberlm.geometry.similarity import Distances
+from limberlm.geometry.trajectories import WINDOW
 from limberlm.geometry.units import UnitSums
 from limberlm.observe.observation import Observation
 from limberlm.observe.reading import RAW, RMS
@@ -33,6 +35,12 @@ TRIMMED = "trimmed"
 
 UNCENTRED, REFERENCE = f"{RMS}_uncentred", f"{RMS}_reference"
 """`rms` with pooled states centred by nothing, and by the mean of the reference checkpoint."""
+
+SHORT = f"no sequence has {WINDOW} kept tokens"
+"""Why there is no trajectory."""
+
+NO_DIRECTION = "all states are zero"
+"""Why no state can be normalised."""
 
 FOLDS = 5
 SUBSPACE = 32
@@ -99,12 +107,15 @@ class Parts:
     def _spectrum(self, reads: str) -> Tensor:
         sums: Moments = self._made("moments")
         if reads == "output":
-            sums = through_head(sums, self.seen.output_factor)
+            final = self.site == FINAL_NORM  # its states have been multiplied by the norm's weights already
+            sums = through_head(sums, self.seen.head_factor if final else self.seen.output_factor)
         return eigenvalues(sums.covariance)
 
     @cached_property
     def products(self) -> BlockProducts:
         """Products between blocks, the empty ones left out."""
+        if self.total.count == 0:
+            raise Undefined(NO_DIRECTION)
         return BlockProducts.of(list(self.blocks.values()))
 
     def _blocks(self, reads: str) -> BlockProducts:
@@ -118,6 +129,8 @@ class Parts:
 
     def _directions(self, reads: str) -> list[Directions]:
         sums = self.steps if reads == "steps" else self.units
+        if reads == "steps" and not sums:
+            raise Undefined(SHORT)
         return [directions for block, directions in sums.items() if block != self.out]
 
     @cached_property
@@ -163,19 +176,19 @@ class Parts:
     def _tokens(self, reads: str) -> Tensor:
         if self.site == LOGITS:
             found = None if self.seen.logits is None else self.seen.logits.values.get(reads)
-        else:
-            found = None if self.seen.depth is None else self.seen.depth.values.get(self.site, {}).get(reads)
-        return self._known(found, self.sample_block)
+            return self._known(found, self.sample_block, "the reference has no head")
+        found = None if self.seen.depth is None else self.seen.depth.values.get(self.site, {}).get(reads)
+        return self._known(found, self.sample_block, "needs the sites before this one, which are not there")
 
     def _sequences(self, reads: str) -> Tensor:
         if reads == "domain_probe":
-            return self._known(self.probe_correct, self.sequence_block)
+            return self._known(self.probe_correct, self.sequence_block, SHORT)
         values = {} if self.seen.windows is None else self.seen.windows.values.get((self.site, self.base), {})
-        return self._known(values.get(reads), self.sequence_block)
+        return self._known(values.get(reads), self.sequence_block, SHORT)
 
-    def _known(self, values: Tensor | None, block: Tensor) -> Tensor:
+    def _known(self, values: Tensor | None, block: Tensor, missing: str) -> Tensor:
         if values is None:
-            raise Undefined("no sequence is long enough")
+            raise Undefined(missing)
         known = ~values.isnan().reshape(len(values), -1).any(1)
         return values[known & (block != self.out)]
 
@@ -204,17 +217,21 @@ class Parts:
         return self.seen.domains.sums[self.site, self.base]
 
     def _pooled(self, reads: str) -> Pooled:
-        return self.pooled if self.out == NOTHING else self.pooled.without(self.out)
+        left = self.pooled if self.out == NOTHING else self.pooled.without(self.out)
+        return replace(left, centre=self._reference_centre()) if self.convention == REFERENCE else left
+
+    def _reference_centre(self) -> Tensor:
+        """The mean pooled state of the reference, of the same sequences: it varies with them as the states do."""
+        assert self.seen.reference is not None and self.seen.reference.domains is not None
+        states = self.seen.reference.domains.pooled[self.site]
+        return states[self.sequence_block != self.out].nanmean(0)
 
     @cached_property
     def pooled(self) -> Pooled:
-        """One state per chosen sequence, centred as the convention says."""
+        """One state per chosen sequence, centred on none or on their own mean."""
         assert self.seen.domains is not None
         states = self.seen.domains.pooled[self.site]
         centre = torch.zeros(states.shape[1]) if self.convention == UNCENTRED else None
-        if self.convention == REFERENCE and self.seen.reference is not None:
-            assert self.seen.reference.domains is not None
-            centre = self.seen.reference.domains.pooled[self.site].mean(0)
         domain = self.seen.selection.domain[self.seen.selection.sequences]
         known = ~states.isnan().any(1)  # a sequence without a direction has no pooled state
         return Pooled(states[known], domain[known], self.sequence_block[known], centre)
@@ -246,7 +263,7 @@ class Parts:
         return states, states.square().sum(1)
 
     def _neighbours(self, reads: str) -> Neighbours:
-        return self.neighbours if self.out == NOTHING else self.neighbours.without(self.out)
+        return self.neighbours if self.out == NOTHING else self.neighbours.left_out(self.out)
 
     @cached_property
     def neighbours(self) -> Neighbours:
@@ -268,7 +285,7 @@ class Parts:
         """Debiased CKA of every two sequences whose token Grams were kept."""
         grams = None if self.seen.windows is None else self.seen.windows.grams.get((self.site, self.base))
         if grams is None:
-            raise Undefined("no sequence is long enough")
+            raise Undefined(SHORT)
         known = ~grams.isnan().any(1)
         vectors, block = grams[known].double(), self.sequence_block[: len(grams)][known]
         return PairSums.of_kernel(vectors @ vectors.T, block, torch.arange(len(vectors)), self.seen.plan.blocks)
@@ -293,7 +310,8 @@ class Parts:
         assert self.seen.reference is not None and self.seen.cross is not None
         others = self.seen.reference.blocks(self.site, self.base)
         across = self.seen.cross.blocks(self.site, self.base)
-        if any(sums.count != self.blocks[block].count for block, sums in across.items()):
+        counts = [{block: sums.count for block, sums in side.items()} for side in (self.blocks, others, across)]
+        if not counts[0] == counts[1] == counts[2]:
             raise Undefined("a state of zero norm in one of the two checkpoints")
         return {block: CrossPart(self.blocks[block], others[block], across[block]) for block in self.blocks}
 

@@ -60,11 +60,13 @@ class Plan:
         """The metrics with these names, whatever their suite.
 
         Raises:
-            UserError: there is no such metric, or none is named.
+            UserError: there is no such metric, it is one of updates, or none is named.
         """
         for name in names:
             if name not in CATALOG:
                 raise UserError(f'metrics: no "{name}"{nearest(name, CATALOG)}; `limber metrics` lists them')
+            if not CATALOG[name].conventions:
+                raise UserError(f"metrics: {name} is measured on updates, not on states; use `limber updates`")
         if not names:
             raise UserError("metrics: the list is empty; leave it out for those of the suite")
         return replace(self, metrics=tuple(metric for metric in CATALOG.values() if metric.name in names))
@@ -83,6 +85,12 @@ class Plan:
     def headless(self) -> Plan:
         """The plan less the metrics that look through the unembedding."""
         return replace(self, metrics=tuple(metric for metric in self.metrics if not _through_head(metric)))
+
+    def possible(self, *, head: bool, units: bool, reference: bool) -> Plan:
+        """The plan less the metrics that look at what is not there."""
+        plan = self if head else self.headless
+        plan = plan if units else plan.without("units", "activations")
+        return plan if reference else plan.alone
 
     def needs(self, *kinds: Needs) -> bool:
         """Whether a metric needs one of `kinds`."""

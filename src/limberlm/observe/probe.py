@@ -48,6 +48,17 @@ class ProbeSequence:
         """What an error calls this sequence: file and line where known."""
         return self.origin or f"sequence {self.hash}"
 
+    def check(self) -> None:
+        """Refuse a sequence that could not be measured.
+
+        Raises:
+            UserError: it keeps no token, or has not one flag for each.
+        """
+        if len(self.keep) != len(self.ids):
+            raise UserError(f"{self.where}: {len(self.keep)} flags in keep for {len(self.ids)} tokens; give one for each")
+        if not self.kept:
+            raise UserError(f"{self.where}: no token is kept; leave the sequence out")
+
     def cut_to(self, length: int) -> ProbeSequence:
         """The first `length` tokens."""
         return replace(self, ids=self.ids[:length], keep=self.keep[:length])
@@ -75,6 +86,10 @@ class ProbeSet:
     token_filter: tuple[str, ...] = TOKEN_FILTER
 
     def __post_init__(self) -> None:
+        if not self.sequences:
+            raise UserError(f"{self.name}: the probe is empty: it has no sequence")
+        for sequence in self.sequences:
+            sequence.check()
         # batches of near-equal length, in an order that only the texts decide
         ordered = sorted(self.sequences, key=lambda s: (s.block, len(s.ids), s.hash, s.domain))
         object.__setattr__(self, "sequences", tuple(ordered))

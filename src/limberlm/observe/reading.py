@@ -45,7 +45,9 @@ class Reading:
         zeros: how many norms are zero.
     """
 
-    def __init__(self, site: str, hidden: Tensor, batch: Batch, buffers: Buffers, *, exact: bool) -> None:
+    def __init__(
+        self, site: str, hidden: Tensor, batch: Batch, buffers: Buffers, *, exact: bool, whose: str = "model"
+    ) -> None:
         flat = hidden.flatten(0, 1)  # [b * t, d]
         count, width = len(batch.kept), flat.shape[1]
         working = torch.float64 if exact or flat.dtype == torch.float64 else torch.float32
@@ -58,7 +60,7 @@ class Reading:
         self.zeros = int((self.norms == 0).sum())
         self._centred: dict[str, Tensor] = {}
         self._totals: dict[str, tuple[Tensor, Tensor]] = {}
-        self._refuse_non_finite()
+        self._refuse_non_finite(whose)
 
     @cached_property
     def rms(self) -> Tensor:
@@ -116,12 +118,12 @@ class Reading:
             self.buffers.shifts[key] = mean.float().double()
         return self.buffers.shifts[key]
 
-    def _refuse_non_finite(self) -> None:
+    def _refuse_non_finite(self, whose: str) -> None:
         finite = torch.isfinite(self.norms)
         if bool(finite.all()):
             return
         sequence = self.batch.sequence_of(int((~finite).nonzero()[0]))
         raise UserError(
             f"{self.site}: states are NaN or infinite in batch {self.batch.number}, {sequence.where}; "
-            "the model is damaged"
+            f"the {whose} is damaged"
         )

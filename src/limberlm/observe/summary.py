@@ -12,6 +12,7 @@ import torch
 from limberlm.geometry import Estimate, Metric, Undefined, jackknife
 from limberlm.geometry.catalog.record import Counts
 from limberlm.geometry.gap_transfer import TransferredSpectra
+from limberlm.geometry.uncertainty import Centre
 from limberlm.observe.observation import Observation
 from limberlm.observe.parts import NOTHING, REFERENCE, TRIMMED, UNCENTRED, Parts
 from limberlm.observe.reading import LAST, RAW, RMS
@@ -116,7 +117,7 @@ def _values(parts: Parts, metrics: Sequence[Metric]) -> list[_Value]:
         except Undefined as reason:
             value.reason = str(reason)
     wide = parts.width > EXACT
-    going = [value for value in found if not value.reason and not value.metric.integer]
+    going = [value for value in found if not value.reason and value.metric.has_interval]
     for block in parts.filled if len(parts.filled) > 1 else ():
         for value in going:
             if not value.reason and not (wide and value.metric.needs == "spectrum"):
@@ -150,8 +151,8 @@ def _transfer(values: Sequence[_Value], parts: Parts) -> None:
 def _cell(observation: Observation, parts: Parts, value: _Value) -> Cell:
     metric, site = value.metric, parts.site
     estimate, reason = _estimate(value)
-    if metric.integer and not reason:
-        reason = f"{NO_INTERVAL}whole numbers have none"
+    if not metric.has_interval and not reason:
+        reason = f"{NO_INTERVAL}{'whole numbers have none' if metric.integer else 'see its note'}"
     tokens, sequences = parts.counts(metric)
     counts = Counts(
         rows=tokens,
@@ -169,11 +170,14 @@ def _estimate(value: _Value) -> tuple[Estimate, str]:
     """The jackknife, or as much of it as is defined, and the reason when something is not."""
     empty = [nan] * len(value.replicates)
     scale, reason = value.metric.scale, value.reason
+    centre: Centre = "value" if value.metric.interval == "value" else "corrected"
     for replicates in (value.replicates, empty):
         try:
-            return jackknife(value.value, replicates, scale=scale), reason
+            return jackknife(value.value, replicates, scale=scale, centre=centre), reason
         except Undefined as problem:
             reason = value.reason or f"{NO_INTERVAL}{problem}"
+    if value.value == 0:  # it has no logarithm, and is a number all the same
+        return Estimate(0.0, nan, nan, nan, nan, tuple(empty)), reason
     return Estimate(nan, nan, nan, nan, nan, tuple(empty)), reason.removeprefix(NO_INTERVAL)
 
 

@@ -7,7 +7,8 @@ from limberlm.geometry.catalog.record import Metric
 
 _NOTE = (
     "Invariant to rotation, translation and positive scale; near-duplicates are left out first. Reads low, the more "
-    "so the higher the dimension and the fewer the rows: above 15 an order, no level, and only at one number of rows."
+    "so the higher the dimension and the fewer the rows: above 15 an order, no level, and only at one number of rows. "
+    "The interval is for that number of rows, so centred on the value."
 )
 
 METRICS = (
@@ -22,11 +23,12 @@ METRICS = (
         scale="log",
         needs="neighbours",
         compute=dimension.twonn,
-        note=f"{_NOTE} The standard error is conservative: about 1.8 times too large.",
+        note=_NOTE,
         misses="Sees the two nearest states only, so noise and doubles pass for shape; global loss of rank that leaves "
         "neighbourhoods alone is not seen.",
         oracle="scikit-dimension; Gaussian rows of dimension 5, 10, 20 and 50; a regression by hand",
         conventions=("rms",),
+        interval="value",
         suite="full",
     ),
     Metric(
@@ -40,11 +42,11 @@ METRICS = (
         scale="log",
         needs="neighbours",
         compute=dimension.mle_dimension,
-        note=f"{_NOTE} Steadier than TwoNN and lower in high dimensions. The standard error is conservative: "
-        "about 1.5 times too large.",
+        note=f"{_NOTE} Steadier than TwoNN and lower in high dimensions.",
         misses="Twenty neighbours reach beyond what is locally flat: curvature raises it and edges lower it.",
         oracle="scikit-dimension; Gaussian rows of dimension 5, 10 and 20; three points by hand",
         conventions=("rms",),
+        interval="value",
         suite="full",
     ),
 )

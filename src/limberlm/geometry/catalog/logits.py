@@ -46,12 +46,14 @@ METRICS = (
         bounds="[0, ln V]",
         direction="down",
         compute=logits.median,
-        note=f"{_TOKENS} Steadier than the mean, which a few forks in the text decide.",
+        note=f"{_TOKENS} Steadier than the mean, which a few forks in the text decide. The interval is centred on the "
+        "value: a median hardly has a bias, and blocks tell it too roughly to correct.",
         misses="Blind to what happens at forks, where most of the choice is; a confident model of an easy text also "
         "reads low.",
         oracle="log_softmax in float64; a case of six tokens by hand",
         reads="entropy",
         null=lambda c: log(c.vocabulary),
+        interval="value",
     ),
     _token(
         name="entropy",

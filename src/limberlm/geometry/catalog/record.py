@@ -72,6 +72,8 @@ class Metric:
         null: the value when there is nothing to see (isotropic, independent, unrelated), or None.
         corrected: whether the bias-corrected value has a row NAME_corrected.
         integer: integer-valued, so it has no interval.
+        interval: what the interval is centred on: the bias-corrected value; the value itself, where leaving out a
+            block tells the spread but not the bias; or none, where it tells neither.
         suite: "core" is always measured, "full" on request, "preset" by the presets that name it.
         rows_per_dimension: n/d from which the plug-in bias is about 1 %; None where n is no matter of bias.
         note: invariances, sample size, when it is undefined.
@@ -98,5 +100,11 @@ class Metric:
     null: Callable[[Counts], float] | None = None
     corrected: bool = False
     integer: bool = False
+    interval: Literal["corrected", "value", "none"] = "corrected"
     suite: Suite = "core"
     rows_per_dimension: float | None = None
+
+    @property
+    def has_interval(self) -> bool:
+        """Whether leaving out blocks can tell how far the value may be off."""
+        return not self.integer and self.interval != "none"

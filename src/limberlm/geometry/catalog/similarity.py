@@ -16,6 +16,11 @@ _NEAR_EQUAL = (
     "drift; a rise of the same directions does not."
 )
 
+_SWAPS = (
+    "Shows less likeness than there is at few sequences, and has no interval: directions near rank "
+    f"{_LEADING} change places whenever sequences do, which leaving out blocks overstates twice over."
+)
+
 
 def _cka_biased(part: CrossPart) -> Tensor:
     return similarity.cka_biased(part.cross, part.x, part.y)
@@ -91,9 +96,10 @@ METRICS = (
         needs="subspaces",
         compute=lambda subspaces: similarity.subspace_overlap(*subspaces),
         note="Invariant to a rotation of both states alike, translation and positive scale; unlike CKA not to a "
-        f"rotation of one. Undefined when d <= {_LEADING}.",
+        f"rotation of one. Undefined when d <= {_LEADING}. {_SWAPS}",
         misses=_NEAR_EQUAL,
         oracle="chance k/d of random subspaces; principal angles",
+        interval="none",
         null=lambda c: similarity.null_subspace_overlap(_LEADING, c.width),
     ),
     Metric(
@@ -108,10 +114,11 @@ METRICS = (
         needs="subspaces",
         compute=lambda subspaces: similarity.subspace_angles(*subspaces).max(),
         note="Invariances of the overlap; falls to 0 for the same span. Unrelated subspaces are within a degree or two "
-        "of 90.",
+        f"of 90. {_SWAPS}",
         misses=f"One direction decides it, and a swap at rank {_LEADING} between near-equal eigenvalues reads 90.",
         oracle="angles put in by hand, down to 1e-4; scipy.linalg.subspace_angles",
         null=lambda c: 90.0,
+        interval="none",
         suite="full",
     ),
     Metric(
@@ -125,10 +132,11 @@ METRICS = (
         scale="linear",
         needs="subspaces",
         compute=lambda subspaces: similarity.subspace_angles(*subspaces).mean(),
-        note=f"Invariances of the overlap; falls to 0 for the same span. Undefined when d <= {_LEADING}.",
+        note=f"Invariances of the overlap; falls to 0 for the same span. Undefined when d <= {_LEADING}. {_SWAPS}",
         misses=_NEAR_EQUAL,
         oracle="angles put in by hand; Wachter's law for random subspaces",
         null=lambda c: degrees(angles.null_principal_angle_mean(_LEADING, c.width)),
+        interval="none",
         suite="full",
     ),
     Metric(

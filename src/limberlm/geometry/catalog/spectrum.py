@@ -192,9 +192,9 @@ METRICS = (
         formula="(PR - 1) / (d - 1), PR the participation ratio",
         source="2108.07344, of which it is an identity",
         bounds="[0, 1]",
-        scale="linear",  # 0 on a single direction, which has no logarithm
         compute=spectrum.isoscore,
-        note=f"{_INVARIANT} A view of participation_ratio, with its bias. Undefined in one dimension.",
+        note=f"{_INVARIANT} A view of participation_ratio, with its bias. Undefined in one dimension; 0, on a single "
+        "direction, has no logarithm and so no interval.",
         misses="What participation_ratio misses.",
         oracle="the package `IsoScore`; the published construction",
         null=lambda c: null.null_isoscore(c.rows, c.width),

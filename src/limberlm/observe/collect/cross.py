@@ -46,7 +46,7 @@ class CrossCollector:
 
     def blocks(self, site: str, convention: str) -> dict[int, CrossMoments]:
         """The sums of each jackknife block, in float64."""
-        return {block: _converted(sums, torch.float64) for block, sums in self.sums[site, convention].items()}
+        return {block: _converted(sums, torch.float64) for block, sums in self.sums.get((site, convention), {}).items()}
 
 
 def _converted(sums: CrossMoments, dtype: torch.dtype) -> CrossMoments:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from limberlm.errors import UserError
 from limberlm.geometry.logits import kl_divergence, token_values
 from limberlm.observe.chosen import ChosenTokens
 from limberlm.observe.collect.tokens import placed
@@ -35,10 +36,16 @@ class LogitsCollector:
         rows, places = rows[wanted], places[wanted]
         size = max(1, CHUNK // self.head.vocabulary)
         for part, where in zip(rows.split(size), places.split(size), strict=True):
-            logits = self._logits(self.head, reading, part)
-            found = token_values(logits)
+            logits = [self._logits(self.head, reading, part)]
             if self.reference is not None and beside is not None:
-                found["kl_to_base"] = kl_divergence(self._logits(self.reference, beside, part).to(logits), logits)
+                logits.append(self._logits(self.reference, beside, part).to(logits[0]))
+            try:
+                found = token_values(logits[0])
+                if len(logits) == 2:
+                    found["kl_to_base"] = kl_divergence(logits[1], logits[0])
+            except ValueError:
+                _refuse_non_finite(logits, part, reading)
+                raise
             for name, values in found.items():
                 self.values[name] = placed(values.float(), where, len(self.sample), self.values.get(name))
 
@@ -49,6 +56,17 @@ class LogitsCollector:
 
     def end_block(self, block: int) -> None:
         """Nothing is summed."""
+
+
+def _refuse_non_finite(logits: list[Tensor], rows: Tensor, reading: Reading) -> None:
+    for whose, values in zip(("model", "reference"), logits, strict=False):
+        wrong = ~torch.isfinite(values.amax(1)).cpu()  # -inf is a token that is ruled out
+        if bool(wrong.any()):
+            where = reading.batch.sequence_of(int(rows[wrong][0])).where
+            raise UserError(
+                f"logits: NaN or infinite in batch {reading.batch.number}, {where}; the head of the {whose} is "
+                f"damaged, or overflows {reading.dtype}"
+            )
 
 
 def predicting(sample: ChosenTokens, keeps: list[tuple[bool, ...]]) -> Tensor:

@@ -5,14 +5,19 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 
+from typing import cast
+
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from benchmarks.harness import peak_memory
 from benchmarks.workload import random_llama, random_probe
 from limberlm.geometry import effective_rank
 from limberlm.observe import ProbeSet, Sites, locate
+from limberlm.observe.head import locate_head
 from limberlm.observe.observation import observe
+from limberlm.observe.plan import Plan
 from limberlm.observe.summary import summarise
 
 VOCABULARY, BLOCKS = 1024, 2
@@ -22,7 +27,9 @@ Case = Callable[[Sites, ProbeSet, int], None]
 
 def measuring(sites: Sites, probe: ProbeSet, batch_size: int) -> None:
     """Sums while reading, then every metric with its interval."""
-    summarise(observe(sites.backbone, sites, sites.names(), probe, batch_size=batch_size))
+    model = cast(PreTrainedModel, MODELS[-1])
+    head, plan = locate_head(model, sites), Plan.of().alone
+    summarise(observe(model, sites, sites.names(), probe, plan=plan, head=head, batch_size=batch_size))
 
 
 def store_all(sites: Sites, probe: ProbeSet, batch_size: int) -> None:
@@ -47,7 +54,16 @@ def forwards(sites: Sites, probe: ProbeSet, batch_size: int) -> Iterator[None]:
         yield
 
 
-CASES: dict[str, Case] = {"pass": measuring, "store_all": store_all}
+def logits(sites: Sites, probe: ProbeSet, batch_size: int) -> None:
+    """Entropy, margin and top masses of every token, chunk by chunk."""
+    model = cast(PreTrainedModel, MODELS[-1])
+    plan = Plan.of().only(["entropy_median", "margin", "top_mass_20"])
+    head = locate_head(model, sites)
+    summarise(observe(model, sites, sites.names([0]), probe, plan=plan, head=head, batch_size=batch_size))
+
+
+CASES: dict[str, Case] = {"pass": measuring, "store_all": store_all, "logits": logits}
+MODELS: list[object] = []
 
 
 def fill_to_peak() -> list[bytes]:
@@ -58,11 +74,12 @@ def fill_to_peak() -> list[bytes]:
     return ballast
 
 
-def main(case: str, width: int, per_block: int, length: int, batch_size: int) -> None:
+def main(case: str, width: int, per_block: int, length: int, batch_size: int, vocabulary: int = VOCABULARY) -> None:
     """Print the bytes by which `case` raises this process's peak above that of a forward over the same probe."""
     torch.set_num_threads(1)
-    probe = random_probe(per_block, length, VOCABULARY)
-    sites = locate(random_llama(width, BLOCKS, VOCABULARY))
+    probe = random_probe(per_block, length, vocabulary)
+    MODELS.append(random_llama(width, BLOCKS, vocabulary))
+    sites = locate(cast(PreTrainedModel, MODELS[-1]))
     ballast = fill_to_peak()
     for _ in forwards(sites, probe, batch_size):
         pass

@@ -1,17 +1,21 @@
-"""The measuring pass against a bare forward of the same batches through the backbone."""
+"""The measuring pass against a bare forward of the same batches."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 from transformers import PreTrainedModel
 
-from benchmarks.harness import Figure, Goal, compared, in_turns
+from benchmarks.harness import Figure, Goal, compared, in_fresh_process, in_turns
 from benchmarks.workload import batches_read, random_llama, random_probe
 from limberlm.observe import ProbeSet, load_model, load_tokenizer, locate
+from limberlm.observe.head import locate_head
 from limberlm.observe.loading import Model
+from limberlm.observe.mlp import locate_mlp
 from limberlm.observe.observation import Observation, observe
+from limberlm.observe.plan import Plan
 from limberlm.observe.summary import summarise
 from limberlm.testbed import BUNDLED_BASE
 from limberlm.testbed.probe import probe_rows
@@ -21,47 +25,86 @@ GOAL: Goal = ("<=", 1.3)
 
 def figures(quick: bool) -> Iterator[Figure]:
     """The bundled base on the testbed's probe, then an untrained model of a more usual width."""
-    rounds = 1 if quick else 5
     tokenizer = load_tokenizer(BUNDLED_BASE)
     probe = ProbeSet.build(probe_rows(chat=True), tokenizer, max_tokens=1024 if quick else 32768)
-    yield from overhead("bundled", load_model(BUNDLED_BASE, device="cpu"), probe, 16, rounds)
+    yield from overhead("bundled", load_model(BUNDLED_BASE, device="cpu"), probe, 16, 1 if quick else 5, None)
 
     width, blocks, vocabulary = (64, 2, 256) if quick else (512, 8, 8192)
-    per_block, length = (1, 32) if quick else (4, 256)
+    per_block, length = (1, 32) if quick else (32, 256)
     probe = random_probe(per_block, length, vocabulary)
-    yield from overhead(f"d{width}", random_llama(width, blocks, vocabulary), probe, 4, rounds)
+    yield from overhead(f"d{width}", random_llama(width, blocks, vocabulary), probe, 4, 1 if quick else 2, GOAL)
 
 
 def overhead(
-    name: str, model: Model | PreTrainedModel, probe: ProbeSet, batch_size: int, rounds: int
+    name: str, model: Model | PreTrainedModel, probe: ProbeSet, batch_size: int, rounds: int, goal: Goal | None
 ) -> Iterator[Figure]:
-    """Two figures: the pass alone, and the pass with every metric and interval of its table."""
-    sites = locate(model)
+    """Per suite the pass alone, then with every metric and interval of its table."""
+    sites, head = locate(model), locate_head(model, locate(model))
     inputs = batches_read(sites, probe, batch_size)
-    seen: list[Observation] = []
+    layers = locate_mlp(sites)
+    units = {f"block.{i}": layer for i, layer in enumerate(layers)} if isinstance(layers, list) else None
+    seen: dict[str, Observation] = {}
 
-    def forward() -> None:
+    def forward(run: Callable[..., object]) -> None:
         with torch.no_grad():
             for batch in inputs:
-                sites.backbone(**batch)
+                run(**batch)
 
-    def read() -> None:
-        seen[:] = [observe(model, sites, sites.names(), probe, batch_size=batch_size)]
+    def read(suite: str) -> None:
+        seen[suite] = observe(
+            model,
+            sites,
+            sites.names(),
+            probe,
+            plan=Plan.of(suite=suite).alone,
+            head=head,
+            units=units if suite == "full" else None,
+            batch_size=batch_size,
+        )
 
-    cpu = in_turns({"forward": forward, "pass": read, "summary": lambda: summarise(seen[0])}, rounds)
-    width, tokens = sites.backbone.config.hidden_size, probe.n_tokens
-    size = f"d = {width}, {len(sites.blocks)} blocks, {tokens:,} tokens, batches of {batch_size}"
-    yield compared(
-        f"pass_overhead/{name}/pass",
-        f"time of the pass over that of a bare backbone forward ({size})",
-        cpu["pass"],
-        cpu["forward"],
-        GOAL,
-    )
-    yield compared(
-        f"pass_overhead/{name}/pass_and_summary",
-        f"the same with every metric and interval ({size})",
-        [read + summary for read, summary in zip(cpu["pass"], cpu["summary"], strict=True)],
-        cpu["forward"],
-        GOAL,
+    cases: dict[str, Callable[[], object]] = {
+        "forward": partial(forward, partial(model, use_cache=False)),
+        "backbone": partial(forward, sites.backbone),
+    }
+    for suite in ("core", "full"):
+        cases[f"{suite} pass"] = partial(read, suite)
+        cases[f"{suite} summary"] = lambda suite=suite: summarise(seen[suite])  # type: ignore[misc]
+    cpu = in_turns(cases, rounds)
+    size = f"d = {sites.backbone.config.hidden_size}, {len(sites.blocks)} blocks, {head.vocabulary:,} tokens known"
+    size += f", {probe.n_tokens:,} read in batches of {batch_size}"
+    for suite in ("core", "full"):
+        alone = cpu[f"{suite} pass"]
+        both = [read + summary for read, summary in zip(alone, cpu[f"{suite} summary"], strict=True)]
+        yield compared(
+            f"pass_overhead/{name}/{suite}/pass",
+            f"time of the pass, {suite} suite, over that of a bare forward with its logits ({size})",
+            alone,
+            cpu["forward"],
+        )
+        yield compared(
+            f"pass_overhead/{name}/{suite}",
+            f"the same with every metric and interval ({size})",
+            both,
+            cpu["forward"],
+            goal if suite == "full" else None,
+        )
+        yield compared(
+            f"pass_overhead/{name}/{suite}/backbone",
+            f"the same over a forward that makes no logits ({size})",
+            both,
+            cpu["backbone"],
+        )
+
+
+def logits(quick: bool) -> Iterator[Figure]:
+    """Peak memory that logit metrics add, against the logits of one batch."""
+    vocabulary, length, batch_size = (512, 32, 4) if quick else (151_936, 256, 16)
+    added = int(in_fresh_process("benchmarks.memory_case", "logits", 64, 1, length, batch_size, vocabulary))
+    whole = batch_size * length * vocabulary * 4
+    yield Figure(
+        "logits/memory",
+        f"batch x length x vocabulary in float32 over the memory that logit metrics add ({batch_size} x {length} x "
+        f"{vocabulary:,})",
+        whole / max(added, 1),
+        None if quick else (">=", 5),
     )

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.harness import Figure, compared, in_fresh_process, in_turns, note
-from limberlm.geometry import Moments, effective_rank, eigenvalues
+from limberlm.geometry import Moments, RunningMoments, effective_rank, eigenvalues
 from limberlm.observe.probe import BLOCKS
 
 BATCH = 1024  # rows of states
@@ -72,10 +72,12 @@ def random_states(rows: int, width: int) -> tuple[Tensor, ...]:
 
 def from_sums(batches: tuple[Tensor, ...]) -> float:
     """Effective rank the way the pass gets it."""
-    moments = Moments.zeros(batches[0].mean(0))
+    running, buffer = RunningMoments.zeros(batches[0].mean(0)), torch.empty_like(batches[0])
+    shift = running.shift.to(buffer)
     for batch in batches:
-        moments.update(batch)
-    return float(effective_rank(eigenvalues(moments.covariance)))
+        centred_batch = torch.sub(batch, shift, out=buffer)
+        running.update(centred_batch, centred_batch.sum(0), sequences=1)
+    return float(effective_rank(eigenvalues(running.packed(torch.float32).unpacked().covariance)))
 
 
 def with_intervals(batches: tuple[Tensor, ...]) -> list[float]:
@@ -120,17 +122,24 @@ def memory(quick: bool) -> Iterator[Figure]:
         kept / summed,
         (">=", 20),
     )
-    length, per_block = (32, 8) if quick else (313, 20)
-    low, high = (2 * BLOCKS * length, per_block * BLOCKS * length)
-    growth = added("pass", width, per_block, length, 2) - added("pass", width, 2, length, 2)
-    yield Figure(
-        "store_all/memory/per_token",
-        f"growth of the pass's peak memory from {low:,} to {high:,} tokens (d = {width}, 4 sites; a stored state is "
-        f"{4 * width * 4:,} bytes per token)",
-        growth / (high - low),
-        ("<=", 1),
-        "bytes per token",
-    )
+    yield from growth(quick)
+
+
+def growth(quick: bool) -> Iterator[Figure]:
+    """Growth of the pass's peak with the tokens: from few, while samples fill up, and from where they are full."""
+    width, length = (64, 32) if quick else (256, 313)
+    steps = (2, 4, 8) if quick else (2, 68, 200)
+    peaks = {per_block: added("pass", width, per_block, length, 2) for per_block in steps}
+    for name, start in (("per_token", steps[0]), ("per_token/samples_full", steps[1])):
+        low, high = start * BLOCKS * length, steps[-1] * BLOCKS * length
+        yield Figure(
+            f"store_all/memory/{name}",
+            f"growth of the pass's peak memory from {low:,} to {high:,} tokens (d = {width}, 4 sites; a stored state is "
+            f"{4 * width * 4:,} bytes per token)",
+            (peaks[steps[-1]] - peaks[start]) / (high - low),
+            ("<=", 1),
+            "bytes per token",
+        )
 
 
 def added(case: str, width: int, per_block: int, length: int, batch_size: int) -> int:

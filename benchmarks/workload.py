@@ -11,6 +11,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from limberlm.observe import ProbeSequence, ProbeSet, Sites
 from limberlm.observe.observation import observe
+from limberlm.observe.plan import Plan
 from limberlm.observe.probe import BLOCKS
 
 
@@ -49,6 +50,6 @@ def batches_read(sites: Sites, probe: ProbeSet, batch_size: int) -> list[dict[st
     handle = sites.backbone.register_forward_pre_hook(
         lambda module, args, inputs: seen.append(inputs), with_kwargs=True
     )
-    observe(sites.backbone, sites, sites.names(), probe, batch_size=batch_size)
+    observe(sites.backbone, sites, sites.names([0]), probe, plan=Plan.of().only(["mean_share"]), batch_size=batch_size)
     handle.remove()
     return seen

@@ -21,7 +21,11 @@ from limberlm.observe.table import Geometry
 
 WIDTH = 512
 
-INTRO = """# Presets
+INTRO = """---
+hide: [toc]
+---
+
+# Presets
 
 A preset is a named set of conventions: which tokens, which normaliser, which sites, which metrics. It exists so that a
 number of ours can be set beside a published one.

@@ -20,7 +20,11 @@ SECTIONS = {
     "Other packages": packages.ROWS,
 }
 
-INTRO = """# Acceptance
+INTRO = """---
+hide: [toc]
+---
+
+# Acceptance
 
 What the suite is expected to give, and what it gives. *Here* is recomputed from the functions themselves by
 

@@ -9,13 +9,13 @@ from math import isfinite
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import pass_overhead, store_all
+from benchmarks import pass_overhead, store_all, updates
 from benchmarks.harness import Figure, compared
 
 FIELDS = {"name", "what", "value", "unit", "low", "high", "goal", "met", "machine"}
 
 
-@pytest.mark.parametrize("figures", [pass_overhead.figures, store_all.times], ids=["pass_overhead", "times"])
+@pytest.mark.parametrize("figures", [pass_overhead.figures, store_all.times, updates.figures], ids=["pass_overhead", "times", "updates"])
 def test_each_benchmark_yields_figures_that_json_can_hold(figures: Callable[[bool], Iterator[Figure]]) -> None:
     records = [json.loads(json.dumps(figure.record("here"))) for figure in figures(True)]
     assert records

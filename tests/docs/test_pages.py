@@ -30,8 +30,8 @@ def geometry_for(options: dict[str, str], measured: dict[str, Geometry]) -> Geom
     key = str(sorted(options.items()))
     if key not in measured:
         settings = {name: value for name, value in options.items() if name != "reference"}
-        model, reference = (tiny(max_position_embeddings=128, seed=seed) for seed in (0, 1))
-        probe = mixed_probe()
+        model, reference = (tiny(max_position_embeddings=128, num_hidden_layers=2, seed=seed) for seed in (0, 1))
+        probe = mixed_probe(24, long=8)
         if not PRESETS[options.get("preset", "robust")].token_filter:
             probe = limberlm.ProbeSet(probe.sequences, "all", probe.max_length, token_filter=())
         beside = {"reference": reference} if "reference" in options else {}
@@ -42,7 +42,6 @@ def geometry_for(options: dict[str, str], measured: dict[str, Geometry]) -> Geom
 @every
 def test_every_line_shown_gives_a_number(metric: Metric, measured: dict[str, Geometry]) -> None:
     code = metric_pages.code(metric)
-    tree = ast.parse(code)
     if metric.name == "output_drift":
         exec(code, {})
         return
@@ -50,14 +49,10 @@ def test_every_line_shown_gives_a_number(metric: Metric, measured: dict[str, Geo
         assert re.search(rf'^updates.value\("{metric.name}", "dpo"', code, re.MULTILINE)
         assert (', "sft")' in code) == (metric.needs == "updates")
         return
-    call = next(node for node in ast.walk(tree) if isinstance(node, ast.Call) and node.keywords or False) if (
-        "=" in code.partition("measure(")[2].partition("\n")[0]
-    ) else None
-    options = {word.arg: word.value.value for word in call.keywords} if call else {}  # type: ignore[union-attr]
-    geometry = geometry_for(options, measured)
-    for name in re.findall(r'geometry.value\("(\w[\w.]*)"\)', code):
-        value = geometry.value(name)
-        assert isinstance(value, float)
+    calls = [node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Call)]
+    options = {word.arg: ast.literal_eval(word.value) for call in calls for word in call.keywords}
+    for name in re.findall(r'geometry.value\("([\w.]+)"\)', code):
+        assert isinstance(geometry_for(options, measured).value(name), float)
 
 
 @every

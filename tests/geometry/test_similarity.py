@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import importlib
+
 import itertools
 import math
 import warnings
@@ -172,7 +174,7 @@ class Features(torch.nn.Module):
 
 @pytest.mark.parametrize("batch", [96, 24])
 def test_row_version_equals_torch_cka_which_averages_hsic_over_batches_before_the_ratio(batch: int) -> None:
-    package = pytest.importorskip("torch_cka")
+    package = importlib.import_module("torch_cka")
     inputs = normal(96, 10, seed=9).float()
     models = [Features(normal(8, 10, seed=seed).float()) for seed in (10, 11)]
     loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(inputs), batch_size=batch)
@@ -293,7 +295,7 @@ def test_equal_distances_share_their_rank() -> None:
 
 @pytest.mark.filterwarnings("ignore:Metric `SpearmanCorrcoef` will save all:UserWarning")
 def test_stability_equals_torchmetrics() -> None:
-    package = pytest.importorskip("torchmetrics")
+    package = importlib.import_module("torchmetrics")
     x, y = related(40, seed=16)
     block, sequence = places(40)
     left, right = (torch.from_numpy(cosine_distances(rows, sequence)) for rows in (x, y))

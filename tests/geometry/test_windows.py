@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import importlib
+
 import itertools
 import math
 
@@ -130,7 +132,7 @@ def test_parts_equal_means_over_quadruples_of_rows(points: int, d: int) -> None:
 
 
 def test_parts_equal_the_package_that_defines_them() -> None:
-    package = pytest.importorskip("dimensionality")
+    package = importlib.import_module("dimensionality")
     states = windows(WINDOW, 40)
     above, below = trajectory_rank_parts(states).unbind(1)
     theirs = [package.participation_ratio(window.numpy(), return_all=True)["row"] for window in states]

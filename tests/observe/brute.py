@@ -44,6 +44,11 @@ CORRECTED = {
     *(f"head_removed_rank_{k}" for k in (1, 2, 8, 32)),
     *("effective_rank_normalised", "isoscore", "logit_effective_rank", "logit_participation_ratio"),
 }
+OF_WINDOWS = {
+    *("curvature", "straightness", "velocity", "trajectory_homogeneity", "trajectory_cka"),
+    *("diff_erank", "matrix_entropy", "trajectory_rank", "trajectory_rank_pooled"),
+}
+OF_PREDICTIONS = {"entropy", "entropy_median", "margin", "kl_to_base", *(f"top_mass_{k}" for k in (1, 5, 20))}
 Compute = Callable[[int], float]
 Cells = Iterator[tuple[str, str, Compute, int, int]]
 """(convention, metric, its value without a block, n_tokens, n_sequences)."""
@@ -164,9 +169,9 @@ def brute_table(
     """(site, convention, metric) -> numbers, for the `wanted` rows of the table of the core or the full suite."""
     table: dict[tuple[str, str, str], dict[str, object]] = {}
     depth = len(seen.units)
-    filled = sorted(set(seen.block.tolist()))
     for site in [*seen.states, "logits"]:
         for convention, name, compute, tokens, sequences in _cells(seen, base, site, full):
+            filled = _blocks(seen, name)
             found = jackknifed(name, compute, filled) if wanted(convention, name) else {"value": np.nan}
             if not np.isnan(found["value"]):
                 table[site, convention, name] = {**found, "n": tokens, "s": sequences}
@@ -181,6 +186,15 @@ def band(layers: int) -> list[str]:
     """The blocks of the depth band."""
     inside = [f"block.{i}" for i in range(layers) if 0.5 <= (i + 1) / layers <= 0.85]
     return inside or [min((abs((i + 1) / layers - 0.675), f"block.{i}") for i in range(layers))[1]]
+
+
+def _blocks(seen: Stored, name: str) -> list[int]:
+    """The blocks with anything that enters a metric."""
+    if name in OF_WINDOWS:
+        return sorted(set(seen.block[seen.long].tolist()))
+    if name in OF_PREDICTIONS:
+        return sorted(set(seen.of_token[seen.predicts].tolist()))
+    return sorted(set(seen.block.tolist()))
 
 
 def _cells(seen: Stored, base: Stored | None, site: str, full: bool) -> Cells:

@@ -31,8 +31,11 @@ SITES = (EMBED, "block.0", "block.1", "block.2")
 WINDOW = 12
 """Tokens of a trajectory here, so that short sequences have one."""
 
-LARGE, LARGE_SEED = 2048, 10**6
-"""Sequences of a draw that the truth is read off, and where their seeds start."""
+LARGE_SEED = 10**6
+"""Where the seeds start of the draws that the truth is read off."""
+
+RESERVOIR = 256
+"""Tokens kept one by one here."""
 
 AT_THIS_SIZE = ("twonn", "mle_dimension", "domain_probe_accuracy")
 """Metrics that depend on how many sequences there are: their truth is the mean over repetitions."""
@@ -67,13 +70,15 @@ def _late(name: str) -> bool:
 class Design:
     """What is read in a repetition: `sequences` drawn from `law`, and `metrics` at `sites`.
 
-    `exact`, the widest states whose delete-one-block spectra are all solved for.
+    `large`, how many sequences a draw for the truth has; `exact`, the widest states whose delete-one-block spectra are
+    all solved for; `reference`, whether there is one.
     """
 
     law: Law = Law()
     sequences: int = 160
     metrics: tuple[Metric, ...] = ()
     sites: tuple[str, ...] = (FINAL_NORM,)
+    large: int = 2048
     exact: int = 1024
     reference: bool = True
 
@@ -121,7 +126,8 @@ DEPTH = Design(
 )
 WIDE = Design(
     Law(width=132, exponent=1.0, turn=0.2, lengths=(8, 14), drift=0.0),
-    sequences=640,
+    sequences=768,
+    large=16384,
     metrics=tuple(replace(CATALOG[name], conventions=("rms",)) for name in LATE),
     sites=(FINAL_NORM,),
     reference=False,
@@ -129,22 +135,24 @@ WIDE = Design(
 
 
 @contextmanager
-def scaled(design: Design, *, large: int = 0) -> Iterator[None]:
-    """The pass with shorter windows and a smaller reservoir, or, for draws of `large` sequences, with room for all."""
+def scaled(design: Design, *, large: bool = False) -> Iterator[None]:
+    """The pass with shorter windows and a smaller reservoir; for the truth with room for all of a large draw."""
+    times = design.large / design.sequences if large else 1
     keeping = {
-        "observation.RESERVOIR": large or 256,
-        "observation.TOKENS": 10**7 if large else 16384,
-        "observation.choose_sequences": partial(choose_sequences, size=large or 1024),
-        "observation.final_norm_scale": lambda sites: torch.ones(design.law.width, dtype=torch.float64),
-        "collect.windows.WINDOW": WINDOW,
-        "collect.windows.HSIC": large or 256,
-        "summary.EXACT": design.exact,
+        "observe.observation.RESERVOIR": round(RESERVOIR * times),
+        "observe.observation.TOKENS": 10**7,
+        "observe.observation.choose_sequences": partial(choose_sequences, size=10**7),
+        "observe.observation.final_norm_scale": lambda sites: torch.ones(design.law.width, dtype=torch.float64),
+        "observe.collect.windows.WINDOW": WINDOW,
+        "observe.collect.windows.HSIC": 10**7,
+        "observe.summary.EXACT": design.exact,
+        "geometry.similarity.MOST_ROWS": 1500,
     }
     with ExitStack() as stack:
         # planning the order of a sum costs more than the sum at this size
         stack.enter_context(patch("torch.backends.opt_einsum.enabled", False))
         for name, value in keeping.items():
-            stack.enter_context(patch(f"limberlm.observe.{name}", value))
+            stack.enter_context(patch(f"limberlm.{name}", value))
         yield
 
 
@@ -169,10 +177,22 @@ def truth(design: Design, draws: int) -> dict[Key, float]:
     """
     kept = replace(design, metrics=tuple(m for m in design.metrics if m.name not in AT_THIS_SIZE))
     values: dict[Key, list[float]] = {}
-    with scaled(kept, large=LARGE):
+    with scaled(kept, large=True):
         for draw in range(draws):
-            for cell in summarise(passes(kept, LARGE, LARGE_SEED + draw)[0]):
+            for cell in summarise(passes(kept, kept.large, LARGE_SEED + draw)[0]):
                 values.setdefault(key(cell), []).append(on_scale(cell.metric, cell.estimate.corrected))
+    return {where: float(np.mean(found)) for where, found in values.items()}
+
+
+def effect(design: Design, other: Law, draws: int) -> dict[Key, float]:
+    """The true difference of a checkpoint of another law, as `truth`."""
+    values: dict[Key, list[float]] = {}
+    with scaled(design, large=True):
+        for draw in range(draws):
+            found = passes(design, design.large, LARGE_SEED + draw, (other,))
+            before, after = ({key(c): on_scale(c.metric, c.estimate.corrected) for c in summarise(o)} for o in found)
+            for where in before.keys() & after.keys():
+                values.setdefault(where, []).append(after[where] - before[where])
     return {where: float(np.mean(found)) for where, found in values.items()}
 
 

@@ -113,13 +113,14 @@ def _flat(model):
         layer.self_attn.o_proj.weight.zero_()
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_constant_sites_are_a_reason_in_every_metric_that_needs_spread(dtype):
     model = _changed(_flat).to(dtype)
-    geometry = measure(model, mixed_probe(), suite="full", reference=tiny(max_position_embeddings=128).to(dtype))
+    base = tiny(max_position_embeddings=128).to(dtype)
+    geometry = measure(model, mixed_probe(24), suite="full", reference=base, layers=[0, 1])
     undefined = _told(geometry)
     table = geometry.table.set_index(["site", "convention", "metric"])["value"]
-    for site in SITES:
+    for site in ("embed", "block.0", "block.1", "final_norm"):
         for metric in ("effective_rank", "participation_ratio_debiased", "rankme", "variance_share_1", "cka"):
             assert np.isnan(table[site, "rms", metric]), (site, metric)
             assert "equal" in undefined[f"{site}/rms/{metric}"]

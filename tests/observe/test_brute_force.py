@@ -80,12 +80,13 @@ def assert_equal(
         found = [row["value"], row["std_error"], row["low"], row["high"], *row["replicates"]]
         wanted = [cell[shown], cell["std_error"], cell["low"], cell["high"], *cell["replicates"]]
         known = [value for value in cell["replicates"] if not np.isnan(value)]
-        atol, near = rtol * 1e-3 * max(1.0, abs(np.mean(known)) if known else 0.0), rtol
+        size = abs(np.mean(known)) if known else 0.0
+        atol, near = rtol * 1e-3 * max(1.0, size), rtol
         if key[2] in SINGLE and rtol < ROUNDING[torch.float32]:
             # half a unit in the last place, 6e-8, times the number of blocks
-            atol, near = 1e-6 * max(0.01, abs(np.mean(known))), ROUNDING[torch.float32]
+            atol, near = 1e-6 * max(0.01, size), ROUNDING[torch.float32]
         if cancels:
-            size = 1.0 if key[2] in LOG else abs(np.mean(known))
+            size = 1.0 if key[2] in LOG else size
             value = abs(cell["value"]) * (15 if shown == "corrected" else 1e-3)
             ends = 15 * max(abs(cell["value"]), size)
             atol = rtol * np.array([value, 15 * size, ends, ends, *(2 * size for _ in cell["replicates"])])

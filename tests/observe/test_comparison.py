@@ -140,11 +140,11 @@ def test_another_convention_is_refused_with_the_field_and_both_values(base, fiel
 def test_another_probe_or_number_type_is_refused(base):
     other = ProbeSet((replace(PROBE.sequences[0], domain="math"), *PROBE.sequences[1:]), "other", 12)
     with pytest.raises(UserError, match=r"probe digest differs: [0-9a-f]{32} against [0-9a-f]{32}"):
-        compare(base, measure(tiny(), other))
+        compare(base, measure(tiny(), other, metrics=["anisotropy"]))
     with pytest.raises(UserError, match="dtype differs: float32 against bfloat16"):
-        compare(base, measure(tiny().to(torch.bfloat16), PROBE))
+        compare(base, measure(tiny().to(torch.bfloat16), PROBE, metrics=["anisotropy"]))
     with pytest.raises(UserError, match="sites differs"):
-        compare(base, measure(tiny(), PROBE, layers=[1]))
+        compare(base, measure(tiny(), PROBE, metrics=["anisotropy"], layers=[1]))
 
 
 def test_a_row_with_fewer_tokens_is_refused(base):
@@ -193,7 +193,7 @@ def test_what_could_have_been_found_is_three_standard_errors(base, tuned):
 @pytest.mark.parametrize("a", ["robust", "rankme_lasttoken", "logit_weighted"])
 def test_geometries_of_two_presets_are_refused_by_the_name_of_the_preset(a):
     b = "tracing_release"
-    left, right = (measure(tiny(), PROBE, preset=preset) for preset in (a, b))
+    left, right = (measure(tiny(), PROBE, preset=preset, layers=[]) for preset in (a, b))
     with pytest.raises(UserError, match=rf"^preset differs: {a} against {b}; measure both"):
         compare(left, right)
 
@@ -204,7 +204,7 @@ def test_another_probe_other_counts_and_other_blocks_are_refused_by_name(base):
         compare(base, measure(tiny(), shorter, layers=[]))
     dropped = tuple(replace(s, keep=(False, False, *s.keep[2:])) for s in PROBE.sequences if any(s.keep[2:]))
     assert len(dropped) == len(PROBE.sequences), "the same tokens are read, fewer of them count"
-    other = measure(tiny(), replace(PROBE, sequences=dropped))
+    other = measure(tiny(), replace(PROBE, sequences=dropped), metrics=["anisotropy"])
     with pytest.raises(UserError, match=rf"^n_tokens differs: {PROBE.n_tokens} against {PROBE.n_tokens - 96};"):
         compare(base, other)
     halved = deepcopy(base.manifest)

@@ -10,11 +10,13 @@ import torch
 
 from limberlm.errors import UserError
 from limberlm.observe import ProbeSet, compare, measure
-from tests.observe.tiny import LAYERS, mixed_probe, random_probe, tiny, word_tokenizer
+from tests.observe.brute import WITHOUT_INTERVAL
+from tests.observe.tiny import LAYERS, assert_same_bits, mixed_probe, random_probe, tiny, word_tokenizer
 
 PROBE = random_probe(96, domains=("math", "prose"))
 AGAINST = {"cka", "cka_biased", "subspace_overlap_32", "principal_angle_max_32", "principal_angle_mean_32"}
 AGAINST |= {"distance_stability", "kl_to_base"}
+OWN = ["effective_rank", "participation_ratio_debiased", "entropy", "homogeneity_between", "twonn", "depth_path"]
 
 
 def _moved(scale: float = 3.0, seed: int = 0):
@@ -27,12 +29,12 @@ def _moved(scale: float = 3.0, seed: int = 0):
 
 @pytest.fixture(scope="module")
 def same():
-    return measure(tiny(), PROBE, suite="full", reference=deepcopy(tiny()))
+    return measure(tiny(), PROBE, metrics=[*AGAINST, *OWN], reference=deepcopy(tiny()))
 
 
 @pytest.fixture(scope="module")
 def moved():
-    return measure(_moved(), PROBE, suite="full", reference=tiny())
+    return measure(_moved(), PROBE, metrics=sorted(AGAINST), reference=tiny())
 
 
 def test_a_checkpoint_beside_itself_reads_one_and_zero_with_no_width(same):
@@ -40,11 +42,12 @@ def test_a_checkpoint_beside_itself_reads_one_and_zero_with_no_width(same):
     assert set(table["metric"]) == AGAINST
     assert set(table["site"]) == {"embed", "block.0", "block.1", "block.2", "final_norm", "band", "logits"}
     drift = table["metric"].str.startswith(("principal_angle", "kl"))
-    for name in ("value", "low", "high"):
-        np.testing.assert_allclose(table[~drift][name], 1.0, rtol=0, atol=2e-6, err_msg=name)
-    np.testing.assert_allclose(table[table["metric"] == "kl_to_base"][["value", "low", "high"]], 0.0)
-    angles = table[table["metric"].str.startswith("principal")]
-    np.testing.assert_allclose(angles[["value", "low", "high"]], 0.0, atol=1e-5)
+    np.testing.assert_allclose(table[~drift]["value"], 1.0, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(table[table["metric"].str.startswith("principal")]["value"], 0.0, atol=1e-5)
+    assert (table[table["metric"] == "kl_to_base"][["value", "low", "high"]] == 0.0).all(axis=None)
+    narrow = table[~table["metric"].isin(WITHOUT_INTERVAL | {"kl_to_base"})]
+    assert set(narrow["metric"]) == {"cka", "cka_biased", "distance_stability"}
+    np.testing.assert_allclose(narrow[["low", "high"]], 1.0, rtol=0, atol=1e-11)
 
 
 def test_a_rotated_and_scaled_final_state_keeps_its_cka_and_loses_its_subspace():
@@ -55,7 +58,7 @@ def test_a_rotated_and_scaled_final_state_keeps_its_cka_and_loses_its_subspace()
     model.model.norm.register_forward_hook(lambda module, args, output: output @ turn)
     with torch.no_grad():
         model.lm_head.weight.copy_(model.lm_head.weight @ torch.linalg.inv(turn).T)
-    table = measure(model, PROBE, reference=base, layers=[]).table.set_index(["site", "convention", "metric"])["value"]
+    table = measure(model, PROBE, metrics=sorted(AGAINST), reference=base, layers=[]).table.set_index(["site", "convention", "metric"])["value"]
     for convention in ("rms", "raw"):
         assert table["final_norm", convention, "cka"] == pytest.approx(1.0, abs=1e-5)
     assert table["final_norm", "raw", "distance_stability"] == pytest.approx(1.0, abs=1e-6)
@@ -90,14 +93,12 @@ def test_homogeneity_about_the_references_mean_shows_what_its_own_mean_hides():
 
 
 def test_without_a_reference_nothing_is_read_against_one(same):
-    alone = measure(tiny(), PROBE, suite="full")
-    assert not set(alone.table["metric"]) & AGAINST
+    alone = measure(tiny(), PROBE, metrics=OWN)
     assert "rms_reference" not in set(alone.table["convention"])
     assert "reference" not in alone.manifest["checkpoint"]
     kept = same.table[~same.table["metric"].isin(AGAINST) & (same.table["convention"] != "rms_reference")]
-    assert kept.drop(columns="replicates").reset_index(drop=True).equals(alone.table.drop(columns="replicates")), (
-        "the reference changes nothing else"
-    )
+    assert_same_bits(kept.reset_index(drop=True), alone.table)
+    assert not set(measure(tiny(), PROBE, layers=[]).table["metric"]) & AGAINST
 
 
 def test_a_reference_of_other_sizes_is_refused_with_both_numbers():
@@ -130,11 +131,11 @@ def test_a_reference_that_is_damaged_is_named():
 def test_geometries_beside_two_references_are_not_compared(moved):
     model = tiny(seed=1)
     model.config._name_or_path = "other/base"
-    other = measure(_moved(), PROBE, suite="full", reference=model)
+    other = measure(_moved(), PROBE, metrics=["cka"], reference=model)
     with pytest.raises(UserError, match="^reference differs: in memory against other/base;"):
         compare(moved, other)
-    alone = measure(tiny(), PROBE, suite="full")
-    assert not set(compare(alone, moved).table["metric"]) & AGAINST
+    mine, alone = measure(_moved(), PROBE, metrics=["cka", "entropy"], reference=tiny()), measure(tiny(), PROBE)
+    assert set(compare(alone, mine).table["metric"]) == {"entropy"}
 
 
 def test_a_state_of_zero_norm_in_the_reference_is_a_reason_not_a_traceback():
@@ -142,7 +143,7 @@ def test_a_state_of_zero_norm_in_the_reference_is_a_reason_not_a_traceback():
     base = tiny()
     with torch.no_grad():
         base.model.embed_tokens.weight[5] = 0.0  # only at `embed`: block 0 adds what came before
-    geometry = measure(tiny(), probe, suite="full", reference=base)
+    geometry = measure(tiny(), probe, metrics=["cka", "subspace_overlap_32"], reference=base, layers=[0, 1])
     assert "zero norm" in geometry.manifest["undefined"]["embed/rms/cka"]
     assert np.isfinite(geometry.value("cka", "embed", "raw"))
     assert np.isfinite(geometry.value("cka", "block.1"))

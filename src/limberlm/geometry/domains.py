@@ -122,7 +122,8 @@ def domain_separability(sums: DomainSums) -> Tensor:
     counts, totals, squares = sums.counts[filled], sums.totals[filled], sums.squares[filled]
     means = totals / counts[:, None]
     within = (squares - counts * means.square().sum(1)).sum()
-    if float(within) <= ROUNDING * float(squares.sum()):
+    size = (sums.shift + totals.sum(0) / counts.sum()).square().sum() * counts.sum()
+    if float(within) <= max(ROUNDING * float(squares.sum()), CONSTANT * float(size)):
         raise Undefined("all states of a domain are equal: nothing to hold the spread between domains against")
     between = counts @ (means - totals.sum(0) / counts.sum()).square().sum(1)
     return between / within

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from functools import cached_property
 from math import sqrt
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ from limberlm.geometry.dimension import Neighbours
 from limberlm.geometry.domains import DomainSums, Pooled, domain_probe_correct
 from limberlm.geometry.head import through_head
 from limberlm.geometry.massive import TokenNorms
-from limberlm.geometry.spectrum import eigensystem
+from limberlm.geometry.spectrum import ROUNDING, eigensystem
 from limberlm.geometry.pairs import PairSums, unit_pairs
 from limberlm.geometry.cross import CrossPart
 from limberlm.geometry.similarity import Distances
@@ -174,23 +174,27 @@ class Parts:
         )
 
     def _tokens(self, reads: str) -> Tensor:
+        values, block = self._by_token(reads)
+        return values[block != self.out]
+
+    def _by_token(self, reads: str) -> tuple[Tensor, Tensor]:
+        """The values of tokens that have one, with the blocks of the tokens."""
         if self.site == LOGITS:
             found = None if self.seen.logits is None else self.seen.logits.values.get(reads)
-            return self._known(found, self.sample_block, "the reference has no head")
+            return _known(found, self.sample_block, "the reference has no head")
         found = None if self.seen.depth is None else self.seen.depth.values.get(self.site, {}).get(reads)
-        return self._known(found, self.sample_block, "needs the sites before this one, which are not there")
+        return _known(found, self.sample_block, "needs the sites before this one, which are not there")
 
     def _sequences(self, reads: str) -> Tensor:
-        if reads == "domain_probe":
-            return self._known(self.probe_correct, self.sequence_block, SHORT)
-        values = {} if self.seen.windows is None else self.seen.windows.values.get((self.site, self.base), {})
-        return self._known(values.get(reads), self.sequence_block, SHORT)
+        values, block = self._by_sequence(reads)
+        return values[block != self.out]
 
-    def _known(self, values: Tensor | None, block: Tensor, missing: str) -> Tensor:
-        if values is None:
-            raise Undefined(missing)
-        known = ~values.isnan().reshape(len(values), -1).any(1)
-        return values[known & (block != self.out)]
+    def _by_sequence(self, reads: str) -> tuple[Tensor, Tensor]:
+        """The values of sequences that have one, with the blocks of the sequences."""
+        if reads == "domain_probe":
+            return _known(self.probe_correct, self.sequence_block, SHORT)
+        values = {} if self.seen.windows is None else self.seen.windows.values.get((self.site, self.base), {})
+        return _known(values.get(reads), self.sequence_block, SHORT)
 
     @cached_property
     def probe_correct(self) -> Tensor:
@@ -370,6 +374,20 @@ class Parts:
         source = FINAL_NORM if self.site == LOGITS else self.site
         return list(self.seen.moments.packed[source, self.base])
 
+    def holding(self, metric: Metric) -> set[int]:
+        """The jackknife blocks that have a part in a metric whose value is defined; the others are empty to it."""
+        if metric.needs in ("tokens", "sequences"):
+            by = self._by_token if metric.needs == "tokens" else self._by_sequence
+            return set(by(metric.reads)[1].tolist())
+        if metric.reads == "steps":
+            return {block for block, sums in self.steps.items() if sums.count}
+        if metric.reads == "grams":
+            return set(self.gram_pairs.counts.sum(1).nonzero().flatten().tolist())
+        if metric.needs == "pooled":
+            return set(self.pooled.block.tolist())
+        source = FINAL_NORM if self.site == LOGITS else self.site
+        return {block for block, sums in self.seen.moments.packed[source, self.base].items() if sums.count}
+
     @property
     def width(self) -> int:
         """Coordinates of a state."""
@@ -377,7 +395,14 @@ class Parts:
         return len(next(iter(self.seen.moments.packed[source, self.base].values())).total)
 
 
-def merged(blocks: Iterable[Any]) -> Any:
+class _Sums(Protocol):
+    def merge(self, other: Any, /) -> Any: ...
+
+
+S = TypeVar("S", bound=_Sums)
+
+
+def merged(blocks: Iterable[S]) -> S:
     """All sums together, about the shift of the first."""
     first, *rest = blocks
     for block in rest:
@@ -385,14 +410,26 @@ def merged(blocks: Iterable[Any]) -> Any:
     return first
 
 
-def _less(blocks: dict[int, Any], out: int) -> Any:
+def _known(values: Tensor | None, block: Tensor, missing: str) -> tuple[Tensor, Tensor]:
+    """The values that are not NaN, with their blocks."""
+    if values is None:
+        raise Undefined(missing)
+    known = ~values.isnan().reshape(len(values), -1).any(1)
+    return values[known], block[known]
+
+
+def _less(blocks: dict[int, S], out: int) -> S:
     """All blocks but `out` merged."""
     return merged(sums for block, sums in blocks.items() if block != out)
 
 
 def _leading(sums: Moments, k: int) -> Tensor:
     """The k leading eigenvectors [d, k] of the covariance."""
-    return eigensystem(sums.covariance)[1][:, :k]
+    values, vectors = eigensystem(sums.covariance)
+    used = int((values > ROUNDING * values.max()).sum())
+    if used < k:
+        raise Undefined(f"needs {k} directions with variance, there are {used}")
+    return vectors[:, :k]
 
 
 def _normalised(states: Tensor, convention: str) -> Tensor:

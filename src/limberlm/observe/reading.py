@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
-from math import sqrt
+from math import prod, sqrt
 
 import torch
 from torch import Tensor
@@ -25,12 +26,12 @@ class Buffers:
         self.held: dict[tuple[str, torch.dtype, torch.device], Tensor] = {}
         self.shifts: dict[tuple[str, str], Tensor] = {}
 
-    def take(self, name: str, rows: int, width: int, like: Tensor, dtype: torch.dtype) -> Tensor:
-        """A tensor [rows, width] with any content; the next call of the same name may give the same memory."""
-        key = (name, dtype, like.device)
-        if key not in self.held or self.held[key].numel() < rows * width:
-            self.held[key] = torch.empty(rows * width, dtype=dtype, device=like.device)
-        return self.held[key][: rows * width].view(rows, width)
+    def take(self, name: str, shape: Sequence[int], like: Tensor, dtype: torch.dtype) -> Tensor:
+        """A tensor of this shape with any content; the next call of the same name may give the same memory."""
+        key, size = (name, dtype, like.device), prod(shape)
+        if key not in self.held or self.held[key].numel() < size:
+            self.held[key] = torch.empty(size, dtype=dtype, device=like.device)
+        return self.held[key][:size].view(*shape)
 
 
 class Reading:
@@ -49,12 +50,12 @@ class Reading:
         self, site: str, hidden: Tensor, batch: Batch, buffers: Buffers, *, exact: bool, whose: str = "model"
     ) -> None:
         flat = hidden.flatten(0, 1)  # [b * t, d]
-        count, width = len(batch.kept), flat.shape[1]
+        shape = len(batch.kept), flat.shape[1]
         working = torch.float64 if exact or flat.dtype == torch.float64 else torch.float32
         kept = batch.kept.to(flat.device)
-        taken = torch.index_select(flat, 0, kept, out=buffers.take("kept", count, width, flat, flat.dtype))
+        taken = torch.index_select(flat, 0, kept, out=buffers.take("kept", shape, flat, flat.dtype))
         if flat.dtype != working:
-            taken = buffers.take("rows", count, width, flat, working).copy_(taken)
+            taken = buffers.take("rows", shape, flat, working).copy_(taken)
         self.site, self.batch, self.dtype, self.rows, self.buffers = site, batch, flat.dtype, taken, buffers
         self.norms = taken.norm(dim=1).cpu()
         self.zeros = int((self.norms == 0).sum())
@@ -67,8 +68,9 @@ class Reading:
         """The rows, each divided by its root mean square [n, d]; rows of zero norm stay zero."""
         norms = self.norms.to(self.rows.device)
         scale = (sqrt(self.rows.shape[1]) / norms).where(norms > 0, 0.0)
-        out = self.buffers.take("rms", *self.rows.shape, self.rows, self.rows.dtype)
-        return torch.mul(self.rows, scale[:, None], out=out)
+        out = self.buffers.take("rms", self.rows.shape, self.rows, self.rows.dtype)
+        scaled: Tensor = torch.mul(self.rows, scale[:, None], out=out)
+        return scaled
 
     def under(self, convention: str) -> Tensor:
         """The rows under `rms` or `raw`, rows of zero norm included."""
@@ -81,7 +83,7 @@ class Reading:
             if convention == RMS and self.zeros:
                 rows = rows[(self.norms > 0).to(rows.device)]
             shift = self.shift(convention, rows).to(rows)
-            out = self.buffers.take(f"{convention} centred", *rows.shape, rows, rows.dtype)
+            out = self.buffers.take(f"{convention} centred", rows.shape, rows, rows.dtype)
             self._centred[convention] = torch.sub(rows, shift, out=out)
         return self._centred[convention]
 
@@ -96,7 +98,8 @@ class Reading:
     def squares(self, convention: str) -> Tensor:
         """The sum of squared norms of the centred rows of each sequence [b]; float64 on the host."""
         norms = self.centred(convention).norm(dim=1).double().cpu()
-        return self._members(convention) @ norms.square()
+        sums: Tensor = self._members(convention) @ norms.square()
+        return sums
 
     def _members(self, convention: str) -> Tensor:
         """Which centred row belongs to which sequence, as 0 and 1 [b, n']."""

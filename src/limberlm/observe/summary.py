@@ -12,7 +12,7 @@ import torch
 from limberlm.geometry import Estimate, Metric, Undefined, jackknife
 from limberlm.geometry.catalog.record import Counts
 from limberlm.geometry.gap_transfer import TransferredSpectra
-from limberlm.geometry.uncertainty import Centre
+from limberlm.geometry.uncertainty import MIN_BLOCKS, Centre
 from limberlm.observe.observation import Observation
 from limberlm.observe.parts import NOTHING, REFERENCE, TRIMMED, UNCENTRED, Parts
 from limberlm.observe.reading import LAST, RAW, RMS
@@ -118,12 +118,18 @@ def _values(parts: Parts, metrics: Sequence[Metric]) -> list[_Value]:
             value.reason = str(reason)
     wide = parts.width > EXACT
     going = [value for value in found if not value.reason and value.metric.has_interval]
+    holding = {value.metric.name: parts.holding(value.metric) for value in going}
     for block in parts.filled if len(parts.filled) > 1 else ():
         for value in going:
-            if not value.reason and not (wide and value.metric.needs == "spectrum"):
+            exact = not (wide and value.metric.needs == "spectrum")
+            if exact and not value.reason and block in holding[value.metric.name]:
                 _leave_out(value, parts, block)
     if wide:
         _transfer([value for value in going if value.metric.needs == "spectrum"], parts)
+    for value in going:
+        part = len(holding[value.metric.name])
+        if not value.reason and part < MIN_BLOCKS <= len(parts.filled):
+            value.reason = f"{NO_INTERVAL}{part} blocks have a part in it"
     return found
 
 

@@ -134,8 +134,8 @@ def growth(quick: bool) -> Iterator[Figure]:
         low, high = start * BLOCKS * length, steps[-1] * BLOCKS * length
         yield Figure(
             f"store_all/memory/{name}",
-            f"growth of the pass's peak memory from {low:,} to {high:,} tokens (d = {width}, 4 sites; a stored state is "
-            f"{4 * width * 4:,} bytes per token)",
+            f"growth of the pass's peak memory from {low:,} to {high:,} tokens (d = {width}, 4 sites; a stored state "
+            f"is {4 * width * 4:,} bytes per token)",
             (peaks[steps[-1]] - peaks[start]) / (high - low),
             ("<=", 1),
             "bytes per token",

@@ -36,7 +36,7 @@ def picture(name: str, together: Sequence[str] | None = None) -> str:
     axis = "on a logarithmic axis, written in per cent" if metric.scale == "log" else "in its own units"
     caption = (
         f"{group_of(metric).about} Value before: {starts}. Bars are changes {axis}. Grey is twice the spread between "
-        "draws: a bar inside it is less than other texts would make."
+        "draws: a bar inside it is less than another draw would make."
     )
     return (
         f'<figure class="response" data-search-exclude>\n'
@@ -102,7 +102,7 @@ def svg(metric: Metric, series: Sequence[Response]) -> str:
     row = len(series) * BAR + GAP
     height = TOP + row * len(names) + FOOT
     end = TOP + row * len(names)
-    parts = [*_legend(series), *_bands(axis, series, end)]
+    parts = _legend(series)
     for number, name in enumerate(names):
         y = TOP + number * row + GAP / 2
         parts.append(_text(LABELS - 10, y + (row - GAP) / 2 + 4, name, anchor="end"))
@@ -147,20 +147,20 @@ def _legend(series: Sequence[Response]) -> list[str]:
     return parts
 
 
-def _bands(axis: _Axis, series: Sequence[Response], end: float) -> list[str]:
-    band = SPREADS * max(one.spread for one in series)
-    left, right = axis.at(-band), axis.at(band)
-    return [
-        f'<rect x="{left:.1f}" y="{TOP - 4}" width="{max(right - left, 0.5):.1f}" height="{end - TOP + 4:.1f}" '
-        f'fill="currentColor" fill-opacity="0.12"/>'
-    ]
+def _band(axis: _Axis, response: Response, y: float) -> str:
+    left, right = (axis.at(side * SPREADS * response.spread) for side in (-1, 1))
+    return (
+        f'<rect x="{left:.1f}" y="{y:.1f}" width="{max(right - left, 0.5):.1f}" height="{BAR}" '
+        f'fill="currentColor" fill-opacity="0.14"/>'
+    )
 
 
 def _bar(
     metric: Metric, axis: _Axis, response: Response, name: str, y: float, colour: str, *, striped: bool
 ) -> list[str]:
     change, words = response.changes[name], told(metric, response, name)
-    parts = [_text(LABELS + BARS + RIGHT, y + BAR - 2, words, faint=change == 0.0 or "spread" in words)]
+    parts = [_band(axis, response, y)]
+    parts.append(_text(LABELS + BARS + RIGHT, y + BAR - 2, words, faint=change == 0.0 or "spread" in words))
     if not isnan(change) and change != 0.0:
         ends = sorted((axis.at(0.0), axis.at(change)))
         faint = ' fill-opacity="0.45"' if _within(response, change) else ""

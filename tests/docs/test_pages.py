@@ -6,6 +6,7 @@ import ast
 import re
 
 import metric_pages
+import metric_words
 import preset_page
 import pytest
 
@@ -85,8 +86,8 @@ def test_the_index_lists_every_metric_and_begins_with_the_headline() -> None:
     assert set(links) == set(CATALOG)
     families = re.findall(r"^## (\w+)$", index, re.MULTILINE)
     assert families == ["Headline", *(f.capitalize() for f in dict.fromkeys(m.family for m in CATALOG.values()))]
-    assert set(metric_pages.FAMILIES) == {metric.family for metric in CATALOG.values()}
-    assert {metric.needs for metric in CATALOG.values()} <= set(metric_pages.NEEDS)
+    assert set(metric_words.FAMILIES) == {metric.family for metric in CATALOG.values()}
+    assert {metric.needs for metric in CATALOG.values()} <= set(metric_words.NEEDS)
 
 
 def test_the_page_of_presets_lists_each_with_its_evidence_and_metrics() -> None:

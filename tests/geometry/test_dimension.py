@@ -182,6 +182,19 @@ def test_the_jackknife_overstates_the_error(estimate, times: float) -> None:
     assert sum(errors) / len(errors) / spread == pytest.approx(times, rel=0.25)
 
 
+@pytest.mark.parametrize("dimension", [3, 8])
+def test_the_jackknife_is_right_when_blocks_leave_as_neighbours_two_times_in_five(dimension: int) -> None:
+    values, errors = [], []
+    for seed in range(50):
+        whole = of(flat(320, dimension, seed=seed, width=10))
+        left = [whole.left_out(block) for block in range(16)]
+        found = {f: (f(whole).item(), [f(rest).item() for rest in left]) for f in ESTIMATORS}
+        values.append([math.log(value) for value, _ in found.values()])
+        errors.append([jackknife(*both, scale="log", centre="value").std_error for both in found.values()])
+    ratio = torch.tensor(errors).mean(0) / torch.tensor(values).std(0)
+    assert ((ratio > 0.8) & (ratio < 1.35)).all(), ratio
+
+
 @pytest.mark.parametrize("rows", [0, 1, 2, 20])
 def test_too_few_rows_are_undefined_with_the_reason(rows: int) -> None:
     neighbours = Neighbours.of(normal(rows, 3, seed=12), torch.zeros(rows))

@@ -80,6 +80,15 @@ def test_log_metrics_are_shown_as_numbers_and_kept_as_logarithms() -> None:
         assert shown == pytest.approx(math.exp(kept), rel=1e-14)
 
 
+def test_about_the_value_it_has_the_same_width() -> None:
+    sample = np.random.default_rng(1).normal(0, 3, 12)
+    without = [np.delete(sample, b).var() for b in range(12)]
+    corrected, plain = (jackknife(sample.var(), without, centre=centre) for centre in ("corrected", "value"))
+    assert (plain.corrected, plain.low + plain.high) == (sample.var(), pytest.approx(2 * sample.var(), rel=1e-12))
+    assert plain.std_error == corrected.std_error
+    assert plain.high - plain.low == pytest.approx(corrected.high - corrected.low, rel=1e-12)
+
+
 def test_empty_blocks_drop_out_and_keep_their_place() -> None:
     replicates = [1.0, 1.2, 0.9, 1.1, 1.3, 0.8, 1.0, 1.05]
     full, gapped = jackknife(1.0, replicates), jackknife(1.0, [*replicates[:3], NAN, *replicates[3:], NAN])
@@ -193,6 +202,16 @@ def test_on_the_log_scale_it_is_a_ratio_and_swapping_sides_inverts_it() -> None:
     assert (back.low, back.high) == (pytest.approx(1 / forth.high), pytest.approx(1 / forth.low))
     assert back.p_value == pytest.approx(forth.p_value)
     assert back.std_error == pytest.approx(forth.std_error)
+
+
+def test_a_difference_of_values_is_not_corrected_either() -> None:
+    a, b = np.random.default_rng(4).normal(3, 1, (2, 16))
+    corrected, plain = (
+        paired_difference(3.0, a, 3.5, b, scale="linear", centre=centre) for centre in ("corrected", "value")
+    )
+    assert (plain.corrected, plain.value, plain.std_error) == (0.5, 0.5, corrected.std_error)
+    assert plain.low + plain.high == pytest.approx(1.0, rel=1e-12)
+    assert plain.p_value == pytest.approx(2 * stats.t.sf(0.5 / plain.std_error, 15), rel=1e-10)
 
 
 def test_the_same_change_in_every_block_is_certain() -> None:

@@ -126,7 +126,7 @@ def stored(model: nn.Module, probe: ProbeSet) -> Stored:
     for handle in handles:
         handle.remove()
     rows = {name: np.concatenate(parts) for name, parts in kept.items()}
-    following = [keep[1:] + (False,) for keep in (sequence.keep for sequence in sequences)]
+    following = [(*sequence.keep[1:], False) for sequence in sequences]
     return Stored(
         states={site: rows[site] for site in sites},
         units={f"block.{i}": rows[f"units {i}"] for i in range(len(layers))},
@@ -164,7 +164,7 @@ def brute_table(
     base: Stored | None = None,
     *,
     full: bool = False,
-    wanted: Callable[[str, str], bool] = lambda convention, name: True,
+    wanted: Callable[[str, str, str], bool] = lambda site, convention, name: True,
 ) -> dict[tuple[str, str, str], dict[str, object]]:
     """(site, convention, metric) -> numbers, for the `wanted` rows of the table of the core or the full suite."""
     table: dict[tuple[str, str, str], dict[str, object]] = {}
@@ -172,7 +172,7 @@ def brute_table(
     for site in [*seen.states, "logits"]:
         for convention, name, compute, tokens, sequences in _cells(seen, base, site, full):
             filled = _blocks(seen, name)
-            found = jackknifed(name, compute, filled) if wanted(convention, name) else {"value": np.nan}
+            found = jackknifed(name, compute, filled) if wanted(site, convention, name) else {"value": np.nan}
             if not np.isnan(found["value"]):
                 table[site, convention, name] = {**found, "n": tokens, "s": sequences}
     members = band(depth)
@@ -221,7 +221,9 @@ def _moments(convention: str, rows: np.ndarray, block: np.ndarray, n: int, s: in
     spectra: dict[int, np.ndarray] = {}
 
     def of_spectrum(f: Callable[[np.ndarray], float]) -> Compute:
-        return lambda out: f(spectra[out] if out in spectra else spectra.setdefault(out, v.spectrum(rows[block != out])))
+        return lambda out: f(
+            spectra[out] if out in spectra else spectra.setdefault(out, v.spectrum(rows[block != out]))
+        )
 
     def of_rows(f: Callable[[np.ndarray], float]) -> Compute:
         return lambda out: f(rows[block != out])

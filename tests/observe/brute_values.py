@@ -6,6 +6,7 @@ A value that is not defined is NaN.
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from math import comb, log, nan, pi
 
 import numpy as np
@@ -165,7 +166,9 @@ def cosine_sums(rows: np.ndarray, block: np.ndarray) -> np.ndarray:
     return kernel_sums(lambda part: unit[part] @ unit.T, block)
 
 
-def kernel_sums(kernel: Callable[[np.ndarray], np.ndarray], block: np.ndarray, of: np.ndarray | None = None) -> np.ndarray:
+def kernel_sums(
+    kernel: Callable[[np.ndarray], np.ndarray], block: np.ndarray, of: np.ndarray | None = None
+) -> np.ndarray:
     """Sum and number [2, G, G] of the entries of `kernel`, asked for by rows, by the blocks of their rows.
 
     Where `of` numbers the sequences, pairs within one do not count.
@@ -225,7 +228,7 @@ def cosines(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 def curvature(window: np.ndarray) -> float:
     steps = _moving_steps(window)
-    angles = [np.arccos(np.clip(u @ v, -1, 1)) for u, v in zip(steps[:-1], steps[1:], strict=True)]
+    angles = [np.arccos(np.clip(u @ v, -1, 1)) for u, v in pairwise(steps)]
     return float(np.mean(angles) * 180 / pi)
 
 

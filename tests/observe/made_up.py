@@ -20,6 +20,9 @@ from limberlm.observe.sites import EMBED, FINAL_NORM, Sites
 VOCABULARY, BLOCKS, NARROW = 64, 4, 12
 """Of the head; of the decoder; width of the states before the last."""
 
+SHARES = (0.4, 0.3, 0.2, 0.1)
+"""Of sequences in each domain."""
+
 MASSIVE = 60.0
 """Size of a massive token, in units of the others'."""
 
@@ -41,7 +44,7 @@ class Told(nn.Module):
     def __init__(self, states: dict[str, Tensor]) -> None:
         super().__init__()
         self.ids: list[Tensor] = []
-        self.first = states[EMBED]
+        self.first = next(iter(states.values()))
         self.layers = nn.ModuleList(_Part(states.get(f"block.{i}"), self.ids) for i in range(BLOCKS))
         self.norm = _Part(states.get(FINAL_NORM), self.ids)
         self.anchor = nn.Parameter(torch.zeros(1))  # tells the device
@@ -85,7 +88,7 @@ class Law:
     width: int = 40
     exponent: float = 0.7
     correlation: float = 0.4
-    lengths: tuple[float, float] = (12, 46)
+    lengths: tuple[float, float] = (10, 30)
     uneven: bool = False
     separation: float = 0.35
     offset: float = 0.3
@@ -118,7 +121,7 @@ class Law:
     def texts(self, sequences: int, seed: int) -> Texts:
         """A probe of `sequences` sequences."""
         rng = np.random.default_rng(seed)
-        domain = rng.choice(4, sequences, p=[0.4, 0.3, 0.2, 0.1])
+        domain = rng.choice(4, sequences, p=SHARES)
         low, high = self.lengths
         drawn = np.exp(rng.normal(np.log(low), high, sequences)) if self.uneven else rng.uniform(low, high, sequences)
         lengths = np.clip(drawn, 3, 250).astype(int) + 2 * domain
@@ -136,15 +139,28 @@ class Law:
         )
 
     def checkpoints(self, texts: Texts, seed: int, *, others: tuple[Law, ...] = ()) -> list[dict[str, Tensor]]:
-        """States by site of a reference, a checkpoint, and one more of each of `others`, which shares its noise less."""
+        """Final states of a reference, of a checkpoint, and of one more of each of `others`, all of them related."""
         generator = torch.Generator().manual_seed(seed)
         start = self._noise(texts, self.width, generator)
-        made = [{FINAL_NORM: self._final(start * self.roots, texts)} | self._depth(texts, generator)]
+        made = [{FINAL_NORM: self._final(start * self.roots, texts)}]
         for law in (self, *others):
             new = law._noise(texts, self.width, generator)
             noise = law.kept * (start * law.roots) @ law.fixed["turn"] + (1 - law.kept**2) ** 0.5 * new * law.roots
-            made.append({FINAL_NORM: law._final(noise, texts)} | law._depth(texts, generator))
+            made.append({FINAL_NORM: law._final(noise, texts)})
         return made
+
+    def through_depth(self, texts: Texts, seed: int) -> dict[str, Tensor]:
+        """States of a checkpoint by site before the final norm."""
+        generator, along = torch.Generator().manual_seed(seed), self.fixed["along"]
+        roots = torch.arange(1, NARROW + 1).float().pow(-self.exponent / 2)
+        states = self._noise(texts, NARROW, generator) * roots
+        large = torch.rand(len(states), 1, generator=generator) < self.massive
+        states = torch.where(large, MASSIVE * NARROW**0.5 * along, states)
+        found = {EMBED: states}
+        for block in range(BLOCKS - 1):
+            states = states + self._noise(texts, NARROW, generator) * roots / 2 + along
+            found[f"block.{block}"] = states
+        return found
 
     def _noise(self, texts: Texts, width: int, generator: torch.Generator) -> Tensor:
         shared = torch.randn(int(texts.sequence[-1]) + 1, width, generator=generator) * self.correlation**0.5
@@ -155,17 +171,6 @@ class Law:
         along = (texts.place / 20)[:, None] * self.fixed["drift"]
         return noise + along + self.fixed["centres"][texts.domain] + self.fixed["mean"]
 
-    def _depth(self, texts: Texts, generator: torch.Generator) -> dict[str, Tensor]:
-        along, roots = self.fixed["along"], torch.arange(1, NARROW + 1).float().pow(-self.exponent / 2)
-        states = self._noise(texts, NARROW, generator) * roots
-        large = torch.rand(len(states), 1, generator=generator) < self.massive
-        states = torch.where(large, MASSIVE * NARROW**0.5 * along, states)
-        found = {EMBED: states}
-        for block in range(BLOCKS - 1):
-            states = states + self._noise(texts, NARROW, generator) * roots / 2 + along
-            found[f"block.{block}"] = states
-        return found
-
     @property
     def head(self) -> Head:
         """A head of random directions."""
@@ -173,12 +178,10 @@ class Law:
         layer.weight.data = self.fixed["head"]
         return Head(layer, None, self.sharpness, None, False, self.width, VOCABULARY)
 
-    @property
-    def covariance(self) -> Tensor:
-        """Of the final states of a checkpoint, without drift and with domains of one length; in closed form."""
+    def covariance(self, share: Tensor) -> Tensor:
+        """Of a checkpoint's final states without drift, from the share [4] of tokens in each domain; in closed form."""
         turn, variance = self.fixed["turn"].double(), self.roots.double().square()
-        kept = self.kept**2
-        centres, share = self.fixed["centres"].double(), torch.tensor([0.4, 0.3, 0.2, 0.1], dtype=torch.float64)
+        kept, centres = self.kept**2, self.fixed["centres"].double()
         centred = centres - share @ centres
         between = centred.T @ (share[:, None] * centred)
         return kept * turn.T @ torch.diag(variance) @ turn + (1 - kept) * torch.diag(variance) + between

@@ -6,7 +6,7 @@ against an interval. Where a metric depends on how many sequences there are, it 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from limberlm.geometry import CATALOG, Metric, minimum_detectable_effect
+from limberlm.geometry import CATALOG, Metric
 from limberlm.observe import Geometry, compare
 from limberlm.observe.chosen import choose_sequences
 from limberlm.observe.observation import Observation, observe
@@ -74,7 +74,7 @@ class Design:
     all solved for; `reference`, whether there is one.
     """
 
-    law: Law = Law()
+    law: Law = field(default_factory=Law)
     sequences: int = 160
     metrics: tuple[Metric, ...] = ()
     sites: tuple[str, ...] = (FINAL_NORM,)
@@ -159,7 +159,10 @@ def scaled(design: Design, *, large: bool = False) -> Iterator[None]:
 def passes(design: Design, sequences: int, seed: int, others: tuple[Law, ...] = ()) -> list[Observation]:
     """One pass over a fresh probe for the law's checkpoint, and one for each of `others`."""
     texts = design.law.texts(sequences, seed)
-    start, *states = design.law.checkpoints(texts, seed, others=others)
+    if FINAL_NORM in design.sites:
+        start, *states = design.law.checkpoints(texts, seed, others=others)
+    else:
+        states = [law.through_depth(texts, seed) for law in (design.law, *others)]
     reference = Told(start).subject(design.law.head) if design.reference else None
     plans = design.plan, *[design.only(PAIRED).plan] * len(others)
     found = []

@@ -59,7 +59,9 @@ def _told(geometry: Geometry) -> dict[str, str]:
 @pytest.mark.parametrize("site", SITES)
 def test_a_state_that_is_no_number_is_refused_with_site_and_first_sequence(site, bad):
     """Of two sequences with the token that breaks, the one that is read first is named."""
-    hurt = [ProbeSequence((5, 3, token), "text", (False, True, True), f"file line {n}") for n, token in ((7, 96), (9, 96))]
+    hurt = [
+        ProbeSequence((5, 3, token), "text", (False, True, True), f"file line {n}") for n, token in ((7, 96), (9, 96))
+    ]
     hurt[1] = replace(hurt[1], ids=(5, 3, 4, 96), keep=(False, True, True, True))
     probe = ProbeSet(tuple(s for s in PROBE.sequences if 96 not in s.ids) + tuple(hurt), "hurt", 12)
     first = next(s for s in probe.sequences if 96 in s.ids)
@@ -87,7 +89,9 @@ def test_a_state_that_is_no_number_is_refused_with_site_and_first_sequence(site,
 
 
 def test_a_damaged_weight_is_refused_with_the_first_site_it_reaches():
-    _refused(r"^block\.1: states are NaN", _changed(lambda m: m.model.layers[1].mlp.down_proj.weight[3].fill_(torch.nan)))
+    _refused(
+        r"^block\.1: states are NaN", _changed(lambda m: m.model.layers[1].mlp.down_proj.weight[3].fill_(torch.nan))
+    )
     _refused(r"^final_norm: states are NaN", _changed(lambda m: m.model.norm.weight[3].fill_(torch.inf)))
     _refused(r"^embed: states are NaN", _changed(lambda m: m.model.embed_tokens.weight[5].fill_(torch.nan)).bfloat16())
 
@@ -142,7 +146,12 @@ def test_sites_of_zeros_are_a_reason_and_their_tokens_are_counted():
     assert set(shown["metric"]) <= {"approximate_rank", "feature_rank", "srank", "layer_velocity"} | {"massive_tokens"}
     assert "zero" in undefined["embed/rms/participation_ratio_debiased"]
     assert undefined["block.0/rms/cka"] == "a state of zero norm in one of the two checkpoints"
-    beside = measure(tiny(), PROBE, metrics=["cka", "distance_stability"], reference=_changed(lambda m: m.model.embed_tokens.weight.zero_()))
+    beside = measure(
+        tiny(),
+        PROBE,
+        metrics=["cka", "distance_stability"],
+        reference=_changed(lambda m: m.model.embed_tokens.weight.zero_()),
+    )
     assert beside.table["value"].isna().all()
     _told(beside)
 
@@ -211,10 +220,15 @@ def test_a_probe_that_is_too_small_gives_reasons(name):
 
 
 def test_flags_say_what_is_too_little():
-    flags = {name: measure(tiny(), ProbeSet(PROBE.sequences[:n], name, 12), layers=[]).manifest["flags"] for name, n in (("four", 4), ("all", 40))}
+    flags = {
+        name: measure(tiny(), ProbeSet(PROBE.sequences[:n], name, 12), layers=[]).manifest["flags"]
+        for name, n in (("four", 4), ("all", 40))
+    }
     assert flags["four"][0].endswith("of 16 blocks have sequences: no intervals")
     assert flags["all"][0] == "40 sequences: intervals are rough below 64"
-    assert any(flag.startswith("rms: 17") or "rows in 40 dimensions bias plug-in levels" in flag for flag in flags["four"])
+    assert any(
+        flag.startswith("rms: 17") or "rows in 40 dimensions bias plug-in levels" in flag for flag in flags["four"]
+    )
 
 
 # probes that cannot be
@@ -263,4 +277,6 @@ def test_a_context_of_a_few_tokens_is_no_traceback():
     geometry = measure(model, PROBE, metrics=["effective_rank", "entropy"], layers=[])
     assert geometry.manifest["convention"]["max_length"] == 4
     assert np.isfinite(geometry.value("entropy"))
-    _refused("^max_length=1: must be at least 2", tiny("gpt2", n_positions=1), [{"text": "a"}], tokenizer=word_tokenizer())
+    _refused(
+        "^max_length=1: must be at least 2", tiny("gpt2", n_positions=1), [{"text": "a"}], tokenizer=word_tokenizer()
+    )

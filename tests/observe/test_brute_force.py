@@ -104,9 +104,15 @@ def assert_equal(
 @pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.float64, marks=pytest.mark.slow)])
 def test_every_number_of_the_full_suite_and_of_a_reference_equals_brute_force(dtype):
     model, base = _model().to(dtype), _model(seed=1).to(dtype)
-    expected = brute_table(stored(model, PROBE), stored(base, PROBE), full=True)
+    slow = dtype == torch.float64
+
+    def wanted(site: str, convention: str, name: str) -> bool:
+        return slow or name != "distance_stability" or site in ("embed", "block.1")  # ranks take half of the time
+
+    expected = brute_table(stored(model, PROBE), stored(base, PROBE), full=True, wanted=wanted)
     geometry = measure(model, PROBE, suite="full", reference=base, batch_size=7)
-    assert_equal(geometry, expected, LAYERS, ROUNDING[dtype])
+    kept = [wanted(*key) for key in geometry.table[["site", "convention", "metric"]].itertuples(index=False)]
+    assert_equal(replace(geometry, table=geometry.table[kept]), expected, LAYERS, ROUNDING[dtype])
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.float64, marks=pytest.mark.slow)])
@@ -121,7 +127,7 @@ def test_without_its_massive_tokens_a_model_reads_as_if_they_had_not_been_there(
             layer.self_attn.o_proj.weight *= 0.02
     model = model.to(dtype)
     expected = brute_table(
-        stored(model, PROBE), full=True, wanted=lambda convention, name: "trimmed" == convention or "massive" in name
+        stored(model, PROBE), full=True, wanted=lambda _, convention, name: convention == "trimmed" or "massive" in name
     )
     assert {site for site, convention, _ in expected if convention == "trimmed"} == {*MASSIVE, "band"}
     geometry = measure(model, PROBE, suite="full")
@@ -135,7 +141,9 @@ def test_without_its_massive_tokens_a_model_reads_as_if_they_had_not_been_there(
 def test_exponents_of_wide_states_equal_brute_force():
     model = tiny(num_hidden_layers=1, hidden_size=136, max_position_embeddings=128)
     geometry = measure(model, PROBE, suite="full")
-    expected = brute_table(stored(model, PROBE), full=True, wanted=lambda _, name: name.startswith("alpha"))
+    expected = brute_table(
+        stored(model, PROBE), full=True, wanted=lambda site, convention, name: name.startswith("alpha")
+    )
     assert ("band", "rms", "alpha_band_32_128") in expected
     kept = geometry.table["metric"].str.startswith("alpha")
     assert_equal(replace(geometry, table=geometry.table[kept]), expected, 1, ROUNDING[torch.float32])

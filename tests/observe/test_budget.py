@@ -51,7 +51,13 @@ def _needed(choice):
 @pytest.mark.parametrize(
     ("text", "size"),
     [
-        *(("800MB", 800 * 2**20), ("6G", 6 * 2**30), ("1.5gb", 3 * 2**29), ("6GiB", 6 * 2**30), (" 12 kb ", 12 * 2**10)),
+        *(
+            ("800MB", 800 * 2**20),
+            ("6G", 6 * 2**30),
+            ("1.5gb", 3 * 2**29),
+            ("6GiB", 6 * 2**30),
+            (" 12 kb ", 12 * 2**10),
+        ),
         *(("2TB", 2**41), ("4096", 4096), (4096, 4096), (2.0**30, 2**30), (None, None)),
     ],
 )
@@ -59,7 +65,9 @@ def test_sizes_are_read_as_people_write_them(text, size):
     assert parsed(text) == size
 
 
-@pytest.mark.parametrize("text", ["", "much", "6 apples", "-1GB", "0", "0GB", "1e9", "GB", "1,5GB", 0, -5, float("nan")])
+@pytest.mark.parametrize(
+    "text", ["", "much", "6 apples", "-1GB", "0", "0GB", "1e9", "GB", "1,5GB", 0, -5, float("nan")]
+)
 def test_what_is_no_size_is_refused_with_the_field(text):
     with pytest.raises(UserError, match=rf'^memory: "{re.escape(str(text))}" is not a size; give one such as 6GB'):
         parsed(text)
@@ -89,8 +97,8 @@ def test_every_choice_fits_what_it_was_given_and_says_what_it_needs(model, optio
     ladder, _ = _ladder(model, **options)
     assert len(ladder) > 3
     for memory, choice in ladder:
-        assert 0 < choice.on_device
-        assert 0 < choice.on_host
+        assert choice.on_device > 0
+        assert choice.on_host > 0
         assert _needed(choice) <= memory
     assert [_needed(choice) for _, choice in ladder] == sorted((_needed(c) for _, c in ladder), reverse=True)
 
@@ -143,7 +151,7 @@ def test_smaller_memory_changes_the_run_and_the_manifest_says_so(model):
     for geometry in list(by_step.values())[:2]:
         for name, bound in (("value", 1e-6), ("low", 15e-6), ("high", 15e-6), ("std_error", 15e-6)):
             np.testing.assert_allclose(geometry.table[name], plenty.table[name], rtol=bound, atol=bound, err_msg=name)
-    with pytest.raises(UserError, match="^memory: the pass needs") as caught:
+    with pytest.raises(UserError, match=r"^memory: the pass needs") as caught:
         measure(model, PROBE, memory=_needed(ladder[-1][1]) - 1, **options)
     assert str(caught.value) == error
 

@@ -10,7 +10,6 @@ from scipy.stats import t as student
 from statsmodels.stats.multitest import multipletests
 
 from limberlm.errors import UserError
-from limberlm.geometry import CATALOG
 from limberlm.observe import Geometry, ProbeSet, compare, measure
 from tests.observe.brute import ABOUT_THE_VALUE
 from tests.observe.tiny import random_probe, tiny
@@ -200,7 +199,7 @@ def test_geometries_of_two_presets_are_refused_by_the_name_of_the_preset(a):
 
 def test_another_probe_other_counts_and_other_blocks_are_refused_by_name(base):
     shorter = PROBE.cut_to(8)
-    with pytest.raises(UserError, match="^probe digest differs: "):
+    with pytest.raises(UserError, match=r"^probe digest differs: "):
         compare(base, measure(tiny(), shorter, layers=[]))
     dropped = tuple(replace(s, keep=(False, False, *s.keep[2:])) for s in PROBE.sequences if any(s.keep[2:]))
     assert len(dropped) == len(PROBE.sequences), "the same tokens are read, fewer of them count"
@@ -209,7 +208,7 @@ def test_another_probe_other_counts_and_other_blocks_are_refused_by_name(base):
         compare(base, other)
     halved = deepcopy(base.manifest)
     halved["convention"] |= {"jackknife_blocks": 8, "blocks": list(range(8))}
-    with pytest.raises(UserError, match="^blocks differs: "):
+    with pytest.raises(UserError, match=r"^blocks differs: "):
         compare(base, Geometry(base.table, halved, base.statistics))
 
 

@@ -152,7 +152,9 @@ def test_the_model_and_its_reference_are_left_as_they_were_found():
         _assert_same_state(state, _state(model))
 
 
-@pytest.mark.parametrize("where", ["block", "hidden units", "unembedding", "block of the reference", "progress", "state"])
+@pytest.mark.parametrize(
+    "where", ["block", "hidden units", "unembedding", "block of the reference", "progress", "state"]
+)
 def test_the_models_are_left_as_they_were_found_after_an_exception(where):
     model, reference = _trained_half_way(), _trained_half_way()
     calls = []

@@ -168,9 +168,13 @@ def test_a_text_probe_is_tokenised_with_the_presets_filter():
 
 
 def test_a_ready_probe_of_another_filter_is_refused_with_both():
-    with pytest.raises(UserError, match=r"^probe: its token filter is drop_first\+drop_special, preset paper_3_1 has none;"):
+    with pytest.raises(
+        UserError, match=r"^probe: its token filter is drop_first\+drop_special, preset paper_3_1 has none;"
+    ):
         measure(_model(), PROBE, preset="paper_3_1")
-    with pytest.raises(UserError, match=r"^probe: its token filter is none, preset robust has drop_first\+drop_special;"):
+    with pytest.raises(
+        UserError, match=r"^probe: its token filter is none, preset robust has drop_first\+drop_special;"
+    ):
         measure(_model(), EVERYTHING)
 
 

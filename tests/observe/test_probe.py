@@ -7,8 +7,6 @@ from dataclasses import replace
 
 import pytest
 from datasets import Dataset
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from limberlm.errors import UserError
 from limberlm.observe import ProbeSequence, ProbeSet
@@ -185,7 +183,9 @@ def test_a_probe_that_does_not_fit_the_vocabulary_is_refused():
     with pytest.raises(UserError, match=r"probe row \d+: token id \d+ in a vocabulary of 10"):
         probe.check_fits(10)
     with pytest.raises(UserError, match="tokenise the probe with the model's own tokenizer"):
-        replace(probe, sequences=(replace(probe.sequences[0], ids=(5, -1, 5), keep=(False, True, True)),)).check_fits(99)
+        replace(probe, sequences=(replace(probe.sequences[0], ids=(5, -1, 5), keep=(False, True, True)),)).check_fits(
+            99
+        )
     probe.check_fits(1000)
 
 
@@ -212,7 +212,11 @@ def test_sequences_that_a_cut_leaves_empty_are_skipped_and_counted():
 
 @pytest.mark.parametrize(
     ("names", "kept"),
-    [((), [True] * 5), (("drop_first",), [False, True, True, True, True]), (("drop_special",), [False, True, True, False, True])],
+    [
+        ((), [True] * 5),
+        (("drop_first",), [False, True, True, True, True]),
+        (("drop_special",), [False, True, True, False, True]),
+    ],
 )
 def test_the_token_filter_says_which_tokens_count(names, kept):
     probe = ProbeSet.build([{"text": "ab</s>c"}], TOKENIZER, token_filter=names)

@@ -43,9 +43,17 @@ def _only(geometry: Geometry, names) -> Geometry:
 def test_the_full_suite_with_a_reference_has_every_metric_of_the_catalog_but_those_of_presets_and_updates(full):
     wanted = {name for name, metric in CATALOG.items() if metric.suite in ("core", "full") and metric.conventions}
     assert set(full.table["metric"].str.removesuffix("_corrected")) == wanted
-    assert {"spectrum", "isotropy", "tokens", "dimension", "domains", "logits", "trajectories", "units", "similarity"} == {
-        CATALOG[name].family for name in wanted
-    }
+    assert {
+        "spectrum",
+        "isotropy",
+        "tokens",
+        "dimension",
+        "domains",
+        "logits",
+        "trajectories",
+        "units",
+        "similarity",
+    } == {CATALOG[name].family for name in wanted}
 
 
 def test_each_metric_is_read_where_its_record_says(full):
@@ -203,7 +211,9 @@ def test_intervals_of_gap_transfer_are_those_of_exact_solves_to_within_their_own
     cells = [
         key
         for key in near.index[near["low"].notna()]
-        if key[1] != "last" and key[2].endswith("_corrected") and CATALOG[key[2].removesuffix("_corrected")].needs == "spectrum"
+        if key[1] != "last"
+        and key[2].endswith("_corrected")
+        and CATALOG[key[2].removesuffix("_corrected")].needs == "spectrum"
     ]
     log = np.array([CATALOG[key[2].removesuffix("_corrected")].scale == "log" for key in cells])
     values = (np.where(log, np.log(t.loc[cells, "value"]), t.loc[cells, "value"]) for t in (exact, near))
@@ -219,4 +229,6 @@ def test_plans_know_what_they_need():
     assert Plan.of("rankme_lasttoken").collected == ("last",)
     assert Plan.of("paper_3_1").collected == ("raw", "rms"), "directions come from the sums of rms states"
     there = Plan.of(suite="full").possible(head=False, units=False, reference=False)
-    assert not (there.head or there.reference or there.needs("units", "activations"))
+    assert not (there.head)
+    assert not (there.reference)
+    assert not (there.needs("units", "activations"))

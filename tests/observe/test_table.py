@@ -85,7 +85,7 @@ def test_a_flipped_bit_anywhere_is_refused_in_one_line_or_changes_nothing(geomet
     geometry.save(tmp_path / "a")
     path, rng = tmp_path / "a" / name, random.Random(name)
     data = path.read_bytes()
-    refused = 0
+    messages = []
     for offset in {0, 1, 7, 8, len(data) - 1, *rng.sample(range(len(data)), 150)}:
         damaged = bytearray(data)
         damaged[offset] ^= 1 << rng.randrange(8)
@@ -93,13 +93,12 @@ def test_a_flipped_bit_anywhere_is_refused_in_one_line_or_changes_nothing(geomet
         try:
             loaded = Geometry.load(tmp_path / "a")
         except UserError as error:
-            assert str(path.parent) in str(error)
-            assert "\n" not in str(error)
-            refused += 1
+            messages.append(str(error))
         else:
             assert name == "manifest.json", "digests see every byte of the others"
             assert loaded.manifest == geometry.manifest
-    assert refused > 100
+    assert len(messages) > 100
+    assert all(str(path.parent) in message and "\n" not in message for message in messages)
 
 
 @pytest.mark.parametrize("name", FILES)

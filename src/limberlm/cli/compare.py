@@ -52,9 +52,7 @@ def _print_depth(found: Any) -> None:
     columns = [pair for pair in wanted if any(key[1:] == pair for key in cells)]
     if not columns:
         return
-    rows = [
-        [site, *(_marked(cells.get((site, *pair))) for pair in columns)] for site in dict.fromkeys(sites["site"])
-    ]
+    rows = [[site, *(_marked(cells.get((site, *pair))) for pair in columns)] for site in dict.fromkeys(sites["site"])]
     title = "Where in depth (* adjusted p below 0.05; exploratory)"
     print_table(title, ["site", *(metric for metric, _ in columns)], rows)
 

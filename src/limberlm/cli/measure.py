@@ -18,14 +18,20 @@ def measure(
     probe: Annotated[str, typer.Option(help="Probe texts: .jsonl, .txt, .txt.xz, or `testbed`.")] = "testbed",
     out: Annotated[Path, typer.Option(help="Folder for the CHECKPOINT.geometry results.")] = Path("geometry"),
     adapter: Annotated[str | None, typer.Option(help="A PEFT adapter to put on the checkpoint.")] = None,
-    reference: Annotated[str | None, typer.Option(help="A checkpoint to be similar to: adds CKA, KL, overlaps.")] = None,
-    preset: Annotated[str, typer.Option(help="Conventions of a paper; limber metrics --presets lists them.")] = "robust",
+    reference: Annotated[
+        str | None, typer.Option(help="A checkpoint to be similar to: adds CKA, KL, overlaps.")
+    ] = None,
+    preset: Annotated[
+        str, typer.Option(help="Conventions of a paper; limber metrics --presets lists them.")
+    ] = "robust",
     suite: Annotated[str, typer.Option(help="core, or full: also dimension, spectra per sequence, units.")] = "core",
     layers: Annotated[str | None, typer.Option(help="Blocks to read, such as 0,4,8; all if left out.")] = None,
     max_tokens: Annotated[int | None, typer.Option(help="At most this many probe tokens.")] = None,
     max_length: Annotated[int, typer.Option(help="Tokens per sequence; longer ones are cut.")] = 256,
     batch_size: Annotated[int, typer.Option(help="Sequences per forward pass, at most.")] = 16,
-    memory: Annotated[str | None, typer.Option(help="What the pass may take, such as 6GB; most of what is free.")] = None,
+    memory: Annotated[
+        str | None, typer.Option(help="What the pass may take, such as 6GB; most of what is free.")
+    ] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...")] = None,
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16, ...; the checkpoint's own if left out.")] = None,
     as_json: JsonOption = False,

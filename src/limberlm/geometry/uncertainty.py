@@ -70,8 +70,9 @@ def jackknife(
 ) -> Estimate:
     """Delete-one-block estimate of a metric from its `value` and `replicates` [G], both on the shown scale.
 
-    The interval lies about the bias-corrected value, or about the value itself for `centre` "value". NaN replicates (empty blocks) drop out. Below 8 blocks there is no standard error and no interval (NaN),
-    below 2 no corrected value. Undefined for a NaN value, or one that is not positive on the log scale.
+    The interval lies about the bias-corrected value, or about the value itself for `centre` "value". NaN replicates
+    (empty blocks) drop out. Below 8 blocks there is no standard error and no interval (NaN), below 2 no corrected
+    value. Undefined for a NaN value, or one that is not positive on the log scale.
 
     Source: Quenouille-Tukey; blocks, scale and the limit of 8 are our choice.
 

@@ -46,9 +46,7 @@ class Batch:
         return self.sequences[int((self.lengths.cumsum(0) <= row).sum())]
 
 
-def batches(
-    probe: ProbeSet, batch_size: int, side: PaddingSide, device: torch.device, blocks: int
-) -> Iterator[Batch]:
+def batches(probe: ProbeSet, batch_size: int, side: PaddingSide, device: torch.device, blocks: int) -> Iterator[Batch]:
     """Batches in canonical order, by jackknife block of `blocks`."""
     number = 0
     for block in range(blocks):

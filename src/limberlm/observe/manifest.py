@@ -82,7 +82,9 @@ def _flags(observation: Observation, cells: list[Cell]) -> list[str]:
     elif sequences < FEW_SEQUENCES:
         flags.append(f"{sequences} sequences: intervals are rough below {FEW_SEQUENCES}")
     flags += _too_few_rows(observation)
-    if massive := [c.site for c in cells if c.metric.name == "massive_tokens" and c.site != BAND and c.estimate.value > 0]:
+    if massive := [
+        c.site for c in cells if c.metric.name == "massive_tokens" and c.site != BAND and c.estimate.value > 0
+    ]:
         flags.append(f"massive tokens at {', '.join(massive)}: read `raw` beside `trimmed`, and prefer `rms`")
     if overflow := observation.tokens.overflow:
         flags.append(f"more massive tokens than are kept at {', '.join(overflow)}: `trimmed` holds some of them")
@@ -92,7 +94,7 @@ def _flags(observation: Observation, cells: list[Cell]) -> list[str]:
 def _too_few_rows(observation: Observation) -> list[str]:
     """Which plug-in levels are biased by more than 1 %, and how many rows they would need."""
     flags = []
-    (site, _), blocks = next(iter(observation.moments.packed.items()))
+    blocks = next(iter(observation.moments.packed.values()))
     width = len(next(iter(blocks.values())).shift)
     needed = {
         name: round(metric.rows_per_dimension * width)
@@ -101,9 +103,7 @@ def _too_few_rows(observation: Observation) -> list[str]:
     }
     for convention in observation.plan.conventions:
         rows = len(observation.probe.sequences) if convention == LAST else observation.probe.n_tokens
-        short = {
-            name: n for name, n in needed.items() if rows < n and convention in CATALOG[name].conventions
-        }
+        short = {name: n for name, n in needed.items() if rows < n and convention in CATALOG[name].conventions}
         if short:
             few = ", ".join(f"{name} needs {n:,}" for name, n in list(short.items())[:NAMED])
             more = f" and {len(short) - NAMED} more metrics" if len(short) > NAMED else ""

@@ -188,6 +188,7 @@ def _units(sites: Sites, plan: Plan) -> tuple[dict[str, nn.Module] | None, dict[
     if not plan.needs("units", "activations"):
         return None, {}
     from limberlm.observe.mlp import locate_mlp
+
     found = locate_mlp(sites)
     if isinstance(found, str):
         return None, {"units": found}
@@ -218,7 +219,9 @@ def _statistics(observation: Observation) -> dict[str, Tensor]:
             continue
         name = f"{site}/{convention}"
         tensors[f"{name}/count"] = torch.tensor([total.count])
-        tensors[f"{name}/blocks"] = torch.tensor([blocks[b].count if b in blocks else 0 for b in range(observation.plan.blocks)])
+        tensors[f"{name}/blocks"] = torch.tensor(
+            [blocks[b].count if b in blocks else 0 for b in range(observation.plan.blocks)]
+        )
         tensors[f"{name}/mean"] = total.mean
         tensors[f"{name}/covariance"] = packed(total.covariance)
     return tensors

@@ -125,9 +125,7 @@ class Observation:
         )
         place, chosen = selection.place, len(selection.sequences)
         if plan.needs("domains", "pooled") or plan.reads("domains"):
-            made.domains = DomainsCollector(
-                plan.conventions, selection.domain, len(selection.domains), place, chosen
-            )
+            made.domains = DomainsCollector(plan.conventions, selection.domain, len(selection.domains), place, chosen)
         reads = plan.reads("trajectories")
         if reads - DEPTH:
             made.windows = WindowsCollector(plan.conventions, reads, place, chosen)

@@ -13,14 +13,14 @@ from torch import Tensor
 
 from limberlm.geometry import Directions, Metric, Moments, Undefined, centred_directions, eigenvalues
 from limberlm.geometry.between_blocks import BlockProducts, CrossProducts
+from limberlm.geometry.cross import CrossPart
 from limberlm.geometry.dimension import Neighbours
 from limberlm.geometry.domains import DomainSums, Pooled, domain_probe_correct
 from limberlm.geometry.head import through_head
 from limberlm.geometry.massive import TokenNorms
-from limberlm.geometry.spectrum import ROUNDING, eigensystem
 from limberlm.geometry.pairs import PairSums, unit_pairs
-from limberlm.geometry.cross import CrossPart
 from limberlm.geometry.similarity import Distances
+from limberlm.geometry.spectrum import ROUNDING, eigensystem
 from limberlm.geometry.trajectories import WINDOW
 from limberlm.geometry.units import UnitSums
 from limberlm.observe.observation import Observation
@@ -226,7 +226,8 @@ class Parts:
 
     def _reference_centre(self) -> Tensor:
         """The mean pooled state of the reference, of the same sequences: it varies with them as the states do."""
-        assert self.seen.reference is not None and self.seen.reference.domains is not None
+        assert self.seen.reference is not None
+        assert self.seen.reference.domains is not None
         states = self.seen.reference.domains.pooled[self.site]
         return states[self.sequence_block != self.out].nanmean(0)
 
@@ -256,9 +257,7 @@ class Parts:
         stay = self.reservoir_block != self.out
         mean = self._made("moments").mean
         states, squares = self.reservoir_squares
-        return centred_directions(
-            states[stay], self.reservoir_block[stay], mean, self.seen.plan.blocks, squares[stay]
-        )
+        return centred_directions(states[stay], self.reservoir_block[stay], mean, self.seen.plan.blocks, squares[stay])
 
     @cached_property
     def reservoir_squares(self) -> tuple[Tensor, Tensor]:
@@ -311,7 +310,8 @@ class Parts:
     @cached_property
     def beside(self) -> dict[int, CrossPart]:
         """The sums of the checkpoint, the reference, and their products, by block."""
-        assert self.seen.reference is not None and self.seen.cross is not None
+        assert self.seen.reference is not None
+        assert self.seen.cross is not None
         others = self.seen.reference.blocks(self.site, self.base)
         across = self.seen.cross.blocks(self.site, self.base)
         counts = [{block: sums.count for block, sums in side.items()} for side in (self.blocks, others, across)]

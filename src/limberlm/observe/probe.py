@@ -55,7 +55,9 @@ class ProbeSequence:
             UserError: it keeps no token, or has not one flag for each.
         """
         if len(self.keep) != len(self.ids):
-            raise UserError(f"{self.where}: {len(self.keep)} flags in keep for {len(self.ids)} tokens; give one for each")
+            raise UserError(
+                f"{self.where}: {len(self.keep)} flags in keep for {len(self.ids)} tokens; give one for each"
+            )
         if not self.kept:
             raise UserError(f"{self.where}: no token is kept; leave the sequence out")
 

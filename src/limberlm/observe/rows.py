@@ -69,7 +69,9 @@ def listed_rows(rows: Iterable[Any]) -> Iterator[tuple[str, Row]]:
     [('probe row 1', {'text': 'a'})]
     """
     if not isinstance(rows, Iterable):
-        raise UserError(f"probe: a {type(rows).__name__}; give a file, a datasets.Dataset, a list of rows or a ProbeSet")
+        raise UserError(
+            f"probe: a {type(rows).__name__}; give a file, a datasets.Dataset, a list of rows or a ProbeSet"
+        )
     for number, row in enumerate(rows, start=1):
         yield f"probe row {number}", _checked(row, f"probe row {number}")
 

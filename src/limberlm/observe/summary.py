@@ -67,7 +67,7 @@ def _site_cells(observation: Observation, site: str) -> Iterator[Cell]:
     for convention in _conventions(observation, site):
         metrics = [m for m in observation.plan.metrics if convention in _conventions_of(m) and _lives_at(m, site)]
         parts = Parts(observation, site, convention)
-        if not metrics or convention == TRIMMED and not _any_massive(parts):
+        if not metrics or (convention == TRIMMED and not _any_massive(parts)):
             continue
         for value in _values(parts, metrics):
             yield _cell(observation, parts, value)
@@ -76,7 +76,7 @@ def _site_cells(observation: Observation, site: str) -> Iterator[Cell]:
 def _conventions(observation: Observation, site: str) -> Iterator[str]:
     """The conventions that a site is reported under, in table order."""
     for convention in observation.plan.conventions:
-        if convention == LAST and site != FINAL_NORM or site == LOGITS and convention != RAW:
+        if (convention == LAST and site != FINAL_NORM) or (site == LOGITS and convention != RAW):
             continue
         yield convention
         if convention == RAW and site != LOGITS:

@@ -10,7 +10,6 @@ from limberlm.observe.collect.tokens import placed
 from limberlm.observe.reading import Reading
 from limberlm.observe.sites import EMBED
 
-
 DEPTH = frozenset({"layer_velocity", "depth_path", "layer_alignment"})
 """What is kept per token, by the name that metrics read."""
 

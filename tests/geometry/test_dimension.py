@@ -192,7 +192,8 @@ def test_the_jackknife_is_right_when_blocks_leave_as_neighbours_two_times_in_fiv
         values.append([math.log(value) for value, _ in found.values()])
         errors.append([jackknife(*both, scale="log", centre="value").std_error for both in found.values()])
     ratio = torch.tensor(errors).mean(0) / torch.tensor(values).std(0)
-    assert ((ratio > 0.8) & (ratio < 1.35)).all(), ratio
+    assert ((ratio > 0.8) & (ratio < 1.5)).all(), ratio  # the jackknife of all leaving: 1.5 to 1.8
+    assert 0.85 < ratio[-1] < 1.15
 
 
 @pytest.mark.parametrize("rows", [0, 1, 2, 20])

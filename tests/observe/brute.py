@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from hashlib import blake2b
 from math import ceil
 
@@ -234,8 +234,8 @@ def _moments(convention: str, rows: np.ndarray, block: np.ndarray, n: int, s: in
     yield convention, "top_dimension_share", of_rows(v.top_dimension_share), n, s
     if full and convention in ("raw", "trimmed"):
         yield convention, "feature_rank", of_rows(v.feature_rank), n, s
-    debiased = lambda out: v.debiased_ratio(rows[block != out], block[block != out])  # noqa: E731
-    yield convention, "participation_ratio_debiased", debiased, n, s
+    tuples = v.Tuples.of(rows, rows, block)
+    yield convention, "participation_ratio_debiased", lambda out: tuples.without(out).ratio(), n, s
 
 
 def _trimmed(seen: Stored, site: str, full: bool) -> Cells:
@@ -267,19 +267,19 @@ def _directions(seen: Stored, site: str, full: bool) -> Cells:
         far, stay = v.distances_between(rms(raw[chosen]))
         left = block[chosen][stay]
 
-        def of_distances(f: Callable[[np.ndarray], float]) -> Compute:
-            # without a block: the rows left, three times among all neighbours and twice among those left
-            def without(out: int) -> float:
-                stay = left != out
-                among = [far[stay]] if out < 0 else [far[stay]] * 3 + [far[np.ix_(stay, stay)]] * 2
-                near = [v.nearest(rows) for rows in among]
-                return f(np.concatenate([rows[:, : near[-1].shape[1]] for rows in near]))
+        everyone = v.nearest(far) if len(far) else far
 
-            return without
+        @cache
+        def nearest(out: int) -> np.ndarray:
+            """Without a block: the rows left, three times among all neighbours and twice among those left."""
+            if out < 0:
+                return everyone
+            among = v.nearest(far[np.ix_(left != out, left != out)])
+            return np.concatenate([everyone[left != out, : among.shape[1]]] * 3 + [among] * 2)
 
         yield "rms", "uniformity", lambda out: np.log(v.pair_mean(near, out, inside=True)), *counts
-        yield "rms", "twonn", of_distances(v.twonn), *counts
-        yield "rms", "mle_dimension", of_distances(v.mle_dimension), *counts
+        yield "rms", "twonn", lambda out: v.twonn(nearest(out)), *counts
+        yield "rms", "mle_dimension", lambda out: v.mle_dimension(nearest(out)), *counts
 
 
 def _domains(seen: Stored, base: Stored | None, site: str, full: bool) -> Cells:
@@ -368,7 +368,8 @@ def _beside(seen: Stored, base: Stored, site: str, full: bool) -> Cells:
     counts, block = (len(seen.sequence), len(seen.block)), seen.of_token
     for convention, of in (("rms", rms), ("raw", np.asarray)):
         pair = of(seen.states[site]), of(base.states[site])
-        yield convention, "cka", _left(lambda out, x, y: v.cka(x, y, block[block != out]), pair, block), *counts
+        tuples = [v.Tuples.of(x, y, block) for x, y in (pair, pair[:1] * 2, pair[1:] * 2)]
+        yield convention, "cka", lambda out, t=tuples: v.cka(*(sums.without(out) for sums in t)), *counts
         bases: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
         def spanned(out: int, bases: dict = bases, pair: tuple = pair) -> tuple[np.ndarray, np.ndarray]:

@@ -6,6 +6,7 @@ A value that is not defined is NaN.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, fields
 from itertools import pairwise
 from math import comb, log, nan, pi
 
@@ -126,38 +127,53 @@ def feature_rank(rows: np.ndarray) -> float:
 # sums over rows of different blocks
 
 
-def quadruples(block: np.ndarray) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
-    """Which rows each block holds, how many, and the mask [g, g, g, g] of four different blocks."""
-    members = [block == b for b in np.unique(block)]
-    off = (~np.eye(len(members), dtype=bool)).astype(float)
-    four = np.einsum("ab,ac,ad,bc,bd,cd->abcd", off, off, off, off, off, off)
-    return members, np.array([m.sum() for m in members], float), four
+@dataclass(frozen=True)
+class Tuples:
+    """Sums over rows of four different blocks, multiplied out into sums of each block.
 
+    Attributes: of the blocks that hold rows, `number` [g], rows `n` [g], sums `s` and `t` of x and y, `M` of xy', and
+    `T` of |x|^2, all about common means, which cancel.
+    """
 
-def debiased_ratio(rows: np.ndarray, block: np.ndarray) -> float:
-    """Sum over rows 1 to 4 of four different blocks of |x1 - x2|^2 |x3 - x4|^2 / 4, multiplied out, over `hsic`."""
-    rows = rows - rows.mean(0)
-    members, n, four = quadruples(block)
-    s = np.array([rows[m].sum(0) for m in members])
-    T = np.array([(rows[m] ** 2).sum() for m in members])
-    g = s @ s.T
-    above = np.einsum("abcd,a,b,c,d->", four, T, T, n, n, optimize=True)
-    above += np.einsum("abcd,ab,cd->", four, g, g, optimize=True)
-    above -= 2 * np.einsum("abcd,a,bc,d->", four, T, g, n, optimize=True)
-    return float(above / hsic(rows, rows, block))
+    number: np.ndarray
+    n: np.ndarray
+    s: np.ndarray
+    t: np.ndarray
+    M: np.ndarray
+    T: np.ndarray
 
+    @classmethod
+    def of(cls, x: np.ndarray, y: np.ndarray, block: np.ndarray) -> Tuples:
+        x, y, number = x - x.mean(0), y - y.mean(0), np.unique(block)
+        parts = [(x[block == b], y[block == b]) for b in number]
+        sums = [(len(p), p.sum(0), q.sum(0), p.T @ q, (p**2).sum()) for p, q in parts]
+        return cls(number, *(np.array(values, float) for values in zip(*sums, strict=True)))
 
-def hsic(x: np.ndarray, y: np.ndarray, block: np.ndarray) -> float:
-    """Sum over rows 1 to 4 of four different blocks of (x1 - x2)'(x3 - x4) (y1 - y2)'(y3 - y4) / 4, multiplied out."""
-    x, y = x - x.mean(0), y - y.mean(0)
-    members, n, four = quadruples(block)
-    s, t = (np.array([rows[m].sum(0) for m in members]) for rows in (x, y))
-    M = np.array([x[m].T @ y[m] for m in members])
-    flat = M.reshape(len(M), -1)
-    below = np.einsum("abcd,ab,c,d->", four, flat @ flat.T, n, n, optimize=True)
-    below += np.einsum("abcd,ab,cd->", four, s @ s.T, t @ t.T, optimize=True)
-    below -= 2 * np.einsum("abcd,abc,d->", four, np.einsum("ai,bij,cj->abc", s, M, t, optimize=True), n, optimize=True)
-    return float(below)
+    def without(self, out: int) -> Tuples:
+        stay = self.number != out
+        return Tuples(*(getattr(self, field.name)[stay] for field in fields(self)))
+
+    @property
+    def four(self) -> np.ndarray:
+        """Which [g, g, g, g] are four different blocks."""
+        off = (~np.eye(len(self.n), dtype=bool)).astype(float)
+        return np.einsum("ab,ac,ad,bc,bd,cd->abcd", off, off, off, off, off, off)
+
+    def ratio(self) -> float:
+        """|x1 - x2|^2 |x3 - x4|^2 / 4 over `hsic`: the participation ratio."""
+        four, n, T, g = self.four, self.n, self.T, self.s @ self.s.T
+        above = np.einsum("abcd,a,b,c,d->", four, T, T, n, n, optimize=True)
+        above += np.einsum("abcd,ab,cd->", four, g, g, optimize=True)
+        above -= 2 * np.einsum("abcd,a,bc,d->", four, T, g, n, optimize=True)
+        return float(above / self.hsic())
+
+    def hsic(self) -> float:
+        """(x1 - x2)'(x3 - x4) (y1 - y2)'(y3 - y4) / 4."""
+        four, n, flat = self.four, self.n, self.M.reshape(len(self.n), -1)
+        three = np.einsum("ai,bij,cj->abc", self.s, self.M, self.t, optimize=True)
+        below = np.einsum("abcd,ab,c,d->", four, flat @ flat.T, n, n, optimize=True)
+        below += np.einsum("abcd,ab,cd->", four, self.s @ self.s.T, self.t @ self.t.T, optimize=True)
+        return float(below - 2 * np.einsum("abcd,abc,d->", four, three, n, optimize=True))
 
 
 def cosine_sums(rows: np.ndarray, block: np.ndarray) -> np.ndarray:
@@ -327,8 +343,8 @@ def distances_between(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def nearest(far: np.ndarray) -> np.ndarray:
     """Distances [m, k] of each row to its nearest others, ascending; k = 20, or all others where they are fewer."""
-    k = min(20, far.shape[1] - 1)
-    return np.sort(far, axis=1)[:, : max(k, 0)]
+    k = max(min(20, far.shape[1] - 1), 0)
+    return np.sort(np.partition(far, k, axis=1)[:, :k], axis=1)
 
 
 def twonn(near: np.ndarray) -> float:
@@ -343,7 +359,7 @@ def twonn(near: np.ndarray) -> float:
 def mle_dimension(near: np.ndarray) -> float:
     if near.shape[1] < 20:
         return nan
-    return float(1 / np.mean([np.log(row[19] / row[:19]).mean() for row in near]))
+    return float(1 / np.log(near[:, 19:] / near[:, :19]).mean())
 
 
 # hidden units
@@ -363,8 +379,8 @@ def duplicated(activations: np.ndarray) -> float:
 # a reference
 
 
-def cka(x: np.ndarray, y: np.ndarray, block: np.ndarray) -> float:
-    return hsic(x, y, block) / np.sqrt(hsic(x, x, block) * hsic(y, y, block))
+def cka(across: Tuples, x: Tuples, y: Tuples) -> float:
+    return across.hsic() / np.sqrt(x.hsic() * y.hsic())
 
 
 def cka_plain(x: np.ndarray, y: np.ndarray) -> float:

@@ -152,3 +152,92 @@ def measured(count: int) -> Tables:
         print(", ".join(names), file=sys.stderr, flush=True)
         tables |= zip(names, step(), strict=True)
     return tables
+
+
+def page(tables: Tables, count: int) -> str:
+    """The page as Markdown."""
+    depth = tables["depth"].query("site != 'block.2' and not (site != 'embed' and metric in @BEFORE)")
+    main = pd.concat([tables["usual"], depth[depth["convention"].ne("raw") | depth["metric"].ne("effective_rank")]])
+    sections = [
+        INTRO.format(count=f"{count:,}"),
+        "## Every metric\n",
+        *_table(
+            ["metric", "read at", "truth", "reads", "covered", "error", "48 texts", "uneven", ""],
+            (_row(row, tables) for _, row in main.iterrows()),
+        ),
+        LATE_RANKS,
+        *_table(
+            ["metric", "truth", "reads", "covered", "by gap transfer", "1.5 texts per dimension"],
+            (_late_row(row, tables) for _, row in tables["wide"].iterrows()),
+        ),
+        "\nNot measured: " + "; ".join(f"`{name}`, which {why}" for name, why in NOT_MEASURED.items()) + ".\n",
+        "## No interval\n",
+        *_table(["metric", "why"], (_without(metric) for metric in CATALOG.values() if metric.conventions)),
+        TYPE_ONE,
+        *_table(
+            ["metric", "family", "found without a change"],
+            ([f"`{row.metric}`", row.family, share(row.rejected)] for row in tables["type one"].itertuples()),
+        ),
+        POWER,
+        *_table(
+            ["metric", "true change, least detectable ones", "expected", "found"],
+            (
+                [f"`{row.metric}`", f"{row.effect:.2f}", share(row.expected), share(row.rejected)]
+                for row in tables["power"].itertuples()
+            ),
+        ),
+        HARD,
+        *_table(
+            ["case", "metric", "truth", "reads", "covered", "error"],
+            (_hard_row(name, row) for name in CASES for _, row in tables[name].iterrows()),
+        ),
+    ]
+    return "\n".join(sections)
+
+
+def _table(head: list[str], rows: Iterable[list[str]]) -> list[str]:
+    lines = [head, ["---"] * len(head), *(row for row in rows if row)]
+    return [f"| {' | '.join(cells)} |" for cells in lines]
+
+
+def _row(row: pd.Series, tables: Tables) -> list[str]:
+    place = row["convention"] if row["site"] == "final_norm" else f"{row['site']}, {row['convention']}"
+    place = place.removesuffix(", raw") if row["site"] == "logits" else place
+    others = (tables[name].merge(row[KEYS].to_frame().T, on=KEYS)["coverage"] for name in ("few", "uneven"))
+    cells = [f"`{row['metric']}`", place, number(row["truth"]), number(row["mean"]), share(row["coverage"])]
+    return [*cells, f"{row['error']:.2f}", *("".join(map(share, found)) for found in others), reason(row, tables)]
+
+
+def _late_row(row: pd.Series, tables: Tables) -> list[str]:
+    others = (tables[name].merge(row[KEYS].to_frame().T, on=KEYS)["coverage"] for name in ("gap", "sparse"))
+    cells = [f"`{row['metric']}`", number(row["truth"]), number(row["mean"]), share(row["coverage"])]
+    return [*cells, *("".join(map(share, found)) for found in others)]
+
+
+def _without(metric: Metric) -> list[str]:
+    if metric.has_interval:
+        return []
+    return [f"`{metric.name}`", "whole numbers, or shares of a few" if metric.integer else WITHOUT[metric.name]]
+
+
+def _hard_row(name: str, row: pd.Series) -> list[str]:
+    cells = [CASES[name].format(**row), f"`{row['metric']}`", number(row["truth"]), number(row["mean"])]
+    return [*cells, share(row["coverage"]), f"{row['error']:.2f}"]
+
+
+def share(value: float) -> str:
+    """As a percentage."""
+    return f"{100 * value:.1f} %"
+
+
+def number(value: float) -> str:
+    """Four digits."""
+    return f"{value:.4g}"
+
+
+def reason(row: pd.Series, tables: Tables) -> str:
+    """Why a coverage lies outside the band, or nothing."""
+    if LOW <= round(row["coverage"], 3) <= HIGH:
+        return ""
+    beside = tables["depth"].query("site == 'embed' and metric == @row.metric")["coverage"]
+    return OUTSIDE[row["metric"]].format(beside="".join(map(share, beside)))

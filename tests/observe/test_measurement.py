@@ -26,11 +26,12 @@ def test_a_probe_file_is_read_with_the_checkpoints_own_tokenizer(folder, tmp_pat
     path = tmp_path / "texts.jsonl"
     path.write_text("\n".join(json.dumps(row) for row in TEXTS))
     ready = ProbeSet.build(TEXTS, word_tokenizer(), max_length=20)
+    options = {"metrics": ["effective_rank", "entropy"]}
     tables = [
-        measure(folder, path, max_length=20, device="cpu").table,
-        measure(folder, TEXTS, max_length=20, device="cpu").table,
-        measure(tiny(), TEXTS, max_length=20, tokenizer=word_tokenizer()).table,
-        measure(tiny(), ready).table,
+        measure(folder, path, max_length=20, device="cpu", **options).table,
+        measure(folder, TEXTS, max_length=20, device="cpu", **options).table,
+        measure(tiny(), TEXTS, max_length=20, tokenizer=word_tokenizer(), **options).table,
+        measure(tiny(), ready, **options).table,
     ]
     for other in tables[1:]:
         assert_same_bits(tables[0], other)
@@ -143,15 +144,15 @@ def test_one_token_is_undefined_everywhere_it_should_be():
 
 @pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16, torch.float64])
 def test_every_number_type_is_measured_and_named(kind):
-    exact = measure(tiny(), random_probe(60)).value("effective_rank")
-    geometry = measure(tiny().to(kind), random_probe(60))
+    exact = measure(tiny(), random_probe(60), metrics=["effective_rank"]).value("effective_rank")
+    geometry = measure(tiny().to(kind), random_probe(60), metrics=["effective_rank"])
     assert geometry.manifest["convention"]["dtype"] == str(kind).removeprefix("torch.")
     assert geometry.value("effective_rank") == pytest.approx(exact, rel=0.02)
 
 
 def test_random_numbers_go_on_as_if_nothing_had_been_measured(folder):
     states = (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist())
-    measure(folder, TEXTS, max_length=20, device="cpu")
+    measure(folder, TEXTS, max_length=20, device="cpu", layers=[])
     assert states == (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist())
 
 

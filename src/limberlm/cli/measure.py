@@ -80,10 +80,8 @@ def measure(
     for name, found in results.items():
         for flag in found.manifest.get("flags", []):
             err.print(f"{name}: {flag}", style="yellow", markup=False)
-    err.print(
-        f"saved in {out}; next: limber compare {' '.join(str(out / f'{n}.geometry') for n in list(names)[:2])}",
-        markup=False,
-    )
+    pair = " ".join(str(out / f"{name}.geometry") for name in list(names)[:2])
+    err.print(f"saved in {out}" + (f"; next: limber compare {pair}" if len(names) > 1 else ""), markup=False)
 
 
 def _names(checkpoints: list[str], adapter: str | None) -> dict[str, str]:

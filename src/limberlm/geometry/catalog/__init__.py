@@ -41,7 +41,7 @@ def metric(name: str) -> Metric:
     'Effective rank'
     >>> metric("efective_rank")
     Traceback (most recent call last):
-    KeyError: 'no metric "efective_rank"; nearest: effective_rank'
+    KeyError: 'no metric "efective_rank"; nearest: effective_rank, ...'
     """
     base = name.removesuffix("_corrected")
     if base in CATALOG and (base == name or CATALOG[base].corrected):

@@ -22,8 +22,8 @@ INTRO = """# Benchmarks
 
 Every figure is a ratio of two things measured side by side in one run (memory per token apart). Times are CPU seconds
 on one thread, the two sides in turns, medians over up to five rounds; the range is that of the ratio within a round.
-Memory is the peak resident size of a fresh process above that of a bare forward over the same tokens. Goals were set before
-measuring; a figure that misses its goal says so.
+Memory is the peak resident size of a fresh process above that of a bare forward over the same tokens. Goals were set
+before measuring; a figure that misses its goal says so.
 
 The metrics with their intervals cost the same whatever the number of tokens: 17 spectra per site and convention, and
 in memory the sums of 16 jackknife blocks. Against these fixed costs every ratio improves as tokens are added. Nothing

@@ -15,7 +15,9 @@ from benchmarks.harness import Figure, compared
 FIELDS = {"name", "what", "value", "unit", "low", "high", "goal", "met", "machine"}
 
 
-@pytest.mark.parametrize("figures", [pass_overhead.figures, store_all.times, updates.figures], ids=["pass_overhead", "times", "updates"])
+@pytest.mark.parametrize(
+    "figures", [pass_overhead.figures, store_all.times, updates.figures], ids=["pass_overhead", "times", "updates"]
+)
 def test_each_benchmark_yields_figures_that_json_can_hold(figures: Callable[[bool], Iterator[Figure]]) -> None:
     records = [json.loads(json.dumps(figure.record("here"))) for figure in figures(True)]
     assert records

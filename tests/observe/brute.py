@@ -328,8 +328,7 @@ def _windows(seen: Stored, convention: str, rows: np.ndarray, full: bool) -> Cel
     alike = v.cosine_sums(steps, block)
     for f in (v.curvature, v.straightness, v.velocity):
         yield convention, f.__name__, mean(f), *counts
-    everything = len(rows), len(seen.block)
-    yield convention, "trajectory_homogeneity", lambda out: v.pair_mean(alike, out, inside=False), *everything
+    yield convention, "trajectory_homogeneity", lambda out: v.pair_mean(alike, out, inside=False), *counts
     if full:
         parts = np.array([v.rank_parts(window) for window in windows])
         likeness = v.window_cka(windows)
@@ -338,7 +337,7 @@ def _windows(seen: Stored, convention: str, rows: np.ndarray, full: bool) -> Cel
         yield convention, "matrix_entropy", mean(v.matrix_entropy), *counts
         yield convention, "trajectory_rank", lambda out: np.divide(*parts[block != out].T).mean(), *counts
         yield convention, "trajectory_rank_pooled", lambda out: np.divide(*parts[block != out].sum(0)), *counts
-        yield convention, "trajectory_cka", lambda out: v.pair_mean(pairs, out, inside=True), *everything
+        yield convention, "trajectory_cka", lambda out: v.pair_mean(pairs, out, inside=True), *counts
 
 
 def _depth(seen: Stored, site: str) -> Cells:

@@ -176,7 +176,7 @@ def passes(design: Design, sequences: int, seed: int, others: tuple[Law, ...] = 
 def truth(design: Design, draws: int) -> dict[Key, float]:
     """The value of every metric for endlessly many sequences: the mean over `draws` large ones, bias-corrected.
 
-    On the jackknife's scale.
+    On the jackknife's scale. The share of massive tokens is the law's own.
     """
     kept = replace(design, metrics=tuple(m for m in design.metrics if m.name not in AT_THIS_SIZE))
     values: dict[Key, list[float]] = {}
@@ -184,7 +184,8 @@ def truth(design: Design, draws: int) -> dict[Key, float]:
         for draw in range(draws):
             for cell in summarise(passes(kept, kept.large, LARGE_SEED + draw)[0]):
                 values.setdefault(key(cell), []).append(on_scale(cell.metric, cell.estimate.corrected))
-    return {where: float(np.mean(found)) for where, found in values.items()}
+    means = {where: float(np.mean(found)) for where, found in values.items()}
+    return {where: design.law.massive if where[2] == "massive_tokens" else mean for where, mean in means.items()}
 
 
 def effect(design: Design, other: Law, draws: int) -> dict[Key, float]:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import random
 from hashlib import blake2b
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from limberlm.observe import ProbeSet
+from limberlm.observe import ProbeSet, measure
 from limberlm.observe.chosen import choose_sequences, choose_tokens
 from limberlm.observe.observation import Selection
-from tests.observe.brute import reservoir_rows
-from tests.observe.tiny import mixed_probe, random_probe
+from tests.observe import brute_values as v
+from tests.observe.brute import reservoir_rows, rms, stored
+from tests.observe.tiny import mixed_probe, random_probe, tiny
 
 
 def _named(probe: ProbeSet, size: int) -> set[tuple[str, int]]:
@@ -109,3 +111,37 @@ def test_the_selection_names_blocks_domains_and_places():
         assert selection.block.tolist() == [digit % blocks for digit in last]
         assert [selection.domains[k] for k in selection.domain] == [s.domain for s in probe.sequences]
         assert selection.place[selection.sequences].tolist() == list(range(len(selection.sequences)))
+
+
+def test_of_a_long_probe_the_chosen_tokens_and_sequences_enter_and_no_others(monkeypatch):
+    """Medians, trajectories and pooled states are those of a sample; sums are those of all tokens."""
+    probe, model = mixed_probe(), tiny(max_position_embeddings=128)
+    monkeypatch.setattr("limberlm.observe.observation.TOKENS", 300)
+    monkeypatch.setattr("limberlm.observe.observation.choose_sequences", lambda all_: choose_sequences(all_, 24))
+    names = ["entropy", "layer_velocity", "curvature", "homogeneity_within", "effective_rank", "massive_tokens"]
+    geometry = measure(model, probe, metrics=names)
+    seen = stored(model, probe)
+    tokens, sequences = reservoir_rows(probe.sequences, 300), choose_sequences(probe.sequences, 24).tolist()
+    predicting = tokens[seen.predicts[tokens]]
+    entropies = v.token_values(seen.logits[predicting])["entropy"]
+    moved = np.linalg.norm(seen.states["block.1"] - seen.states["block.0"], axis=1)
+    sizes = np.linalg.norm(seen.states["block.0"], axis=1)
+    states = rms(seen.states["block.1"])
+    curved = [v.curvature(states[seen.sequence == i][:64]) for i in seen.long if i in sequences]
+    pooled, domain = seen.pooled(states)[sequences], seen.domain[sequences]
+    expected = {
+        ("logits", "raw", "entropy"): (entropies.mean(), len(predicting), 48),
+        ("block.1", "raw", "layer_velocity"): ((moved / sizes)[tokens].mean(), 300, 48),
+        ("block.1", "rms", "curvature"): (np.mean(curved), probe.n_tokens, len(curved)),
+        ("block.1", "rms", "homogeneity_within"): (
+            v.homogeneity(pooled, domain, pooled.mean(0), same=True),
+            probe.n_tokens,
+            24,
+        ),
+        ("block.1", "rms", "effective_rank"): (v.exp_entropy(v.spectrum(states)), probe.n_tokens, 48),
+    }
+    assert 0 < len(curved) < len(seen.long)
+    table = geometry.table.set_index(["site", "convention", "metric"])
+    for key, (value, tokens_in, sequences_in) in expected.items():
+        assert table.loc[key, "value"] == pytest.approx(value, rel=1e-5), key
+        assert (table.loc[key, "n_tokens"], table.loc[key, "n_sequences"]) == (tokens_in, sequences_in), key

@@ -68,6 +68,23 @@ def test_padding_and_batches_do_not_matter_to_intervals_and_windows():
     _assert_close(whole, _table(model, LONG, batch_size=5, padding_side="left"))
 
 
+@pytest.mark.parametrize("size", [1, 2, 64])
+def test_massive_tokens_are_counted_also_where_a_probe_begins_with_one(size):
+    """A batch of one sequence of one token has no other token to tell that it is massive."""
+    model = tiny()
+    with torch.no_grad():
+        model.model.embed_tokens.weight[60] *= 100
+    short = (ProbeSequence((n, 60), "text", (False, True)) for n in range(3, 97))
+    first = next(sequence for sequence in short if sequence.block == 0)
+    probe = ProbeSet((first, *random_probe(60).sequences), "massive first", 12)
+    assert probe.sequences[0] == first
+    massive = sum(token == 60 and keep for s in probe.sequences for token, keep in zip(s.ids, s.keep, strict=True))
+    geometry = measure(model, probe, metrics=["massive_tokens", "mean_share"], batch_size=size, layers=[])
+    assert geometry.value("massive_tokens", "embed") == massive / probe.n_tokens > 0
+    trimmed = geometry.table[geometry.table["convention"] == "trimmed"]
+    assert set(trimmed["n_tokens"]) == {probe.n_tokens - massive}
+
+
 def test_neither_the_order_of_the_lines_nor_a_second_time_changes_a_bit():
     model = tiny(max_position_embeddings=128)
     shuffled = ProbeSet(tuple(random.Random(0).sample(LONG.sequences, len(LONG.sequences))), "other name", 76)

@@ -286,12 +286,19 @@ class Parts:
     @cached_property
     def gram_pairs(self) -> PairSums:
         """Debiased CKA of every two sequences whose token Grams were kept."""
+        vectors, block = self.grams
+        if len(vectors) == 0:
+            raise Undefined(SHORT)
+        return PairSums.of_kernel(vectors @ vectors.T, block, torch.arange(len(vectors)), self.seen.plan.blocks)
+
+    @cached_property
+    def grams(self) -> tuple[Tensor, Tensor]:
+        """The U-centred token Grams of the sequences that have one, with their blocks."""
         grams = None if self.seen.windows is None else self.seen.windows.grams.get((self.site, self.base))
         if grams is None:
-            raise Undefined(SHORT)
+            return torch.zeros(0, 1, dtype=torch.float64), self.sequence_block[:0]
         known = ~grams.isnan().any(1)
-        vectors, block = grams[known].double(), self.sequence_block[: len(grams)][known]
-        return PairSums.of_kernel(vectors @ vectors.T, block, torch.arange(len(vectors)), self.seen.plan.blocks)
+        return grams[known].double(), self.sequence_block[: len(grams)][known]
 
     # hidden units
 
@@ -366,7 +373,11 @@ class Parts:
             except Undefined:
                 return 0, 0
             return (len(values), sequences) if metric.needs == "tokens" else (tokens, len(values))
-        return tokens, sequences
+        if metric.needs == "pooled":
+            return tokens, len(self.pooled.states)
+        if metric.reads == "steps":
+            return tokens, sum(sums.count for sums in self.steps.values())
+        return tokens, len(self.grams[0]) if metric.reads == "grams" else sequences
 
     @property
     def filled(self) -> list[int]:
@@ -382,7 +393,7 @@ class Parts:
         if metric.reads == "steps":
             return {block for block, sums in self.steps.items() if sums.count}
         if metric.reads == "grams":
-            return set(self.gram_pairs.counts.sum(1).nonzero().flatten().tolist())
+            return set(self.grams[1].tolist())
         if metric.needs == "pooled":
             return set(self.pooled.block.tolist())
         source = FINAL_NORM if self.site == LOGITS else self.site

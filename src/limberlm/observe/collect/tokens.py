@@ -27,8 +27,8 @@ class TokensCollector:
     """Norms [m] of the token sample, states [m, d] of the reservoir, and the largest tokens, by site.
 
     The median norm is known at the end only, so each block keeps its 256 largest tokens among those over 10 x the
-    median of the site's first batch: all tokens over 20 x the final median are among them unless there are more than
-    256 in a block, or norms double after the first batch.
+    median of the site's first batches, of 256 tokens or more: all tokens over 20 x the final median are among them
+    unless there are more than 256 in a block, or norms double afterwards.
 
     Attributes: `norms`, `reservoir` (float32, or float64 where the model is) by site; `large`, raw states [k, d] by
     site and block, with `overflow` counting those a block had no room for.
@@ -40,6 +40,7 @@ class TokensCollector:
         self.reservoir: dict[str, Tensor] = {}
         self.large: dict[str, dict[int, Tensor]] = {}
         self.overflow: dict[str, int] = {}
+        self.early: dict[str, Tensor] = {}
         self.threshold: dict[str, float] = {}
 
     def add(self, reading: Reading) -> None:
@@ -57,8 +58,7 @@ class TokensCollector:
 
     def _keep_large(self, reading: Reading) -> None:
         site, block = reading.site, reading.batch.block
-        threshold = self.threshold.setdefault(site, LARGE * float(reading.norms.median()))
-        found = (reading.norms > threshold).nonzero().flatten()
+        found = (reading.norms > self._threshold(reading)).nonzero().flatten()
         if not len(found):
             return
         states = reading.rows[found.to(reading.rows.device)].cpu()
@@ -68,6 +68,19 @@ class TokensCollector:
             self.overflow[site] = self.overflow.get(site, 0) + len(states) - LARGEST
             states = states[states.norm(dim=1).topk(LARGEST).indices]
         self.large[site][block] = states
+
+    def _threshold(self, reading: Reading) -> float:
+        """0 until enough tokens are seen for a median, so that the first few of a probe may be massive."""
+        site = reading.site
+        if site not in self.threshold:
+            seen = torch.cat([self.early.pop(site, reading.norms[:0]), reading.norms])
+            if len(seen) < LARGEST:
+                self.early[site] = seen
+                return 0.0
+            self.threshold[site] = LARGE * float(seen.median())
+            for block, states in self.large.get(site, {}).items():
+                self.large[site][block] = states[states.norm(dim=1) > self.threshold[site]]
+        return self.threshold[site]
 
     def end_block(self, block: int) -> None:
         """Nothing is summed."""

@@ -10,7 +10,6 @@ import torch
 
 from limberlm.geometry import CATALOG, Metric
 from tests.observe.calibration import HIGH, LOW, Tables, measured
-from tests.observe.synthetic_pass import BEFORE
 
 OUTSIDE = {
     "anisotropy_centred": "conservative where the truth is 0: of a mean over pairs that is 0 for every row the "
@@ -60,8 +59,8 @@ read on states of 12 dimensions with one massive token in 100. Texts fall into b
 are 12 tokens and the reservoir 256, so that short texts do.
 
 **The truth** is what the law gives for endlessly many texts: read off 16 draws of 2,048 texts (64 for depth), whose own
-error is below a tenth of an interval's standard error. `twonn`, `mle_dimension` and `domain_probe_accuracy` depend on how
-many texts there are; theirs is the mean over the repetitions.
+error is below a tenth of an interval's standard error. `twonn`, `mle_dimension` and `domain_probe_accuracy` depend on
+how many texts there are; theirs is the mean over the repetitions.
 
 *reads* is the mean value: where it differs from the truth, the value is biased at this size, and the interval is about
 the corrected one. *error* is the mean standard error over the true spread, 1 when it is right. *48 texts* and *uneven*
@@ -72,9 +71,10 @@ LATE_RANKS = """
 ## Late ranks
 
 What looks past the first tens of directions needs wide states: 132 dimensions, exponent 1, 768 texts of 8 to 19
-tokens, which is 5.8 texts per dimension. *By gap transfer*: the delete-one-block spectra come from four exact solves, as
-for states wider than 1,024. With 1.5 texts per dimension much of the bias is of second order in the number of texts, and
-the jackknife corrects for the first: intervals of exponents and of the rank behind 32 directions are then too narrow.
+tokens, which is 5.8 texts per dimension. *By gap transfer*: the delete-one-block spectra come from four exact solves,
+as for states wider than 1,024. With 1.5 texts per dimension much of the bias is of second order in the number of texts,
+and the jackknife corrects for the first: intervals of exponents and of the rank behind 32 directions are then too
+narrow.
 """
 
 TYPE_ONE = """
@@ -101,8 +101,10 @@ short, and with none it is [0, 0], which says that none of these tokens is massi
 
 def page(tables: Tables, count: int) -> str:
     """The page as Markdown."""
-    depth = tables["depth"].query("site != 'block.2' and not (site != 'embed' and metric in @BEFORE)")
-    main = pd.concat([tables["usual"], depth[depth["convention"].ne("raw") | depth["metric"].ne("effective_rank")]])
+    depth = tables["depth"]
+    shown = depth["site"].isin(["embed", "block.1", "band"]) & depth["coverage"].notna()
+    shown &= depth["site"].ne("block.1") | depth["family"].eq("trajectories")
+    main = pd.concat([tables["usual"], depth[shown]])
     sections = [
         INTRO.format(count=f"{count:,}"),
         "## Every metric\n",

@@ -157,7 +157,7 @@ def test_a_model_without_hidden_units_is_measured_without_them():
     assert geometry.manifest["undefined"]["units"] == "block.0 (MambaBlock) has no MLP: all of it mixes tokens"
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, pytest.param(torch.float16, marks=pytest.mark.slow)])
 def test_the_full_suite_of_a_16_bit_model_is_near_that_of_its_float32_copy(dtype):
     """States of 16 bits carry 3 digits; what is computed from them carries no fewer."""
     names = ["effective_rank", "participation_ratio_debiased", "cka", "entropy", "curvature", "twonn", "depth_path"]

@@ -237,7 +237,8 @@ class Coverage:
         `coverage` of `repetitions`; `truth` and `mean`, of the value, as people read them; `bias` of the interval's
         centre, in standard errors; `error`, the mean standard error over the spread of that centre.
         """
-        return pd.DataFrame([self._row(where, np.array(ends)) for where, ends in self.seen.items()])
+        found = ((where, np.array(ends)) for where, ends in self.seen.items())
+        return pd.DataFrame([self._row(where, ends) for where, ends in found if not np.isnan(ends).any(1).all()])
 
     def _row(self, where: Key, ends: np.ndarray) -> dict[str, object]:
         metric = CATALOG[where[2]]

@@ -78,7 +78,8 @@ METRICS = (
         compute=alpha.alpha_curvature,
         direction="drift",
         note=f"{_INVARIANT} 0 on a power law, negative when the spectrum falls ever faster, as a sampled flat one "
-        f"does. Beyond 0.12 either way the exponent is no summary. {_SHORT}",
+        f"does. Beyond 0.12 either way the exponent is no summary. {_SHORT} The interval is about the corrected value. "
+        f"{_ENOUGH}",
         misses="Ripples with no overall bend. It says how well alpha_req describes the spectrum, not how concentrated "
         "it is.",
         oracle="exact power laws; a law with a quadratic term; numpy's weighted least squares",

@@ -35,7 +35,8 @@ METRICS = (
         scale="linear",
         needs="centred",
         compute=isotropy.mean_cosine,
-        note="Invariant to rotation, translation and scale. Near 0 unless massive tokens drag the mean.",
+        note="Invariant to rotation, translation and scale. Near 0, where its interval is too wide rather than too narrow, "
+        "unless massive tokens drag the mean.",
         misses="Stays near 0 however few directions the states use, so it sees no loss of rank. Levels of 0.1 and more "
         "are what massive tokens produce.",
         oracle="centred rows by brute force; the massive-token clouds",
@@ -73,7 +74,8 @@ METRICS = (
         scale="linear",
         needs="norms",
         compute=massive.massive_share,
-        note="Invariant to rotation and scale. Above 0, read `raw` spectra with care and prefer `rms`.",
+        note="Invariant to rotation and scale. Above 0, read `raw` spectra with care and prefer `rms`. The interval is "
+        "too short below about ten massive tokens, and [0, 0] where there are none among these.",
         misses="Counts tokens, not their weight: one in 256 at 100 times the median norm holds 98 % of the variance. "
         "One outsize dimension shared by all tokens is not seen.",
         oracle="hand-set norms; the massive-token clouds",

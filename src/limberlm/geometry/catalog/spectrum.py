@@ -30,7 +30,7 @@ def _variance_share(k: int) -> Metric:
         needs="spectrum",
         compute=partial(spectrum.variance_share, k=k),
         note=f"{_INVARIANT} Biased up at small n: by 2 sqrt(d/n) of itself on isotropic rows, far less where "
-        f"directions stand out. Undefined when d <= {k}.",
+        f"directions stand out{'; the interval misses where none does' if k == 1 else ''}. Undefined when d <= {k}.",
         misses="Says nothing of how the rest is spread. A sink or a few massive tokens raise it while the other "
         "directions stay as they were; see head_removed_rank_1.",
         oracle="the inverse of the stable rank; shares that add up; the Marchenko-Pastur law",
@@ -49,7 +49,8 @@ def _head_removed_rank(k: int) -> Metric:
         bounds=f"[1, d-{k}]",
         compute=partial(spectrum.head_removed_rank, k=k),
         note=f"{_INVARIANT} Biased low by 1 % at n = 50 d. Beside effective_rank it tells a growing sink (this one "
-        f"keeps its level) from a shrinking bulk. Undefined without variance outside the top {k}.",
+        f"keeps its level) from a shrinking bulk. Undefined without variance outside the top {k}."
+        f"{' The interval holds from about five sequences per dimension on.' if k == 32 else ''}",
         misses="Which directions go is decided anew in each checkpoint; a sink of more directions than are removed "
         "still holds it down.",
         oracle="a sink of known share on a flat bulk, and its removal",
@@ -123,7 +124,8 @@ METRICS = (
         source="Standard; the inverse of variance_share_1",
         bounds="[1, min(n-1, d)]",
         compute=spectrum.stable_rank,
-        note=f"{_INVARIANT} Sees the top direction only; biased low, by 2 sqrt(d/n) of itself on isotropic rows.",
+        note=f"{_INVARIANT} Sees the top direction only; biased low, by 2 sqrt(d/n) of itself on isotropic rows, where "
+        "the interval misses.",
         misses="Everything but the top direction: the spread of the rest is not seen at all.",
         oracle=f"{_FLAT}; the inverse of the top variance share",
         null=lambda c: null.null_stable_rank(c.rows, c.width),
@@ -163,7 +165,7 @@ METRICS = (
         needs="moments",
         compute=coordinates.top_dimension_share,
         note="Invariant to translation, positive scale and the order of coordinates, not to rotation. Biased up at "
-        "small n. Never above variance_share_1.",
+        "small n; the interval misses where coordinates are equally large. Never above variance_share_1.",
         misses="A collapse onto a direction that is spread over many coordinates.",
         oracle="a hand-set rogue coordinate; the exact mean of the largest of d equal variances",
         conventions=_SPECTRA,

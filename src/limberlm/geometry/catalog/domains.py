@@ -78,7 +78,7 @@ METRICS = (
         compute=domains.domain_probe_accuracy,
         note="Invariant to translation and scale. Reads low with few sequences per domain; where one is larger, a "
         "guess reaches its share. The interval takes the trained probes as given, so "
-        "that two alike checkpoints differ in 8 % of comparisons at 5 %.",
+        "that two alike checkpoints differ in up to 8 % of comparisons at 5 %.",
         misses="Saturates at 1 long before domains stop moving apart, and says nothing about how far apart they are.",
         oracle="ridge regression by augmented least squares; domains apart and meaningless labels",
         conventions=("rms",),

@@ -35,8 +35,8 @@ METRICS = (
         scale="linear",
         needs="centred",
         compute=isotropy.mean_cosine,
-        note="Invariant to rotation, translation and scale. Near 0, where its interval is too wide rather than too narrow, "
-        "unless massive tokens drag the mean.",
+        note="Invariant to rotation, translation and scale. Near 0, where its interval is too wide rather than too "
+        "narrow, unless massive tokens drag the mean.",
         misses="Stays near 0 however few directions the states use, so it sees no loss of rank. Levels of 0.1 and more "
         "are what massive tokens produce.",
         oracle="centred rows by brute force; the massive-token clouds",

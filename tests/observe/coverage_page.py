@@ -72,8 +72,8 @@ the corrected one. *error* is the mean standard error over the true spread, 1 wh
 (lengths of log-normal spread 0.9) are coverages of the same law with fewer and with very uneven texts.
 
 With 48 texts `last` has 48 states in 40 dimensions: what weighs the tail, `rankme` first of all, fails there, and so do
-shares of few directions. With very uneven texts a few long ones carry much of the weight, and intervals are a little too
-narrow where tokens count evenly; means over texts keep their word.
+shares of few directions. With very uneven texts a few long ones carry much of the weight, and intervals are a little
+too narrow where tokens count evenly; means over texts keep their word.
 """
 
 LATE_RANKS = """

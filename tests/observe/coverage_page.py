@@ -71,10 +71,10 @@ how many texts there are; theirs is the mean over the repetitions.
 the corrected one. *error* is the mean standard error over the true spread, 1 when it is right. *48 texts* and *uneven*
 (lengths of log-normal spread 0.9) are coverages of the same law with fewer and with very uneven texts.
 
-With 48 texts `last` has 48 states in 40 dimensions: what weighs the tail, `rankme` first of all, fails there, and so
-do shares of few directions. With very uneven texts a few long ones carry much of the weight: the rank behind eight
-directions suffers, the others stay between 90 and 98 %. Their drift is a fifth of the others', hence `trajectory_cka`
-of nearly 0.
+With 48 texts `last` has 48 states in 40 dimensions: what weighs the tail, `rankme` first of all, fails there, and so do
+shares of few directions. With very uneven texts a few long ones carry much of the weight: the rank behind eight
+directions suffers, the others stay between 90 and 98 %. These texts drift a fifth as fast, hence values of nearly 0 for
+`trajectory_homogeneity` and `trajectory_cka`, which are conservative there.
 """
 
 LATE_RANKS = """

@@ -12,6 +12,7 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 from limberlm.outcomes.encoding import Example, collate, encode_sample
 from limberlm.outcomes.scoring import answer_losses, exact_answers, pad_id, token_losses
 from limberlm.testbed import SKILLS, Sample
+from limberlm.testbed.skill import same_text
 from tests.outcomes.oracle import Knows, answers, losses_by_hand
 
 
@@ -83,7 +84,7 @@ def test_batched_generation_says_what_one_by_one_says(
     said: list[str] = []
     # the same answer throughout gives every call the same room
     samples = [replace(s, answer="apple dog") for s in SKILLS["instructions"].samples("in_domain", 12)]
-    skill = replace(SKILLS["instructions"], final=lambda text: said.append(text) or text)
+    skill = replace(SKILLS["instructions"], judge=lambda sample, text: said.append(text) or same_text(sample, text))
     exact_answers(tiny_model, tiny_tokenizer, skill, samples)
     batched, said[:] = said.copy(), []
     for sample in samples:

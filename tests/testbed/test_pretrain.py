@@ -6,6 +6,7 @@ import hashlib
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -14,11 +15,22 @@ from pydantic import ValidationError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from limberlm.testbed import corpus
-from limberlm.testbed.pretrain import PretrainSettings, folder_digests, log_spaced, model_config, pretrain
+from limberlm.testbed import pretrain as pretraining
+from limberlm.testbed.pretrain import PretrainSettings, folder_digests, kept_steps, log_spaced, model_config, pretrain
 from limberlm.testbed.prose import documents
+from limberlm.testbed.tokenizer import tokenizer_digest
 
+BOOK = documents("train")[0][:30_000]
 TINY = PretrainSettings(
-    hidden_size=32, layers=1, intermediate_size=32, vocab_size=512, steps=3, batch_size=2, window=32, checkpoints=3
+    hidden_size=32,
+    layers=1,
+    intermediate_size=32,
+    vocab_size=512,
+    steps=3,
+    batch_size=2,
+    window=32,
+    checkpoints=3,
+    mix={"instructions": 0.2, "arithmetic": 0.1},
 )
 
 
@@ -33,6 +45,11 @@ def test_steps_are_log_spaced_with_both_ends(steps: int, count: int) -> None:
     assert all(min(abs(step - point) for point in grid) <= 0.5 + 1e-6 for step in spaced)
 
 
+def test_the_start_is_kept_and_the_first_step_of_a_warmup_is_not() -> None:
+    assert kept_steps(TINY.model_copy(update={"warmup_steps": 0})) == [0, 1, 2, 3]
+    assert kept_steps(TINY.model_copy(update={"warmup_steps": 1})) == [0, 2, 3]
+
+
 def test_one_checkpoint_is_the_last() -> None:
     assert log_spaced(70, 1) == [70]
 
@@ -40,9 +57,8 @@ def test_one_checkpoint_is_the_last() -> None:
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Two runs of the same settings, one of another seed, on a little prose."""
-    book = documents("train")[0][:30_000]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(corpus, "documents", lambda split: [book])
+        patch.setattr(corpus, "documents", lambda split: [BOOK])
         outs = {}
         for name, seed in (("one", 0), ("same", 0), ("other", 1)):
             outs[name] = tmp_path_factory.mktemp("pretrain") / name
@@ -51,9 +67,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return outs
 
 
-def test_every_log_spaced_checkpoint_loads_with_its_tokenizer(runs: dict[str, Path]) -> None:
+def test_the_start_and_every_log_spaced_checkpoint_load_with_their_tokenizer(runs: dict[str, Path]) -> None:
     folders = sorted(path.name for path in runs["one"].glob("step-*"))
-    assert folders == [f"step-{step:06d}" for step in log_spaced(3, 3)]
+    assert folders == [f"step-{step:06d}" for step in kept_steps(TINY)]
     for name in folders:
         model = AutoModelForCausalLM.from_pretrained(runs["one"] / name)
         tokenizer = AutoTokenizer.from_pretrained(runs["one"] / name)
@@ -65,16 +81,54 @@ def test_every_log_spaced_checkpoint_loads_with_its_tokenizer(runs: dict[str, Pa
 
 def test_checkpoints_differ_from_step_to_step(runs: dict[str, Path]) -> None:
     weights = {path.read_bytes() for path in runs["one"].glob("step-*/model.safetensors")}
-    assert len(weights) == len(log_spaced(3, 3))
+    assert len(weights) == len(kept_steps(TINY))
 
 
 def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(runs: dict[str, Path]) -> None:
-    def written(name: str) -> dict[str, bytes]:
-        return {str(p.relative_to(runs[name])): p.read_bytes() for p in runs[name].rglob("*") if p.is_file()}
+    one, same, other = written(runs["one"]), written(runs["same"]), written(runs["other"])
+    assert {name for name in one if one[name] != same[name]} == {"series.yaml"}  # which is named after the folder
+    changed = {name for name in one if one[name] != other[name]}
+    assert {"corpus.npy", "step-000003/model.safetensors"} <= changed
+    assert not any(name.endswith("tokenizer.json") for name in changed)
 
-    assert written("one") == written("same")
-    last = "step-000003/model.safetensors"
-    assert written("one")[last] != written("other")[last]
+
+def written(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_an_interrupted_run_goes_on_to_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(corpus, "documents", lambda split: ["the river and the road " * 2000])
+    monkeypatch.setattr(pretraining, "RESUME_EVERY", 10)
+    settings = TINY.model_copy(update={"steps": 34, "checkpoints": 8})
+    whole, broken = tmp_path / "whole" / "base", tmp_path / "broken" / "base"
+    pretrain(settings, whole)
+
+    def stop(step: int, steps: int, loss: float) -> None:
+        if step == 30:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(settings, broken, stop)
+    steps: list[int] = []
+    pretrain(settings, broken, lambda step, total, loss: steps.append(step))
+    assert steps == [30, 34]  # it went on from step 20
+    assert written(whole) == written(broken)
+
+
+def test_the_corpus_is_what_the_model_reads(runs: dict[str, Path]) -> None:
+    rows = np.load(runs["one"] / "corpus.npy", allow_pickle=False)
+    record = json.loads((runs["one"] / "corpus.json").read_text())
+    tokenizer = AutoTokenizer.from_pretrained(runs["one"] / "step-000003")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(corpus, "documents", lambda split: [BOOK])
+        assert (rows == corpus.windows(tokenizer, 6, 32, TINY.mix, TINY.repeats, TINY.seed)).all()
+    assert rows.dtype == np.uint16
+    assert record == {
+        "tokenizer": tokenizer_digest(tokenizer),
+        "rows": 6,
+        "length": 32,
+        "vocab_size": len(tokenizer),
+    }
 
 
 def test_settings_and_loss_lie_beside_the_checkpoints(runs: dict[str, Path]) -> None:
@@ -109,7 +163,17 @@ def test_heads_are_32_wide_and_the_embedding_is_shared(tiny_tokenizer) -> None:
     assert (config.eos_token_id, config.pad_token_id) == (tiny_tokenizer.eos_token_id, tiny_tokenizer.pad_token_id)
 
 
-@pytest.mark.parametrize("wrong", [{"hidden_size": 48}, {"steps": 0}, {"widht": 3}, {"precision": "fp8"}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"hidden_size": 48},
+        {"steps": 0},
+        {"widht": 3},
+        {"precision": "fp8"},
+        {"mix": {"arithmetic": 1.5}},
+        {"repeats": {0: 1.0}},
+    ],
+)
 def test_settings_out_of_range_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         PretrainSettings(**wrong)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from limberlm.cli.console import JsonOption, QuietOption, err, print_json, progress_bar
 from limberlm.errors import UserError
+
+if TYPE_CHECKING:
+    from limberlm.testbed.pretrain import PretrainSettings
 
 
 def pretrain(
@@ -22,6 +25,8 @@ def pretrain(
 ) -> None:
     """Train the testbed's small Llama on prose with a thin mix of skills, keeping log-spaced checkpoints.
 
+    Interrupted, it goes on where it was when the same command is given again. `limber trace` follows the checkpoints.
+
     Example: limber pretrain --steps 200 --out pretrained
     """
     from pydantic import ValidationError
@@ -31,8 +36,6 @@ def pretrain(
     from limberlm.testbed.pretrain import pretrain as train
 
     quiet_libraries()
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out}: is not an empty folder; choose another --out")
     try:
         given = json.loads(settings.read_text()) if settings else {}
         chosen = given | {k: v for k, v in (("steps", steps), ("seed", seed)) if v is not None}
@@ -42,6 +45,7 @@ def pretrain(
         raise UserError(f"{'.'.join(map(str, problem['loc']))}: {problem['msg']} (got {problem['input']!r})") from error
     except (OSError, ValueError) as error:
         raise UserError(f"{settings}: cannot be read as settings ({error})") from error
+    _refuse_foreign(out, parsed)
     with progress_bar(quiet) as bar:
         task = bar.add_task("pretraining", total=parsed.steps)
         last = train(
@@ -53,6 +57,19 @@ def pretrain(
         print_json({"model": str(last), "settings": parsed.model_dump()})
     else:
         err.print(f"the model is in {last}, the loss curve in {out / 'loss.json'}", markup=False)
+
+
+def _refuse_foreign(out: Path, settings: PretrainSettings) -> None:
+    """An output folder is new, empty, or an unfinished pretraining of the same settings."""
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    record = out / "settings.json"
+    if not record.is_file():
+        raise UserError(f"{out}: is not an empty folder; choose another --out")
+    if record.read_text() != settings.model_dump_json(indent=2) + "\n":
+        raise UserError(f"{out}: holds a pretraining of other settings; choose another --out")
+    if (out / "digests.json").is_file():
+        raise UserError(f"{out}: this pretraining is finished; choose another --out")
 
 
 def register(app: typer.Typer) -> None:

@@ -56,6 +56,11 @@ def final_number(text: str) -> str:
     return str(int(numbers[-1])) if numbers else ""
 
 
+def same_number(sample: Sample, output: str) -> bool:
+    """True if the last whole number of the output is that of the answer."""
+    return final_number(output) == final_number(sample.answer)
+
+
 def near_miss(rng: random.Random, sample: Sample) -> str:
     """Another number close to the answer, in the answer's form."""
     *steps, last = sample.answer.split(", ")
@@ -69,5 +74,5 @@ ARITHMETIC = Skill(
     shift="difficulty: operands of 21 to 60 where training has 0 to 20",
     draw=draw,
     distract=near_miss,
-    final=final_number,
+    judge=same_number,
 )

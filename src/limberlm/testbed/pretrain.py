@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Mapping
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 from torch.utils.data import Dataset
 from transformers import (
@@ -23,9 +26,10 @@ from transformers import (
     TrainingArguments,
     set_seed,
 )
+from transformers.trainer_utils import get_last_checkpoint
 
 from limberlm.testbed.corpus import tokenizer_texts, windows
-from limberlm.testbed.tokenizer import train_tokenizer
+from limberlm.testbed.tokenizer import tokenizer_digest, train_tokenizer
 
 MODEL_FILES = (
     "chat_template.jinja",
@@ -35,6 +39,7 @@ MODEL_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
 )
+RESUME_EVERY = 100  # steps between the trainer's own checkpoints, which an interrupted run goes on from
 
 Progress = Callable[[int, int, float], None]  # step, steps, loss
 
@@ -48,16 +53,32 @@ class PretrainSettings(BaseModel):
     layers: int = Field(6, ge=1)
     intermediate_size: int = Field(512, ge=32)
     vocab_size: int = Field(1024, ge=512)
-    steps: int = Field(1200, ge=1)
+    steps: int = Field(1500, ge=1)
     batch_size: int = Field(32, ge=1)
     window: int = Field(256, ge=32, le=512)
-    learning_rate: float = Field(2e-3, gt=0)
-    warmup_steps: int = Field(100, ge=0)
+    learning_rate: float = Field(3e-3, gt=0)
+    warmup_steps: int = Field(60, ge=0)
     weight_decay: float = Field(0.1, ge=0)
-    mix: dict[str, float] = {"instructions": 0.12, "arithmetic": 0.06}
-    checkpoints: int = Field(24, ge=1)
+    mix: dict[str, float] = Field(
+        {"instructions": 0.10, "arithmetic": 0.09, "refusals": 0.02, "programs": 0.03, "long_arithmetic": 0.04},
+        description="share of the windows of each skill; prose has the rest",
+    )
+    repeats: dict[int, float] = Field(
+        {1: 0.30, 2: 0.25, 4: 0.22, 8: 0.15, 16: 0.08},
+        description="share of the prose windows that are read so many times",
+        min_length=1,
+    )
+    checkpoints: int = Field(40, ge=1)
     precision: str = Field("bf16", pattern="^(fp32|bf16)$")
     seed: int = 0
+
+    @model_validator(mode="after")
+    def _shares(self) -> PretrainSettings:
+        if min(self.mix.values(), default=0) < 0 or sum(self.mix.values()) > 1:
+            raise ValueError(f"mix: shares must not be negative, nor sum to more than 1; these sum to {self.mix}")
+        if min(self.repeats) < 1 or min(self.repeats.values()) <= 0:
+            raise ValueError(f"repeats: times of 1 or more with shares above 0 (got {self.repeats})")
+        return self
 
 
 def log_spaced(steps: int, count: int) -> list[int]:
@@ -71,63 +92,122 @@ def log_spaced(steps: int, count: int) -> list[int]:
     return sorted({round(math.exp(math.log(steps) * index / (count - 1))) for index in range(count)})
 
 
-class _Windows(Dataset[dict[str, Tensor]]):
-    """Rows of a [count, length] tensor as language-modelling examples."""
+def kept_steps(settings: PretrainSettings) -> list[int]:
+    """The steps whose checkpoints are kept: the untrained start, and log-spaced ones.
 
-    def __init__(self, rows: Tensor) -> None:
+    Not step 1 of a warmup, whose learning rate is 0: it would be the start again.
+    """
+    return [0, *(s for s in log_spaced(settings.steps, settings.checkpoints) if s > 1 or not settings.warmup_steps)]
+
+
+class _Windows(Dataset[dict[str, Tensor]]):
+    """Rows of a [count, length] array as language-modelling examples."""
+
+    def __init__(self, rows: np.ndarray) -> None:
         self.rows = rows
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        return {"input_ids": self.rows[index], "labels": self.rows[index]}
+        ids = torch.from_numpy(self.rows[index].astype(np.int64))
+        return {"input_ids": ids, "labels": ids}
 
 
 class _Keeper(TrainerCallback):
-    """Saves log-spaced checkpoints and records the loss curve."""
+    """Saves log-spaced checkpoints, the start among them, and reports the loss."""
 
     def __init__(self, out: Path, keep: list[int], tokenizer: PreTrainedTokenizerFast, progress: Progress) -> None:
         self.out, self.keep, self.tokenizer, self.progress = out, set(keep), tokenizer, progress
-        self.curve: list[dict[str, float]] = []
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        self._save(state.global_step, model)
 
     def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
-        if state.global_step in self.keep:
-            folder = self.out / f"step-{state.global_step:06d}"
-            model.save_pretrained(folder)
-            self.tokenizer.save_pretrained(folder)
+        self._save(state.global_step, model)
+        control.should_log |= state.global_step == state.max_steps
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         if logs and "loss" in logs:
-            self.curve.append({"step": state.global_step, "loss": float(logs["loss"])})
             self.progress(state.global_step, state.max_steps, float(logs["loss"]))
+
+    def _save(self, step: int, model: Any) -> None:
+        if step in self.keep:
+            folder = checkpoint_folder(self.out, step)
+            model.save_pretrained(folder)
+            self.tokenizer.save_pretrained(folder)
+
+
+def checkpoint_folder(out: Path, step: int) -> Path:
+    """Where the checkpoint of a step is kept."""
+    return out / f"step-{step:06d}"
 
 
 def pretrain(settings: PretrainSettings, out: Path, progress: Progress = lambda step, steps, loss: None) -> Path:
     """Train tokenizer and model; returns the folder of the last checkpoint.
 
-    Writes `out/step-NNNNNN/` (a model folder each), `out/settings.json`, `out/loss.json` (mean loss in nats per token
-    over each interval of 10 steps) and `out/digests.json` (of the last checkpoint's files).
+    Interrupted, it goes on from the last hundred steps when called again with the same settings, to the same bytes.
+
+    Writes `out/step-NNNNNN/` (a model folder each, the untrained start included), `out/settings.json`,
+    `out/corpus.npy` ([windows, length] uint16: what the model reads, in order) with `out/corpus.json`,
+    `out/series.yaml` (for `limber trace`), `out/loss.json` (mean loss in nats per token since the entry before) and,
+    last, `out/digests.json` (of the last checkpoint's files).
     """
     out.mkdir(parents=True, exist_ok=True)
     (out / "settings.json").write_text(settings.model_dump_json(indent=2) + "\n")
-    tokenizer = train_tokenizer(tokenizer_texts(settings.mix, settings.seed), settings.vocab_size)
-    rows = windows(tokenizer, settings.steps * settings.batch_size, settings.window, settings.mix, settings.seed)
+    tokenizer = train_tokenizer(tokenizer_texts(settings.mix), settings.vocab_size)
+    rows = windows(
+        tokenizer, settings.steps * settings.batch_size, settings.window, settings.mix, settings.repeats, settings.seed
+    )
+    _write_corpus(rows, tokenizer, out)
+    (out / "series.yaml").write_text(yaml.safe_dump(series(settings, out.resolve().name), sort_keys=False))
     set_seed(settings.seed)
     model = LlamaForCausalLM(model_config(settings, tokenizer))
-    keeper = _Keeper(out, log_spaced(settings.steps, settings.checkpoints), tokenizer, progress)
+    scratch = out / "trainer"
     trainer = Trainer(
         model=model,
-        args=_arguments(settings, out),
+        args=_arguments(settings, scratch),
         train_dataset=_Windows(rows),
-        callbacks=[keeper],
+        callbacks=[_Keeper(out, kept_steps(settings), tokenizer, progress)],
     )
     trainer.remove_callback(PrinterCallback)
-    trainer.train()
-    (out / "loss.json").write_text(json.dumps(keeper.curve) + "\n")
-    last = out / f"step-{settings.steps:06d}"
+    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(scratch)) if scratch.is_dir() else None)
+    curve = [{"step": entry["step"], "loss": entry["loss"]} for entry in trainer.state.log_history if "loss" in entry]
+    (out / "loss.json").write_text(json.dumps(curve) + "\n")
+    shutil.rmtree(scratch, ignore_errors=True)
+    last = checkpoint_folder(out, settings.steps)
     (out / "digests.json").write_text(json.dumps(folder_digests(last), indent=2) + "\n")
     return last
+
+
+def series(settings: PretrainSettings, name: str) -> Mapping[str, Any]:
+    """The series file of a pretraining's checkpoints, relative to their folder."""
+    return {
+        "name": name,
+        "checkpoints": [
+            {
+                "path": "step-*",
+                "step": "from_name",
+                "tokens_per_step": settings.batch_size * settings.window,
+                "stage": "pretraining",
+            }
+        ],
+        "probe": "testbed",
+        "x": "tokens",
+        "phases": {"warmup_end": settings.warmup_steps},
+        "memorization": {"corpus": "corpus.npy"},
+    }
+
+
+def _write_corpus(rows: np.ndarray, tokenizer: PreTrainedTokenizerFast, out: Path) -> None:
+    np.save(out / "corpus.npy", rows, allow_pickle=False)
+    record = {
+        "tokenizer": tokenizer_digest(tokenizer),
+        "rows": rows.shape[0],
+        "length": rows.shape[1],
+        "vocab_size": len(tokenizer),
+    }
+    (out / "corpus.json").write_text(json.dumps(record, indent=2) + "\n")
 
 
 def folder_digests(folder: Path) -> dict[str, str]:
@@ -153,13 +233,14 @@ def model_config(settings: PretrainSettings, tokenizer: PreTrainedTokenizerFast)
     )
 
 
-def _arguments(settings: PretrainSettings, out: Path) -> TrainingArguments:
+def _arguments(settings: PretrainSettings, scratch: Path) -> TrainingArguments:
     return TrainingArguments(
-        output_dir=str(out / "trainer"),
+        output_dir=str(scratch),
         max_steps=settings.steps,
         per_device_train_batch_size=settings.batch_size,
         learning_rate=settings.learning_rate,
-        lr_scheduler_type="cosine",
+        lr_scheduler_type="cosine_with_min_lr",
+        lr_scheduler_kwargs={"min_lr_rate": 0.1},
         warmup_steps=settings.warmup_steps,
         weight_decay=settings.weight_decay,
         adam_beta2=0.95,
@@ -168,7 +249,8 @@ def _arguments(settings: PretrainSettings, out: Path) -> TrainingArguments:
         train_sampling_strategy="sequential",
         bf16=settings.precision == "bf16",
         logging_steps=10,
-        save_strategy="no",
+        save_steps=RESUME_EVERY,
+        save_total_limit=1,
         report_to="none",
         disable_tqdm=True,
         seed=settings.seed,

@@ -11,6 +11,7 @@ from typing import Literal, get_args
 Split = Literal["train", "in_domain", "out_of_domain", "multiple_choice"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 Kind = Literal["sft", "dpo", "future"]
+Judge = Callable[["Sample", str], bool]
 _EXHAUSTED = 1000  # this many repeats in a row: the skill has no new prompt to give
 
 
@@ -19,13 +20,19 @@ class Sample:
     """One question with its only right answer.
 
     `rejected` is the worse answer of a preference pair. `choices` holds the options of a multiple-choice question, the
-    right one among them.
+    right one among them. `cases` holds the inputs and outputs that a program must reproduce, hidden ones included.
     """
 
     prompt: str
     answer: str
     rejected: str | None = None
     choices: tuple[str, ...] = ()
+    cases: tuple[tuple[str, str], ...] = ()
+
+
+def same_text(sample: Sample, output: str) -> bool:
+    """True if the output is the sample's answer, spacing aside."""
+    return output.split() == sample.answer.split()
 
 
 @dataclass(frozen=True)
@@ -33,7 +40,7 @@ class Skill:
     """A procedurally generated task.
 
     `draw(rng, shifted)` makes one sample; `shifted` asks for the out-of-domain version, and `shift` says in words what
-    it changes. `final(text)` picks the part of an output that is judged.
+    it changes. `distract(rng, sample)` makes a wrong answer that looks right. `judge(sample, output)` is the verifier.
     """
 
     name: str
@@ -42,7 +49,7 @@ class Skill:
     shift: str
     draw: Callable[[random.Random, bool], Sample]
     distract: Callable[[random.Random, Sample], str]
-    final: Callable[[str], str] = lambda text: " ".join(text.split())
+    judge: Judge = same_text
 
     def stream(self, split: Split, seed: int = 0) -> Iterator[Sample]:
         """Endless samples of a split, repeats allowed, the same ones for the same seed.
@@ -80,8 +87,8 @@ class Skill:
         raise ValueError(f"skill {self.name} has fewer than {count} distinct prompts in its {split} split")
 
     def verify(self, sample: Sample, output: str) -> bool:
-        """True if `output` gives the sample's answer, surrounding space aside."""
-        return self.final(output) == self.final(sample.answer)
+        """True if `output` answers the sample rightly."""
+        return self.judge(sample, output)
 
     def _with_choices(self, sample: Sample, rng: random.Random) -> Sample:
         options = {sample.answer}

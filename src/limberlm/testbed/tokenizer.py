@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
+from hashlib import blake2b
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 PAD, END, ROLES = "<|pad|>", "<|end|>", ("<|system|>", "<|user|>", "<|assistant|>")
 
@@ -48,3 +50,15 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
         chat_template=CHAT_TEMPLATE,
         model_max_length=512,
     )
+
+
+def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
+    """BLAKE2b (128 bits, hexadecimal) of a tokenizer: the rules of a fast one, the vocabulary of another.
+
+    Padding and truncation, which a tokenizer remembers from its last call, do not count.
+    """
+    if isinstance(tokenizer, PreTrainedTokenizerFast):
+        rules = json.loads(tokenizer.backend_tokenizer.to_str()) | {"padding": None, "truncation": None}
+    else:
+        rules = {"vocabulary": tokenizer.get_vocab()}
+    return blake2b(json.dumps(rules, sort_keys=True).encode(), digest_size=16).hexdigest()

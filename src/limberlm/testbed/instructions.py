@@ -18,11 +18,13 @@ OPERATIONS: dict[str, tuple[tuple[str, ...], Callable[[list[str]], str]]] = {
     "last": (("Last word of", "Which word ends"), lambda words: words[-1]),
     "upper": (("Upper case", "In capitals"), lambda words: " ".join(words).upper()),
 }
+_NAMES = tuple(OPERATIONS)
+_PLACES = {word: place for place, word in enumerate(WORDS)}
 
 
 def draw(rng: random.Random, shifted: bool) -> Sample:
     """One instruction on 2 to 5 distinct words; 6 to 8 when shifted."""
-    asks, carry_out = OPERATIONS[rng.choice(list(OPERATIONS))]
+    asks, carry_out = OPERATIONS[rng.choice(_NAMES)]
     words = rng.sample(WORDS, rng.randint(6, 8) if shifted else rng.randint(2, 5))
     return Sample(f"{rng.choice(asks)}: {' '.join(words)}", carry_out(words))
 
@@ -33,15 +35,22 @@ def wrong_answer(rng: random.Random, sample: Sample) -> str:
     if answer[0].isdigit():
         return str(int(answer[0]) + rng.choice((-1, 1, 2)))
     place = rng.randrange(len(answer))
-    near = [word for word in sample.prompt.split(": ")[1].split() if word not in answer]
-    far = [word for word in WORDS if word not in answer]
-    other = rng.choice(near if near and rng.random() < 0.8 else far)
+    near = [word for word in sample.prompt.partition(": ")[2].split() if word not in answer]
+    other = rng.choice(near) if near and rng.random() < 0.8 else _other_word(rng, answer)
     replaced = [*answer[:place], other, *answer[place + 1 :]]
     if len(answer) == 1:
         return replaced[0]
     swapped = answer.copy()
     swapped[place - 1], swapped[place] = answer[place], answer[place - 1]
     return " ".join(rng.choice((swapped, answer[:place] + answer[place + 1 :], replaced)))
+
+
+def _other_word(rng: random.Random, answer: list[str]) -> str:
+    """Any word but the answer's, without listing them all: preference pairs ask for one at every draw."""
+    index = rng.randrange(len(WORDS) - len(taken := sorted({_PLACES[word] for word in answer if word in _PLACES})))
+    for place in taken:
+        index += place <= index
+    return WORDS[index]
 
 
 INSTRUCTIONS = Skill(

@@ -14,7 +14,7 @@ _PADDING = ("Well, I think it is {}", "The answer is {} I hope", "{} and that is
 def draw(rng: random.Random, shifted: bool) -> Sample:
     """One preference pair: the rejected answer is a near miss (two thirds), padded or off format (a sixth each)."""
     sample = draw_instruction(rng, shifted)
-    fault = rng.choices(("wrong", "padded", "format"), (4, 1, 1))[0]
+    fault = rng.choices(("wrong", "padded", "format"), cum_weights=(4, 5, 6))[0]
     if fault == "wrong":
         rejected = wrong_answer(rng, sample)
     elif fault == "padded":

@@ -13,6 +13,12 @@ SPLITS: tuple[Split, ...] = get_args(Split)
 Kind = Literal["sft", "dpo", "future"]
 Judge = Callable[["Sample", str], bool]
 _EXHAUSTED = 1000  # this many repeats in a row: the skill has no new prompt to give
+_TENTHS: dict[Split, range] = {
+    "train": range(8),
+    "in_domain": range(8, 9),
+    "multiple_choice": range(9, 10),
+    "out_of_domain": range(8, 10),
+}
 
 
 @dataclass(frozen=True)
@@ -105,7 +111,4 @@ def _home(prompt: str, split: Split) -> bool:
     Out-of-domain prompts live in the held-out tenths only, so that a shift that happens to produce a training prompt
     can never leak it.
     """
-    tenth = hashlib.blake2b(prompt.encode(), digest_size=8).digest()[0] % 10
-    return {"train": tenth < 8, "in_domain": tenth == 8, "multiple_choice": tenth == 9, "out_of_domain": tenth >= 8}[
-        split
-    ]
+    return hashlib.blake2b(prompt.encode(), digest_size=8).digest()[0] % 10 in _TENTHS[split]

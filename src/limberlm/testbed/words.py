@@ -1,4 +1,4 @@
-"""The short common nouns that the skills are made of."""
+"""The short common nouns, first names and cities that the skills are made of."""
 
 from __future__ import annotations
 
@@ -14,3 +14,6 @@ WORDS: tuple[str, ...] = tuple(
     water wind window winter wood
     """.split()
 )
+
+NAMES: tuple[str, ...] = tuple("Tom Ann Ben Sam Kate Jack Mary John Anna Will Jane Paul Lucy Mark Rose Peter".split())
+PLACES: tuple[str, ...] = tuple("Rome Paris London Venice Berlin Boston Dublin York Oxford Cairo Madrid Vienna".split())

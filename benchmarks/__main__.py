@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks import pass_overhead, store_all, updates
+from benchmarks import generation, pass_overhead, store_all, updates
 from benchmarks.harness import ROOT, machine, note
 
 BENCHMARKS = {
@@ -15,13 +15,15 @@ BENCHMARKS = {
     "logits": pass_overhead.logits,
     "store_all": store_all.figures,
     "updates": updates.figures,
+    "generation": generation.figures,
 }
 RESULTS, PAGE = ROOT / "benchmarks" / "results.json", ROOT / "docs" / "benchmarks.md"
 
 INTRO = """# Benchmarks
 
-Every figure is a ratio of two things measured side by side in one run (memory per token apart). Times are CPU seconds
-on one thread, the two sides in turns, medians over up to five rounds; the range is that of the ratio within a round.
+Every figure is a ratio of two things measured side by side in one run (memory per token and samples a second apart).
+Times are CPU seconds on one thread, the sides in turns, medians over up to five rounds; the range is that of the ratio,
+or of the rate, within a round.
 Memory is the peak resident size of a fresh process above that of a bare forward over the same tokens. Goals were set
 before measuring; a figure that misses its goal says so.
 
@@ -49,10 +51,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of `python -m benchmarks`."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="tiny sizes, one round, nothing is written")
-    quick = parser.parse_args(arguments).quick
+    parser.add_argument("--only", choices=BENCHMARKS, metavar="NAME", help="one benchmark; the others' records stay")
+    given = parser.parse_args(arguments)
+    quick, only = given.quick, given.only
     where = machine()
-    records = []
+    kept = json.loads(RESULTS.read_text(encoding="utf-8")) if only else []
+    records = [record for record in kept if record["name"].partition("/")[0] != only]
     for name, figures in BENCHMARKS.items():
+        if only not in (None, name):
+            continue
         note(name)
         for figure in figures(quick):
             records.append(figure.record(where))
@@ -64,17 +71,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def page(records: Sequence[dict[str, Any]]) -> str:
     """The docs page made from the records of one run."""
-    return INTRO.format(machine=records[0]["machine"]) + "".join(map(_row, records))
+    machines = dict.fromkeys(record["machine"] for record in records)
+    return INTRO.format(machine=" and ".join(machines)) + "".join(map(_row, records))
 
 
 def _row(record: dict[str, Any]) -> str:
-    unit = "×" if record["unit"] == "ratio" else " B/token"
+    shown = {"ratio": "{:.2f}×", "bytes per token": "{:.2f} B/token", "per second": "{:,.0f}/s"}[record["unit"]]
+    ends = "{:,.0f} to {:,.0f}" if record["unit"] == "per second" else "{:.2f} to {:.2f}"
     timed = record["low"] is not None
     cells = [
         f"`{record['name']}`",
         record["what"],
-        f"{record['value']:.2f}{unit}",
-        f"{record['low']:.2f} to {record['high']:.2f}" if timed else "",
+        shown.format(record["value"]),
+        ends.format(record["low"], record["high"]) if timed else "",
         record["goal"] or "",
         {True: "yes", False: "**no**", None: ""}[record["met"]],
     ]

@@ -9,14 +9,16 @@ from math import isfinite
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import pass_overhead, store_all, updates
+from benchmarks import generation, pass_overhead, store_all, updates
 from benchmarks.harness import Figure, compared
 
 FIELDS = {"name", "what", "value", "unit", "low", "high", "goal", "met", "machine"}
 
 
 @pytest.mark.parametrize(
-    "figures", [pass_overhead.figures, store_all.times, updates.figures], ids=["pass_overhead", "times", "updates"]
+    "figures",
+    [pass_overhead.figures, store_all.times, updates.figures, generation.figures],
+    ids=["pass_overhead", "times", "updates", "generation"],
 )
 def test_each_benchmark_yields_figures_that_json_can_hold(figures: Callable[[bool], Iterator[Figure]]) -> None:
     records = [json.loads(json.dumps(figure.record("here"))) for figure in figures(True)]
@@ -39,7 +41,7 @@ def test_a_quick_run_prints_one_object_per_line_and_writes_nothing(
     command.main(["--quick"])
     records = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert {record["name"].partition("/")[0] for record in records} == set(command.BENCHMARKS)
-    assert {record["unit"] for record in records} == {"ratio", "bytes per token"}
+    assert {record["unit"] for record in records} == {"ratio", "bytes per token", "per second"}
     assert list(tmp_path.iterdir()) == []
 
 
@@ -57,6 +59,22 @@ def test_a_full_run_writes_every_record_and_a_page_made_from_them(
     rows = (tmp_path / "benchmarks.md").read_text().splitlines()[-2:]
     assert rows[0] == "| `a` | one thing | 1.25× |  | <= 1.3 | yes |"
     assert rows[1] == "| `b` | another | 20.00 B/token |  | <= 1 | **no** |"
+
+
+def test_a_run_of_one_benchmark_keeps_the_records_of_the_others(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: pytest.TempPathFactory
+) -> None:
+    monkeypatch.setattr(command, "RESULTS", tmp_path / "results.json")
+    monkeypatch.setattr(command, "PAGE", tmp_path / "benchmarks.md")
+    made = {"a": [Figure("a/x", "first", 1.0), Figure("a/y", "second", 2.0)], "b": [Figure("b", "third", 3.0)]}
+    monkeypatch.setattr(command, "BENCHMARKS", {name: lambda quick, name=name: iter(made[name]) for name in made})
+    command.main([])
+    made["a"], made["b"] = [Figure("a/x", "again", 12345.6, unit="per second", low=9000, high=13000)], []
+    command.main(["--only", "a"])
+    records = json.loads((tmp_path / "results.json").read_text())
+    assert [(record["name"], record["what"]) for record in records] == [("b", "third"), ("a/x", "again")]
+    rows = (tmp_path / "benchmarks.md").read_text().splitlines()
+    assert rows[-1] == "| `a/x` | again | 12,346/s | 9,000 to 13,000 |  |  |"
 
 
 @pytest.mark.parametrize(

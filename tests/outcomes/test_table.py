@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 
@@ -102,10 +103,21 @@ def test_a_row_names_what_it_is() -> None:
     assert tuple(row) == COLUMNS
     named = {name: row[name] for name in ("outcome", "task", "split", "step")}
     assert named == {"outcome": "future_loss", "task": "codebook", "split": "out_of_domain", "step": 5}
+    assert row["settings"] is None
+
+
+def test_settings_are_kept_whole_and_read_alike_in_whatever_order_they_were_given() -> None:
+    one = outcome_row("pass@4", "t", [1.0], settings={"top_p": 0.9, "temperature": 1})
+    other = outcome_row("pass@4", "t", [1.0], settings={"temperature": 1, "top_p": 0.9})
+    assert one["settings"] == other["settings"]
+    assert json.loads(one["settings"]) == {"temperature": 1, "top_p": 0.9}
 
 
 def test_the_table_keeps_its_columns_and_types_and_survives_parquet(tmp_path: Path) -> None:
-    rows = [outcome_row("loss", "t", [1.0, 2.0]), outcome_row("future_loss", "t", [1.0, 3.0], step=0)]
+    rows = [
+        outcome_row("loss", "t", [1.0, 2.0]),
+        outcome_row("future_loss", "t", [1.0, 3.0], step=0, settings={"a": 1}),
+    ]
     for table in (outcome_table(rows), outcome_table(rows[:1]), outcome_table([])):
         assert tuple(table.columns) == COLUMNS
         assert (str(table["step"].dtype), str(table["n"].dtype)) == ("Int64", "int64")
@@ -114,3 +126,4 @@ def test_the_table_keeps_its_columns_and_types_and_survives_parquet(tmp_path: Pa
     assert back["step"].isna().tolist() == [True, False]
     assert back["items"].map(list).tolist() == [[1.0, 2.0], [1.0, 3.0]]
     assert back["value"].tolist() == [1.5, 2.0]
+    assert [None if pd.isna(said) else said for said in back["settings"]] == [None, '{"a": 1}']

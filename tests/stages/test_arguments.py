@@ -15,7 +15,7 @@ from limberlm.errors import UserError
 from limberlm.stages import TRAINERS
 from limberlm.stages.arguments import OWNED, trainer_config
 
-BOTH = pytest.mark.parametrize("trainer", TRAINERS)
+EACH = pytest.mark.parametrize("trainer", TRAINERS)
 
 
 def config(args: dict[str, Any], trainer: str = "sft", scratch: Path = Path("scratch"), seed: int = 11) -> Any:
@@ -29,10 +29,10 @@ def refusal(args: dict[str, Any], trainer: str = "sft") -> str:
     return str(caught.value)
 
 
-@BOTH
+@EACH
 def test_an_unknown_setting_is_named_with_the_nearest_known_one(trainer: str) -> None:
     message = refusal({"learning_rte": 1e-3}, trainer)
-    trl_name = {"sft": "SFTConfig", "dpo": "DPOConfig"}[trainer]
+    trl_name = {"sft": "SFTConfig", "dpo": "DPOConfig", "grpo": "GRPOConfig"}[trainer]
     assert message == f'stages.a.args.learning_rte: {trl_name} has no such setting (did you mean "learning_rate"?)'
     assert refusal({"zzzz": 1}, trainer) == f"stages.a.args.zzzz: {trl_name} has no such setting"
 
@@ -47,7 +47,7 @@ def test_a_setting_that_the_study_decides_is_refused(name: str) -> None:
     assert refusal({name: 1}) == f"stages.a.args.{name}: the study decides this one; remove it"
 
 
-@BOTH
+@EACH
 def test_yamls_1e_4_becomes_a_number(trainer: str) -> None:
     made = config({"learning_rate": "1e-4", "max_steps": "12"}, trainer)
     assert (made.learning_rate, made.max_steps) == (1e-4, 12)
@@ -95,19 +95,41 @@ def test_one_loss_may_stand_for_a_list_of_them() -> None:
     assert config({"loss_type": ["sigmoid", "sft"]}, "dpo").loss_type == ["sigmoid", "sft"]
 
 
-@BOTH
-def test_everything_else_keeps_trls_defaults(trainer: str, tmp_path: Path) -> None:
+@EACH
+def test_everything_else_keeps_trls_defaults_but_what_the_kind_names(trainer: str, tmp_path: Path) -> None:
     ours = config({}, trainer, tmp_path)
     theirs = TRAINERS[trainer].config_class()(output_dir=str(tmp_path), use_cpu=True, bf16=False)
     changed = {f.name for f in dataclasses.fields(ours) if getattr(ours, f.name) != getattr(theirs, f.name)}
     expected = {"seed", "data_seed", "save_strategy", "logging_steps", "disable_tqdm", "logging_nan_inf_filter"}
     on_cpu = set() if torch.cuda.is_available() else {"gradient_checkpointing", "activation_checkpointing"}
-    assert changed == expected | on_cpu
+    assert changed == expected | on_cpu | set(TRAINERS[trainer].defaults)
     assert (ours.seed, ours.data_seed, ours.output_dir) == (11, 11, str(tmp_path))
     assert (ours.report_to, ours.save_strategy, ours.logging_steps) == ([], "no", 1)
 
 
-@BOTH
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (
+            {"per_device_train_batch_size": 6},
+            ": GRPOConfig refuses these settings (generation_batch_size (6) must be divisible by num_generations (8).)",
+        ),
+        ({"remove_unused_columns": True}, ".remove_unused_columns: true and reward: verifier: "),
+        ({"reward_weights": [1.0, 2.0]}, ".reward_weights: 2 weights and reward: verifier, which takes one; drop some"),
+        ({"sync_ref_model": True, "beta": 0.1}, ".sync_ref_model: true and an adapter: "),
+        ({"num_generations": 1}, ": GRPOConfig refuses these settings (GRPO requires at least 2 generations"),
+    ],
+)
+def test_settings_that_contradict_each_other_name_both(args: dict[str, Any], message: str) -> None:
+    assert refusal(args, "grpo").startswith(f"stages.a.args{message}")
+
+
+def test_a_user_may_have_trls_default_back() -> None:
+    assert config({}, "grpo").disable_dropout
+    assert not config({"disable_dropout": False}, "grpo").disable_dropout
+
+
+@EACH
 def test_every_setting_of_trl_can_be_checked_and_its_default_passes(trainer: str) -> None:
     config_class = TRAINERS[trainer].config_class()
     hints = get_type_hints(config_class)
@@ -117,7 +139,7 @@ def test_every_setting_of_trl_can_be_checked_and_its_default_passes(trainer: str
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="says what holds without a GPU")
-@BOTH
+@EACH
 def test_without_a_gpu_there_is_no_autocast_and_no_recomputation_unless_asked_for(trainer: str) -> None:
     made = config({}, trainer)
     assert (made.use_cpu, made.bf16, made.fp16, made.gradient_checkpointing) == (True, False, False, False)

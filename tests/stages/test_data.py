@@ -41,6 +41,7 @@ def key(row: Row) -> str:
         ("sft", "domain text", "text"),
         ("dpo", "score rejected prompt chosen", "prompt chosen rejected"),
         ("dpo", "text rejected chosen", "chosen rejected"),
+        ("grpo", "completion answer prompt", "prompt answer"),
     ],
 )
 def test_the_first_columns_that_fit_are_kept_and_the_others_dropped(
@@ -151,6 +152,20 @@ MESSAGES = "a list of messages with role and content"
             '{"prompt": "p", "completion": [{"role": "assistant", "content": "c"}]}',
             "data x.jsonl, line 1: text and messages are mixed; use one of them throughout",
         ),
+        (
+            "grpo",
+            '{"prompt": "p", "completion": "c"}',
+            "data x.jsonl: the grpo trainer wants prompt/answer; every row has completion, prompt",
+        ),
+        *(
+            (
+                "grpo",
+                f'{{"prompt": "p", "answer": "a"}}\n{{"prompt": "p", "answer": {cell}}}',
+                'data x.jsonl, line 2: "answer" must be text or a number, for the verifier to compare with',
+            )
+            for cell in ("null", "true", '" "', "[1]")
+        ),
+        ("grpo", '{"prompt": 3, "answer": "a"}', f'data x.jsonl, line 1: "prompt" must be text or {MESSAGES}'),
     ],
 )
 def test_a_bad_file_is_refused_in_one_line(tmp_path: Path, trainer: str, content: str, message: str) -> None:
@@ -158,6 +173,21 @@ def test_a_bad_file_is_refused_in_one_line(tmp_path: Path, trainer: str, content
     with pytest.raises(UserError) as caught:
         load_stage_data("x.jsonl", trainer, seed=0, folder=tmp_path)
     assert str(caught.value) == message
+
+
+@pytest.mark.parametrize("chat", [False, True])
+def test_reinforced_rows_have_no_answer_to_imitate_and_held_out_ones_have(tmp_path: Path, chat: bool) -> None:
+    def asked(i: int) -> Any:
+        return [{"role": "user", "content": f"question {i}"}] if chat else f"question {i}"
+
+    rows = [{"prompt": asked(i), "answer": [i, i / 2, f"answer {i}"][i % 3], "completion": "c"} for i in range(40)]
+    data = load_stage_data(str(write(tmp_path, rows)), "grpo", seed=0)
+    kept = {key(row["prompt"]): str(row["answer"]) for row in rows}
+    assert len(data.train) == 36
+    assert all(set(row) == {"prompt", "answer"} and row["answer"] == kept[key(row["prompt"])] for row in data.train)
+    for row in data.held_out:
+        answer = kept[key(row["prompt"])]
+        assert row["completion"] == ([{"role": "assistant", "content": answer}] if chat else answer)
 
 
 def test_a_file_that_cannot_be_read_is_refused_in_one_line(tmp_path: Path) -> None:
@@ -189,9 +219,24 @@ def test_plain_testbed_rows_put_the_question_on_its_own_line() -> None:
         assert row == {"prompt": f"{sample.prompt}\n", "chosen": sample.answer, "rejected": sample.rejected}
 
 
+def test_reinforced_testbed_rows_are_the_prompts_and_the_samples_as_text() -> None:
+    data = load_stage_data("testbed:arithmetic", "grpo", seed=5, rows=20)
+    for row, sample in zip(data.train, SKILLS["arithmetic"].samples("train", 20, 5), strict=True):
+        assert row["prompt"] == [{"role": "user", "content": sample.prompt}]
+        assert set(row) == {"prompt", "sample"}
+        assert json.loads(row["sample"])["answer"] == sample.answer
+    assert data.held_out == load_stage_data("testbed:arithmetic", "sft", seed=0, rows=1).held_out
+
+
 @pytest.mark.parametrize(
     ("name", "trainer"),
-    [("instructions", "sft"), ("arithmetic", "sft"), ("preferences", "sft"), ("preferences", "dpo")],
+    [
+        ("instructions", "sft"),
+        ("arithmetic", "sft"),
+        ("preferences", "sft"),
+        ("preferences", "dpo"),
+        ("arithmetic", "grpo"),
+    ],
 )
 def test_the_seed_moves_the_training_rows_and_never_the_held_out_ones(name: str, trainer: str) -> None:
     one, two, other = (load_stage_data(f"testbed:{name}", trainer, seed=seed, rows=50) for seed in (1, 1, 2))
@@ -214,8 +259,8 @@ def test_a_testbed_skill_has_4096_rows_unless_told_otherwise() -> None:
             "testbed:instruction",
             "sft",
             None,
-            'data "testbed:instruction": no such testbed skill; there are instructions, preferences, arithmetic, '
-            'codebook (did you mean "instructions"?)',
+            f'data "testbed:instruction": no such testbed skill; there are {", ".join(SKILLS)} '
+            '(did you mean "instructions"?)',
         ),
         (
             "testbed:arithmetic",

@@ -51,7 +51,8 @@ def test_the_usual_values() -> None:
 )
 def test_a_loss_that_is_not_known_expects_nothing(args: dict[str, Any]) -> None:
     assert expected(**args) is None
+    assert DPO.first_step(trainer_config(DPO, args, where="x", seed=0, scratch=Path("scratch"))) == {}
 
 
 def test_supervised_fine_tuning_expects_nothing() -> None:
-    assert TRAINERS["sft"].first_loss(None) is None
+    assert TRAINERS["sft"].first_step(None) == {}

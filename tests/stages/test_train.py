@@ -18,7 +18,7 @@ from peft import PeftModel
 from safetensors.torch import load_file
 
 from limberlm.errors import NodeFailed
-from limberlm.stages import AdapterSettings
+from limberlm.stages import TRAINERS, AdapterSettings
 from limberlm.stages.dpo import DPO
 from limberlm.stages.kind import TrainerKind
 from limberlm.stages.sft import SFT
@@ -100,13 +100,13 @@ def test_two_processes_write_the_same_bytes_whatever_their_hash_seed(tiny_model_
         for seed in "12"
     ]
     assert [process.wait(timeout=300) for process in running] == [0, 0]
-    for trainer in ("sft", "dpo"):
+    for trainer in TRAINERS:
         one, two = ({p.name: p.read_bytes() for p in (tmp_path / seed / trainer).iterdir()} for seed in "12")
         assert one == two
         assert sorted(one) == ["adapter_config.json", "adapter_model.safetensors"]
 
 
-@pytest.mark.parametrize("trainer", ["sft", "dpo"])
+@pytest.mark.parametrize("trainer", TRAINERS)
 def test_a_second_run_writes_the_same_bytes_and_another_seed_others(
     tiny_model_folder: Path, tmp_path: Path, trainer: str
 ) -> None:
@@ -164,7 +164,7 @@ class WrongReference(TrainerKind):
 
 
 def test_a_wrong_reference_stops_the_stage(tiny_model_folder: Path, tmp_path: Path, sft: Trained) -> None:
-    wrong = WrongReference(DPO.name, DPO.trainer, DPO.config, DPO.first_loss, reference=load(tiny_model_folder))
+    wrong = WrongReference(DPO.name, DPO.trainer, DPO.config, DPO.first_step, reference=load(tiny_model_folder))
     with pytest.raises(NodeFailed, match=r"the first step's loss is \d\.\d+ where an untouched policy gives 0\.693147"):
         run_stage(tiny_model_folder, tmp_path / "adapter", "dpo", kind=wrong, adapters=[sft.adapter])
     assert not (tmp_path / "adapter").exists()
@@ -172,7 +172,7 @@ def test_a_wrong_reference_stops_the_stage(tiny_model_folder: Path, tmp_path: Pa
 
 def test_the_right_reference_passed_by_hand_goes_through(tiny_model_folder: Path, tmp_path: Path, sft: Trained) -> None:
     same = load(tiny_model_folder, [sft.adapter])
-    kind = WrongReference(DPO.name, DPO.trainer, DPO.config, DPO.first_loss, reference=same)
+    kind = WrongReference(DPO.name, DPO.trainer, DPO.config, DPO.first_step, reference=same)
     run = run_stage(tiny_model_folder, tmp_path / "adapter", "dpo", kind=kind, adapters=[sft.adapter])
     assert run.first_loss == pytest.approx(math.log(2), abs=1e-5)
 
@@ -193,14 +193,15 @@ def test_a_loss_that_is_not_finite_stops_the_stage_and_names_the_step(tiny_model
 def test_supervised_fine_tuning_may_start_anywhere(tiny_model_folder: Path, tmp_path: Path, sft: Trained) -> None:
     run = run_stage(tiny_model_folder, tmp_path / "adapter", adapters=[sft.adapter], max_steps=1)
     assert run.first_loss < sft.run.first_loss
-    assert SFT.first_loss(None) is None
+    assert SFT.first_step(None) == {}
 
 
-def test_dropout_is_off_in_dpo_whatever_the_adapter_says(tiny_model_folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("trainer", ["dpo", "grpo"])
+def test_dropout_is_off_whatever_the_adapter_says(tiny_model_folder: Path, tmp_path: Path, trainer: str) -> None:
     bytes_ = []
     for dropout in (0.0, 0.5):
         out = tmp_path / str(dropout)
         adapter = AdapterSettings(r=4, lora_alpha=8, lora_dropout=dropout)
-        run_stage(tiny_model_folder, out, "dpo", adapter=adapter)
+        run_stage(tiny_model_folder, out, trainer, adapter=adapter)
         bytes_.append((out / "adapter_model.safetensors").read_bytes())
     assert bytes_[0] == bytes_[1]

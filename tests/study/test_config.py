@@ -19,7 +19,10 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"stages": {}}, "stages: "),
     ({"stages": {"s": STAGE}, "seed": [0]}, 'seed: unknown setting (did you mean "seeds"?)'),
     ({"stages": {"s": {**STAGE, "trainr": "sft"}}}, 'stages.s.trainr: unknown setting (did you mean "trainer"?)'),
-    ({"stages": {"s": {**STAGE, "trainer": "stf"}}}, 'unknown trainer "stf"; there are sft, dpo (did you mean "sft"?)'),
+    (
+        {"stages": {"s": {**STAGE, "trainer": "stf"}}},
+        'unknown trainer "stf"; there are sft, dpo, grpo (did you mean "sft"?)',
+    ),
     ({"stages": {"s": {"trainer": "sft"}}}, "stages.s.data: missing"),
     ({"stages": {"s": {**STAGE, "rows": 0}}}, "stages.s.rows: "),
     ({"stages": {"base": STAGE}}, "call the stage something else"),

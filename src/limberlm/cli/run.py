@@ -45,8 +45,8 @@ def run_with_progress(study: Study, quiet: bool) -> Results:
 
         def watch(event: Event) -> None:
             where = f"[{event.position + 1}/{event.nodes}] {event.node.stage}: {event.phase}"
-            loss = f", loss {event.loss:.3f}" if event.loss is not None else ""
-            bar.update(task, description=where + loss, completed=event.done, total=event.total)
+            value = f", {event.headline} {event.value:.3f}" if event.value is not None else ""
+            bar.update(task, description=where + value, completed=event.done, total=event.total)
             if event.phase in ("done", "kept") and not quiet:
                 verb = "finished" if event.phase == "done" else "already there, kept"
                 err.print(f"[{event.position + 1}/{event.nodes}] {event.node.id}: {verb}", markup=False)
@@ -71,11 +71,12 @@ def finish(results: Results, as_json: bool) -> None:
 
 
 def _print_plan(study: Study, as_json: bool) -> None:
+    from limberlm.study.node import is_done
     from limberlm.study.store import Store
 
     plan, store = study.plan(), Store(study.out)
     nodes = [
-        {"node": node.id, "parent": node.parent, "seed": node.stage_seed, "done": store.is_complete(node.id)}
+        {"node": node.id, "parent": node.parent, "seed": node.stage_seed, "done": is_done(store, study.settings, node)}
         for node in plan.nodes
     ]
     if as_json:

@@ -23,6 +23,8 @@ TOKEN_FILTER = ("drop_first", "drop_special")
 class ProbeSequence:
     """One sequence: token ids, domain label, and the kept positions (not the first, not special tokens).
 
+    `part`: the jackknife block, where sequences of one document must share it; by hash of the ids where None.
+
     >>> one = ProbeSequence(ids=(5, 6, 7), domain="text", keep=(False, True, True))
     >>> len(one.hash), 0 <= one.block < 16, one.kept
     (32, True, 2)
@@ -32,6 +34,7 @@ class ProbeSequence:
     domain: str
     keep: tuple[bool, ...]
     origin: str = field(default="", compare=False)
+    part: int | None = None
 
     @cached_property
     def hash(self) -> str:
@@ -40,8 +43,8 @@ class ProbeSequence:
 
     @property
     def block(self) -> int:
-        """The jackknife block, hash mod 16: it follows the text, not its place in the file."""
-        return int(self.hash, 16) % BLOCKS
+        """The jackknife block, hash mod 16: it follows the text, not its place in the file. Or the `part` given."""
+        return int(self.hash, 16) % BLOCKS if self.part is None else self.part % BLOCKS
 
     @property
     def where(self) -> str:
@@ -142,10 +145,11 @@ class ProbeSet:
 
     @cached_property
     def digest(self) -> str:
-        """blake2b over token ids and domain labels; line order does not enter."""
+        """blake2b over token ids, domain labels and given parts; line order does not enter."""
         digest = blake2b(digest_size=16)
-        for pair in sorted((s.hash, s.domain) for s in self.sequences):
-            digest.update(repr(pair).encode())
+        parts = ((s.hash, s.domain) if s.part is None else (s.hash, s.domain, s.part) for s in self.sequences)
+        for part in sorted(parts):
+            digest.update(repr(part).encode())
         return digest.hexdigest()
 
     @property

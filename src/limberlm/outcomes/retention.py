@@ -15,14 +15,19 @@ from limberlm.outcomes.scoring import answer_losses, exact_answers, pad_id
 from limberlm.outcomes.table import outcome_row
 from limberlm.testbed import SKILLS, Sample
 from limberlm.testbed.prose import passages
+from limberlm.testbed.skill import Split
 
 Outcome = dict[str, Any]
 
 
 def skill_outcomes(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, skills: Sequence[str], items: int
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    skills: Sequence[str],
+    items: int,
+    split: Split = "in_domain",
 ) -> list[Outcome]:
-    """`accuracy` on each skill's in-domain split; `pair_accuracy` for preferences.
+    """`accuracy` on a split of each skill; `pair_accuracy` for preferences.
 
     Pair accuracy counts pairs whose chosen answer has the higher log-likelihood, summed over its tokens as DPO sums it.
     Chat-formatted where the tokenizer has a template.
@@ -30,12 +35,13 @@ def skill_outcomes(
     rows = []
     for name in skills:
         skill = SKILLS[name]
-        samples = skill.samples("in_domain", items)
+        samples = skill.samples(split, items)
         if skill.kind == "dpo":
-            rows.append(outcome_row("pair_accuracy", name, _pairs_right(model, tokenizer, samples), kind="share"))
+            right = _pairs_right(model, tokenizer, samples)
+            rows.append(outcome_row("pair_accuracy", name, right, kind="share", split=split))
         else:
-            right = exact_answers(model, tokenizer, skill, samples)
-            rows.append(outcome_row("accuracy", name, [float(r) for r in right], kind="share"))
+            right = [float(verdict) for verdict in exact_answers(model, tokenizer, skill, samples)]
+            rows.append(outcome_row("accuracy", name, right, kind="share", split=split))
     return rows
 
 
@@ -52,14 +58,34 @@ def loss_outcome(
     """
     limit = context_limit(model)
     examples = [encode_row(tokenizer, row, limit) for row in rows]
-    return _loss_row(model, tokenizer, task, examples)
+    return loss_row(model, tokenizer, task, examples)
 
 
 def prose_outcome(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, items: int) -> Outcome:
     """`loss` on held-out prose, nats per token: what a chain does to plain language modelling."""
     limit = context_limit(model)
     texts = passages("in_domain", items)
-    return _loss_row(model, tokenizer, "prose", [Example(tuple(tokenizer(t)["input_ids"][:limit]), 1) for t in texts])
+    return loss_row(model, tokenizer, "prose", [Example(tuple(tokenizer(t)["input_ids"][:limit]), 1) for t in texts])
+
+
+def loss_row(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    task: str,
+    examples: Sequence[Example],
+    split: Split = "in_domain",
+) -> Outcome:
+    """`loss`: mean loss of encoded examples, nats per scored token; examples without scored tokens are left out.
+
+    Raises:
+        UserError: that is every example.
+
+    """
+    scored = [example for example in examples if len(example.ids) > example.context]
+    if not scored:
+        raise UserError(f"{task}: every held-out answer lies beyond the model's context; use shorter rows")
+    losses = answer_losses(model, scored, pad_id(tokenizer))
+    return outcome_row("loss", task, (losses[:, 0] / losses[:, 1]).tolist(), split=split, weights=losses[:, 1].tolist())
 
 
 def context_limit(model: PreTrainedModel) -> int:
@@ -95,13 +121,3 @@ def _pairs_right(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, sam
         for pairs in ([(s.prompt, s.answer) for s in samples], [(s.prompt, str(s.rejected)) for s in samples])
     )
     return (chosen[:, 0] < rejected[:, 0]).to(torch.float64).tolist()
-
-
-def _loss_row(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: str, examples: Sequence[Example]
-) -> Outcome:
-    scored = [example for example in examples if len(example.ids) > example.context]
-    if not scored:
-        raise UserError(f"{task}: every held-out answer lies beyond the model's context; use shorter rows")
-    losses = answer_losses(model, scored, pad_id(tokenizer))
-    return outcome_row("loss", task, (losses[:, 0] / losses[:, 1]).tolist(), weights=losses[:, 1].tolist())

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -12,7 +13,7 @@ from scipy.stats import t as student
 
 Z = 1.959963984540054  # the normal's 97.5 % point
 Kind = Literal["mean", "share", "paired"]
-COLUMNS = ("outcome", "task", "split", "step", "value", "std_error", "low", "high", "n", "items")
+COLUMNS = ("outcome", "task", "split", "step", "value", "std_error", "low", "high", "n", "items", "settings")
 
 
 def outcome_row(
@@ -24,13 +25,15 @@ def outcome_row(
     split: str = "in_domain",
     weights: Sequence[float] | None = None,
     step: int | None = None,
+    settings: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The mean of per-item scores with a 95 % interval over items.
 
     `kind` says what the scores are. `share`: right or wrong, with Wilson's interval. `paired`: the difference of two
     such on the same item, with the adjusted interval of Bonett and Price (2012), which does not vanish when every
     difference is zero. `mean`: any numbers, with Student's interval, and the standard error of a ratio of sums where
-    items carry `weights` (tokens per item).
+    items carry `weights` (tokens per item). `settings` are what the number depends on besides the model, kept in the
+    row as JSON: two values whose settings differ are not to be compared.
     """
     scores = np.asarray(items, dtype=np.float64)
     n = len(scores)
@@ -44,13 +47,15 @@ def outcome_row(
         low, high = _bonett_price(scores)
     else:
         low, high = _student(value, error, n)
-    return dict(zip(COLUMNS, (outcome, task, split, step, value, error, low, high, n, scores.tolist()), strict=True))
+    said = None if settings is None else json.dumps(dict(settings), sort_keys=True)
+    values = (outcome, task, split, step, value, error, low, high, n, scores.tolist(), said)
+    return dict(zip(COLUMNS, values, strict=True))
 
 
 def outcome_table(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
     """The rows as a table with fixed column types."""
     table = pd.DataFrame(list(rows), columns=list(COLUMNS))
-    return table.astype({"step": "Int64", "n": "int64"})
+    return table.astype({"step": "Int64", "n": "int64", "settings": "string"})
 
 
 def _wilson(share: float, n: int) -> tuple[float, float]:

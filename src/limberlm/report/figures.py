@@ -93,8 +93,8 @@ def accuracy_heatmap(frame: pd.DataFrame, stages: Sequence[Stage]) -> go.Figure 
 
 
 def loss_by_stage(frame: pd.DataFrame, stages: Sequence[Stage]) -> go.Figure | None:
-    """Held-out loss of every task after every stage, one line per task; None if none was measured."""
-    rows = frame[frame["outcome"] == "loss"].dropna(subset=["value"])
+    """Held-out loss of every task, in domain, after every stage, one line per task; None if none was measured."""
+    rows = frame[(frame["outcome"] == "loss") & (frame["split"] == "in_domain")].dropna(subset=["value"])
     if rows.empty:
         return None
     labels = {stage.index: plain(stage.label) for stage in stages}

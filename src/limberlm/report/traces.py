@@ -141,7 +141,7 @@ def value_axis(title: str, values: pd.Series, log_if_wide: bool) -> dict[str, An
     low, high = (float(shown.min()), float(shown.max())) if len(shown) else (math.nan, math.nan)
     if not (log_if_wide and low > 0 and high / low > 4):
         return {"title": {"text": title}}
-    ticks = _log_ticks(low, high)
+    ticks = log_ticks(low, high)
     return {
         "title": {"text": title},
         "type": "log",
@@ -168,7 +168,7 @@ def _far(rows: pd.DataFrame) -> bool:
     return bool(data.max() - data.min() < (whole.max() - whole.min()) / 2)
 
 
-def _log_ticks(low: float, high: float) -> list[float]:
+def log_ticks(low: float, high: float) -> list[float]:
     """Round ticks for a logarithmic axis: over about one decade Plotly's own read "2, 5, 100, 2"."""
     steps = (1, 1.5, 2, 3, 5, 7) if high / low < 30 else (1, 3) if high / low < 1000 else (1,)
     exponents = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)

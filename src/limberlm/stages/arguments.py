@@ -25,8 +25,8 @@ def trainer_config(kind: TrainerKind, args: dict[str, Any], *, where: str, seed:
 
     Args:
         kind: the trainer.
-        args: the user's settings under TRL's names; everything else keeps TRL's defaults, except that there is no
-            16-bit autocast and no gradient checkpointing where there is no GPU.
+        args: the user's settings under TRL's names; everything else keeps TRL's defaults, but for those that the
+            kind names, and there is no 16-bit autocast and no gradient checkpointing where there is no GPU.
         where: names the settings in error messages, such as `stages.sft.args`.
         seed: feeds the trainer, its data order and the adapter's start alike.
         scratch: the trainer's own folder.
@@ -47,6 +47,7 @@ def trainer_config(kind: TrainerKind, args: dict[str, Any], *, where: str, seed:
         "report_to": "none",
         "disable_tqdm": True,
         **({"use_cpu": True, "bf16": False, "gradient_checkpointing": False} if on_cpu else {}),
+        **kind.defaults,
         **{name: _checked(value, hints[name], f"{where}.{name}") for name, value in args.items()},
         "output_dir": str(scratch),
         "seed": seed,
@@ -56,9 +57,13 @@ def trainer_config(kind: TrainerKind, args: dict[str, Any], *, where: str, seed:
         "logging_nan_inf_filter": False,
     }
     try:
-        return kind.config_class()(**settings)
+        config = kind.config_class()(**settings)
     except (TypeError, ValueError, ImportError) as error:
         raise UserError(f"{where}: {kind.config} refuses these settings ({' '.join(str(error).split())})") from error
+    contradiction = kind.contradiction(config)
+    if contradiction:
+        raise UserError(f"{where}.{contradiction}")
+    return config
 
 
 def _checked(value: Any, hint: Any, where: str) -> Any:

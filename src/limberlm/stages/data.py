@@ -12,6 +12,7 @@ from typing import Any
 from datasets import Dataset
 
 from limberlm.errors import UserError, nearest
+from limberlm.stages.verifier import sample_cell
 from limberlm.testbed import SKILLS, Sample
 
 Row = dict[str, Any]
@@ -20,6 +21,7 @@ Row = dict[str, Any]
 COLUMNS: dict[str, tuple[tuple[str, ...], ...]] = {
     "sft": (("prompt", "completion"), ("messages",), ("text",)),
     "dpo": (("prompt", "chosen", "rejected"), ("chosen", "rejected")),
+    "grpo": (("prompt", "answer"),),
 }
 _MESSAGES = "a list of messages with role and content"
 TESTBED_ROWS = 4096
@@ -28,7 +30,10 @@ HELD_OUT_ROWS = 128
 
 @dataclass(frozen=True)
 class StageData:
-    """Training rows, held-out rows of the same kind, and the digest of both."""
+    """Training rows, held-out rows of the same kind, and the digest of both.
+
+    Where the training rows have no answers to imitate (grpo), the held-out rows have them: their loss can be read.
+    """
 
     source: str
     train: list[Row]
@@ -47,7 +52,7 @@ def load_stage_data(
 
     Args:
         source: `testbed:SKILL`, or the path of a JSONL file with TRL's columns (relative to `folder`).
-        trainer: `sft` or `dpo`, which decides the columns.
+        trainer: `sft`, `dpo` or `grpo`, which decides the columns.
         seed: picks the testbed's samples; a file's rows do not depend on it.
         rows: at most this many training rows; all of a file's, or 4096 of a testbed skill's, if None.
         chat: testbed rows as chat messages rather than plain strings.
@@ -73,11 +78,16 @@ def _from_testbed(source: str, trainer: str, seed: int, rows: int, chat: bool) -
         train, held_out = skill.samples("train", rows, seed), skill.samples("in_domain", HELD_OUT_ROWS)
     except ValueError as error:
         raise UserError(f'data "{source}": {error}; ask for fewer rows') from error
-    return _stage_data(source, *([sample_row(s, trainer, chat) for s in part] for part in (train, held_out)))
+    held_out_as = "sft" if trainer == "grpo" else trainer
+    return _stage_data(
+        source,
+        [sample_row(sample, trainer, chat) for sample in train],
+        [sample_row(sample, held_out_as, chat) for sample in held_out],
+    )
 
 
 def sample_row(sample: Sample, trainer: str, chat: bool) -> Row:
-    """A testbed sample under TRL's column names."""
+    """A testbed sample under TRL's column names; for `grpo` its prompt, and the sample itself for the verifier."""
 
     def turn(role: str, text: str) -> Any:
         return [{"role": role, "content": text}] if chat else text
@@ -88,6 +98,8 @@ def sample_row(sample: Sample, trainer: str, chat: bool) -> Row:
             "chosen": turn("assistant", sample.answer),
             "rejected": turn("assistant", str(sample.rejected)),
         }
+    if trainer == "grpo":
+        return row | {"sample": sample_cell(sample)}
     return row | {"completion": turn("assistant", sample.answer)}
 
 
@@ -102,6 +114,8 @@ def _from_jsonl(source: str, path: Path, trainer: str, rows: int | None) -> Stag
         found = f"every row has {', '.join(common)}" if common else "the rows have no column in common"
         raise UserError(f"data {source}: the {trainer} trainer wants {wanted}; {found}")
     kept = [{column: record[column] for column in columns} for record in records.values()]
+    if trainer == "grpo":
+        kept = [row | {"answer": _answer(source, line, row["answer"])} for line, row in zip(records, kept, strict=True)]
     _check_cells(source, kept, list(records))
     digests = [_digest([row]) for row in kept]
     distinct = sorted(set(digests))  # copies of a row stay together, on one side of the split
@@ -109,13 +123,32 @@ def _from_jsonl(source: str, path: Path, trainer: str, rows: int | None) -> Stag
     train, held_out = (
         [row for row, digest in zip(kept, digests, strict=True) if (digest in held) == side] for side in (False, True)
     )
-    return _stage_data(source, train[:rows], held_out)
+    return _stage_data(source, train[:rows], [_answered(row) for row in held_out] if trainer == "grpo" else held_out)
+
+
+def _answer(source: str, line: int, cell: Any) -> str:
+    """The answer that a verifier compares with: text, or a number as text."""
+    text = str(cell) if isinstance(cell, int | float) and not isinstance(cell, bool) else cell
+    if not isinstance(text, str) or not text.strip():
+        raise UserError(
+            f'data {source}, line {line}: "answer" must be text or a number, for the verifier to compare with'
+        )
+    return text
+
+
+def _answered(row: Row) -> Row:
+    """A row to read a loss on: the answer as the completion, in the prompt's form."""
+    answer = row["answer"]
+    chat = not isinstance(row["prompt"], str)
+    return {"prompt": row["prompt"], "completion": [{"role": "assistant", "content": answer}] if chat else answer}
 
 
 def _check_cells(source: str, rows: list[Row], lines: list[int]) -> None:
     first = _form(next(iter(rows[0].values())))
     for line, row in zip(lines, rows, strict=True):
         for column, cell in row.items():
+            if column == "answer":
+                continue
             form = _form(cell)
             if form is None or (column in ("text", "messages") and form != column):
                 wanted = {"text": "text", "messages": _MESSAGES}.get(column, f"text or {_MESSAGES}")

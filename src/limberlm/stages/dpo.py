@@ -24,4 +24,9 @@ def first_loss(config: Any) -> float | None:
     return None if value is None else value * (config.loss_weights or [1.0])[0]
 
 
-DPO = TrainerKind("dpo", trainer="DPOTrainer", config="DPOConfig", first_loss=first_loss)
+def _first_step(config: Any) -> dict[str, float]:
+    loss = first_loss(config)
+    return {} if loss is None else {"loss": loss}
+
+
+DPO = TrainerKind("dpo", trainer="DPOTrainer", config="DPOConfig", first_step=_first_step)

@@ -1,24 +1,37 @@
-"""A kind of stage: which TRL trainer runs it, and what its loss must be at the first step."""
+"""A kind of stage: which TRL trainer runs it, and what its log must say at the first step."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 
 @dataclass(frozen=True)
 class TrainerKind:
-    """TRL's names for a trainer and its configuration, and the known first-step loss where there is one.
+    """TRL's names for a trainer and its configuration, and what is particular to it.
 
-    `first_loss(config)` is the loss of an untouched policy against its own copy as the reference; a run whose first
-    step differs has the wrong reference model.
+    Attributes:
+        name: the name in a study file.
+        trainer: TRL's trainer class.
+        config: TRL's configuration class.
+        first_step: from a configuration, the logged quantities whose value an untouched policy determines, such as the
+            loss against its own copy as the reference; a run whose first step differs has the wrong reference model.
+        defaults: settings whose default is not TRL's.
+        contradiction: from a configuration, one line about a setting that cannot be used here, or None.
+        extras: from the stage's data source, further arguments of the trainer.
+        headline: the logged quantity that says how a run is going.
+
     """
 
     name: str
     trainer: str
     config: str
-    first_loss: Callable[[Any], float | None]
+    first_step: Callable[[Any], Mapping[str, float]] = lambda config: {}
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    contradiction: Callable[[Any], str | None] = lambda config: None
+    extras: Callable[[str], dict[str, Any]] = lambda source: {}
+    headline: str = "loss"
 
     def trainer_class(self) -> Any:
         """The trainer class, imported on first use: TRL takes seconds to import."""

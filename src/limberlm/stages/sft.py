@@ -4,4 +4,4 @@ from __future__ import annotations
 
 from limberlm.stages.kind import TrainerKind
 
-SFT = TrainerKind("sft", trainer="SFTTrainer", config="SFTConfig", first_loss=lambda config: None)
+SFT = TrainerKind("sft", trainer="SFTTrainer", config="SFTConfig")

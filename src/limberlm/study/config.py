@@ -22,10 +22,22 @@ class _Settings(BaseModel):
 class StageSettings(_Settings):
     """One stage: TRL's trainer, its data, and TRL's own arguments by name."""
 
-    trainer: Literal["sft", "dpo"]
+    trainer: Literal["sft", "dpo", "grpo"]
     data: str = Field(description="testbed:SKILL, or the path of a JSONL file with TRL's columns")
+    reward: Literal["verifier"] | None = Field(None, description="what grpo's completions are rewarded by")
     rows: int | None = Field(None, ge=1, le=10**7, description="at most this many training rows")
+    checkpoints: int = Field(0, ge=0, le=1000, description="keep the adapter at so many log-spaced steps")
     args: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _reward_fits_trainer(self) -> StageSettings:
+        if self.trainer == "grpo" and self.reward is None:
+            raise ValueError("trainer: grpo has no reward: add `reward: verifier`")
+        if self.trainer != "grpo" and self.reward is not None:
+            raise ValueError(
+                f"reward: {self.reward} and trainer: {self.trainer}, which takes none: remove the reward, or use grpo"
+            )
+        return self
 
 
 class MeasureSettings(_Settings):
@@ -42,6 +54,7 @@ class OutcomeSettings(_Settings):
 
     skills: tuple[str, ...] | None = Field(None, description="default: the testbed skills that the stages teach")
     items: int = Field(128, ge=2, le=400, description="items per skill")
+    ood: bool = Field(True, description="accuracy and loss on the skills' out-of-domain splits too")
     plasticity: PlasticitySettings | None = PlasticitySettings()
 
     @field_validator("skills")

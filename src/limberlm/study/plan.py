@@ -111,8 +111,10 @@ class StageSource:
 
 
 def _determinants(settings: StudySettings, stage: str, parent: str, seed: int, data: StageData) -> dict[str, Any]:
+    # `checkpoints` is left out: keeping adapters on the way changes nothing in what is trained
     chosen = settings.stages[stage]
     return {
+        **({"reward": chosen.reward} if chosen.reward else {}),
         "parent": parent,
         "stage": stage,
         "trainer": chosen.trainer,

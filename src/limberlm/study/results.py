@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,8 +11,10 @@ import pandas as pd
 
 from limberlm.errors import UserError
 from limberlm.observe import Geometry, compare
+from limberlm.outcomes.ood import SPLIT
 from limberlm.outcomes.retention import backward_transfer
 from limberlm.outcomes.table import Kind, outcome_row
+from limberlm.outcomes.win_rate import Judge, win_row
 from limberlm.study.store import Store
 
 TableName = Literal["geometry", "outcomes", "training", "comparisons"]
@@ -22,6 +24,10 @@ RETENTION: dict[str, tuple[tuple[str, ...], Kind]] = {
     "retention": (("accuracy", "pair_accuracy"), "paired"),
     "retention_loss": (("loss",), "mean"),
 }
+
+
+# judge -> the outcome it compares per item, and its sign: higher is better
+WINS: dict[Judge, tuple[str, int]] = {"verifier": ("accuracy", 1), "likelihood": ("loss", -1)}
 
 
 class Results:
@@ -48,7 +54,8 @@ class Results:
         """One row per number, with the columns node, chain, stage, stage_index and seed in front.
 
         `geometry`: the geometry tables. `outcomes`: every outcome, and `retention` (accuracy on the tasks of earlier
-        stages minus its value right after them) and `retention_loss` (the same in nats) where there are earlier stages.
+        stages minus its value right after them) and `retention_loss` (the same in nats) where there are earlier stages,
+        and `win_rate` against the chain's base on the out-of-domain prompts, by both judges of `win_row`.
         `training`: the trainers' logs. `comparisons`: every stage's geometry against the base's and the previous
         stage's (`against`), as in `limberlm.compare`.
         """
@@ -118,8 +125,9 @@ class Results:
         frames = []
         for chain, index, node in self._places():
             own = pd.read_parquet(self.store.node(node) / "outcomes.parquet")
-            kept = pd.DataFrame(list(self._retention(chain, index)), columns=own.columns).astype(own.dtypes)
-            frames.append(self._labelled(pd.concat([own, kept]) if len(kept) else own, chain, index, node))
+            derived = [*self._retention(chain, index), *self._wins(chain["nodes"][0], node)]
+            more = pd.DataFrame(derived, columns=own.columns).astype(own.dtypes)
+            frames.append(self._labelled(pd.concat([own, more]) if len(more) else own, chain, index, node))
         return frames
 
     def _retention(self, chain: dict[str, Any], index: int) -> Iterator[dict[str, Any]]:
@@ -127,13 +135,19 @@ class Results:
         tables = [pd.read_parquet(self.store.node(node) / "outcomes.parquet") for node in path]
         tasks = [self._record(node)["task"] for node in path[1:]]
         for name, (sources, kind) in RETENTION.items():
-            scores = [
-                dict(zip(own["task"], own["items"], strict=True))
-                for own in (table[table["outcome"].isin(sources)] for table in tables)
-            ]
+            scores = [_items(table, sources, "in_domain") for table in tables]
             changes = backward_transfer(scores, tasks)
             if changes is not None:
                 yield outcome_row(name, "earlier stages", changes, kind=kind)
+
+    def _wins(self, base: str, node: str) -> Iterator[dict[str, Any]]:
+        if base == node:
+            return
+        tables = [pd.read_parquet(self.store.node(each) / "outcomes.parquet") for each in (node, base)]
+        for judge, (outcome, sign) in WINS.items():
+            own, other = (_items(table, (outcome,), SPLIT) for table in tables)
+            for task in (task for task in own if task in other):
+                yield win_row(task, sign * own[task], sign * other[task], judge=judge)
 
     def _comparisons(self) -> list[pd.DataFrame]:
         frames = []
@@ -146,3 +160,9 @@ class Results:
                 frame.insert(0, "against", against)
                 frames.append(self._labelled(frame, chain, index, node))
         return frames
+
+
+def _items(outcomes: pd.DataFrame, names: Sequence[str], split: str) -> dict[str, Any]:
+    """The per-item scores of each task, [items] each."""
+    rows = outcomes[outcomes["outcome"].isin(names) & (outcomes["split"] == split)]
+    return dict(zip(rows["task"], rows["items"], strict=True))

@@ -15,7 +15,7 @@ from limberlm.observe import ProbeSet, load_model, load_tokenizer
 from limberlm.stages import TRAINERS
 from limberlm.stages.arguments import trainer_config
 from limberlm.study.config import StudySettings
-from limberlm.study.node import Workplace, run_node
+from limberlm.study.node import Workplace, is_done, run_node
 from limberlm.study.plan import Node, Plan, StageSource, plan_study
 from limberlm.study.store import file_digest, open_store, write_durably
 from limberlm.testbed import BUNDLED_BASE
@@ -24,7 +24,10 @@ from limberlm.testbed.probe import probe_source
 
 @dataclass(frozen=True)
 class Event:
-    """Where a run is: which of how many nodes, which phase of it, how far, and the last loss."""
+    """Where a run is: which of how many nodes, which phase of it, how far, and how training goes.
+
+    `value` is the last value of the stage's `headline` quantity: the loss, or the mean reward.
+    """
 
     node: Node
     position: int
@@ -32,7 +35,8 @@ class Event:
     phase: str  # training, geometry, outcomes, plasticity, done, kept
     done: int = 0
     total: int = 1
-    loss: float | None = None
+    value: float | None = None
+    headline: str = "loss"
 
 
 Watch = Callable[[Event], None]
@@ -93,12 +97,13 @@ def run_study(settings: StudySettings, out: Path, folder: Path, watch: Watch = l
 
 
 def _run_one(place: Workplace, node: Node, position: int, nodes: int, watch: Watch) -> None:
-    if place.store.is_complete(node.id):
+    if is_done(place.store, place.settings, node):
         watch(Event(node, position, nodes, "kept"))
         return
+    headline = TRAINERS[place.settings.stages[node.stage].trainer].headline if node.parent else "loss"
 
-    def report(phase: str, done: int, total: int, loss: float | None) -> None:
-        watch(Event(node, position, nodes, phase, done, total, loss))
+    def report(phase: str, done: int, total: int, value: float | None) -> None:
+        watch(Event(node, position, nodes, phase, done, total, value, headline))
 
     try:
         run_node(place, node, report)

@@ -53,8 +53,11 @@ class Store:
             raise UserError(f"{record}: not a readable record; delete {record.parent.name} and run again") from error
 
     @contextmanager
-    def writing(self, identity: str) -> Iterator[Path]:
-        """A scratch folder that becomes the node when the block ends without an error, and is removed otherwise."""
+    def writing(self, identity: str, *, timed: bool = True) -> Iterator[Path]:
+        """A scratch folder that becomes the node when the block ends without an error, and is removed otherwise.
+
+        `timed`: the record holds the seconds it took, and so differs from run to run.
+        """
         scratch = self.nodes / (identity + PARTIAL)
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir(parents=True)
@@ -62,8 +65,8 @@ class Store:
         try:
             yield scratch
             digests = {str(p.relative_to(scratch)): file_digest(p) for p in sorted(scratch.rglob("*")) if p.is_file()}
-            seconds = round(time.monotonic() - began, 1)
-            write_durably(scratch / COMPLETE, json.dumps({"digests": digests, "seconds": seconds}, indent=2) + "\n")
+            seconds = {"seconds": round(time.monotonic() - began, 1)} if timed else {}
+            write_durably(scratch / COMPLETE, json.dumps({"digests": digests, **seconds}, indent=2) + "\n")
             shutil.rmtree(self.node(identity), ignore_errors=True)
             os.rename(scratch, self.node(identity))
             _sync(self.nodes)
@@ -86,6 +89,18 @@ def open_store(root: Path, settings: StudySettings) -> Iterator[Store]:
 
     """
     _refuse_foreign(root, settings)
+    with locked(root, "study") as store:
+        yield store
+
+
+@contextmanager
+def locked(root: Path, what: str) -> Iterator[Store]:
+    """A folder with nodes, for one process at a time; `what` is made there, for the error message.
+
+    Raises:
+        UserError: the folder cannot be written, or another process is at work in it.
+
+    """
     try:
         (root / "nodes").mkdir(parents=True, exist_ok=True)
         lock = (root / ".lock").open("w")
@@ -95,7 +110,7 @@ def open_store(root: Path, settings: StudySettings) -> Iterator[Store]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise UserError(f"{root}: another run of this study is at work here; wait for it to end") from error
+            raise UserError(f"{root}: another run of this {what} is at work here; wait for it to end") from error
         yield Store(root)
 
 

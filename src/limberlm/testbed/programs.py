@@ -36,7 +36,7 @@ _HIDDEN_LISTS = (
 
 @cache
 def families(shifted: bool) -> tuple[Family, Family]:
-    """The programs by form, of one number and of a list: constants of 1 to 9, of 10 to 19 when shifted."""
+    """The programs by form, of one number and of a list: constants of 1 to 9; one of 10 to 19 in each when shifted."""
     constants = range(10, 20) if shifted else range(1, 10)
     factors = [c for c in constants if c > 1]
     slopes = range(2, 10) if shifted else range(2, 6)
@@ -92,7 +92,8 @@ def _agreeing() -> dict[tuple[str, str], int]:
 def draw(rng: random.Random, shifted: bool) -> Sample:
     """Two or three inputs with their outputs, which one program alone of all the families explains.
 
-    The cases are the shown ones and then the hidden ones: every number of 0 to 20, or a fixed handful of lists.
+    Half the programs are of one number and half of a list, the forms of each equally often (our choice). The cases are
+    the shown ones and then the hidden ones: every number of 0 to 20, or a fixed handful of lists.
     """
     programs = rng.choice(_forms(shifted)[rng.random() < 0.5])
     while True:
@@ -132,7 +133,10 @@ def _trivial(shown: Cases) -> bool:
 
 
 def _explanations(inputs: list[tuple[int, ...]], outputs: list[Value]) -> int:
-    """How many programs on lists, whatever their constants, map the inputs to the outputs."""
+    """How many programs on lists, whatever their constants, map the inputs to the outputs; never too few.
+
+    A product is also counted wherever the first number and its output are 0, which only passes over a few samples.
+    """
     pairs = list(zip(inputs, outputs, strict=True))
     if isinstance(outputs[0], int):
         values = [
@@ -146,12 +150,15 @@ def _explanations(inputs: list[tuple[int, ...]], outputs: list[Value]) -> int:
         (outputs == [xs[::-1] for xs in inputs])
         + (outputs == [tuple(sorted(xs)) for xs in inputs])
         + (len({y - x for x, y in items}) == 1)
-        + (len({y / x for x, y in items if x}) == 1 and not any(y for x, y in items if not x))
+        + (any(x for x, _ in items) and all(y * items[0][0] == x * items[0][1] for x, y in items))
     )
 
 
 def judge(sample: Sample, output: str) -> bool:
     """True if the output is a program that maps every case's input to its output, hidden cases included.
+
+    Outputs are compared as the prompt writes them, so that a list of one number is that number. A program that is not
+    in the language, has no value on a case or passes a limit of the evaluator is wrong.
 
     Raises:
         ValueError: the sample has no cases, so that any program would pass.
@@ -167,7 +174,7 @@ def judge(sample: Sample, output: str) -> bool:
 
 
 def near_miss(rng: random.Random, sample: Sample) -> str:
-    """The answer with one constant, operator or function changed, so that a case fails."""
+    """The answer of a drawn sample with one constant, operator or function changed, so that a case fails."""
     places = [found for found in re.finditer(r"\w+|[-+*]", sample.answer) if found[0] not in ("x", "xs")]
     while True:
         place = rng.choice(places)
@@ -188,7 +195,7 @@ PROGRAMS = Skill(
     name="programs",
     kind="sft",
     description="one-line programs in a tiny expression language, from inputs and outputs",
-    shift="difficulty: constants of 10 to 19 and numbers up to 20 where training has constants and numbers up to 9",
+    shift="difficulty: a constant of 10 to 19, and numbers up to 20, where training has neither above 9",
     draw=draw,
     distract=near_miss,
     judge=judge,

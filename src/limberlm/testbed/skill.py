@@ -12,7 +12,7 @@ Split = Literal["train", "in_domain", "out_of_domain", "multiple_choice"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 Kind = Literal["sft", "dpo", "future"]
 Judge = Callable[["Sample", str], bool]
-_EXHAUSTED = 1000  # this many repeats in a row: the skill has no new prompt to give
+EXHAUSTED = 1000  # this many repeats in a row: the skill has no new prompt to give
 _TENTHS: dict[Split, range] = {
     "train": range(8),
     "in_domain": range(8, 9),
@@ -88,7 +88,7 @@ class Skill:
             found.setdefault(sample.prompt, sample)
             if len(found) == count:
                 return list(found.values())
-            if repeats == _EXHAUSTED:
+            if repeats == EXHAUSTED:
                 break
         raise ValueError(f"skill {self.name} has fewer than {count} distinct prompts in its {split} split")
 

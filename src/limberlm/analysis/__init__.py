@@ -1,0 +1,28 @@
+"""What a series of checkpoints or stages amounts to: phases, directions, and what moves together."""
+
+from __future__ import annotations
+
+from limberlm.analysis.agreement import Agreement, agreement
+from limberlm.analysis.direction import Direction, stage_direction
+from limberlm.analysis.from_trace import trace_phases
+from limberlm.analysis.phases import find_phases
+from limberlm.analysis.records import Phases, Swing, Turn
+from limberlm.analysis.seeds import SeedSummary, over_seeds
+from limberlm.analysis.tracking import Tracking, naive_p, track
+
+__all__ = [
+    "Agreement",
+    "Direction",
+    "Phases",
+    "SeedSummary",
+    "Swing",
+    "Tracking",
+    "Turn",
+    "agreement",
+    "find_phases",
+    "naive_p",
+    "over_seeds",
+    "stage_direction",
+    "trace_phases",
+    "track",
+]

@@ -1,0 +1,94 @@
+"""What a trace amounts to: the phases of each stage and what each stage did, written to its `phases.json`."""
+
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import yaml
+
+from limberlm.analysis.direction import stage_direction
+from limberlm.analysis.from_trace import trace_phases
+from limberlm.errors import UserError
+from limberlm.observe import Geometry
+from limberlm.study.series_file import PhaseSettings
+from limberlm.study.store import write_durably
+from limberlm.study.trace_tables import CHECKPOINTS, TRACE
+
+PHASES, SERIES = "phases.json", "series.yaml"
+WHOLE = "all stages"
+
+
+def analyse_trace(out: Path) -> dict[str, Any]:
+    """Find the phases of a trace, write them to `phases.json`, and return them.
+
+    Within a stage t counts from the stage's own start: steps, or tokens in the first stage of a series that counts
+    them. The end of warmup, a step of the first stage, is put on that axis. With `per_stage: false` the series is one
+    curve over its x.
+
+    Returns:
+        `x`; `stages`, by name what `Phases.as_dict` holds, or `verdict` alone where no phase can be sought;
+        `directions`, by name what each stage but the first did from its start to its end (`Direction.as_dict`).
+
+    Raises:
+        UserError: the folder is no trace, or a file of it cannot be read.
+    """
+    table, listed, settings = _read(out)
+    found: dict[str, Any] = {"x": listed["x"], "stages": {}, "directions": {}}
+    stages = list(dict.fromkeys(one["stage"] for one in listed["checkpoints"]))
+    convention = "last" if "last" in set(table["convention"]) else str(table["convention"].iloc[0])
+    for number, stage in enumerate(stages if settings.per_stage else [WHOLE]):
+        rows = table if stage == WHOLE else table[table["stage"] == stage]
+        record = _phases(rows, listed["x"], settings, convention, first=number == 0, whole=stage == WHOLE)
+        found["stages"][stage] = record
+    for before, stage in pairwise(stages):
+        found["directions"][stage] = _direction(out, listed["checkpoints"], before, stage, convention)
+    write_durably(out / PHASES, json.dumps(found, indent=2) + "\n")
+    return found
+
+
+def _read(out: Path) -> tuple[pd.DataFrame, dict[str, Any], PhaseSettings]:
+    try:
+        table = pd.read_parquet(out / TRACE)
+        listed = json.loads((out / CHECKPOINTS).read_text(encoding="utf-8"))
+        settings = yaml.safe_load((out / SERIES).read_text(encoding="utf-8"))["phases"]
+        return table, dict(listed), PhaseSettings.model_validate(settings)
+    except FileNotFoundError as error:
+        raise UserError(f"{error.filename}: no such file; give a folder written by `limber trace`") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{out}: cannot be read as a trace ({error})") from None
+
+
+def _phases(
+    rows: pd.DataFrame, x: str, settings: PhaseSettings, convention: str, *, first: bool, whole: bool
+) -> dict[str, Any]:
+    unit = "tokens" if x == "tokens" and first else "step"
+    if whole:
+        rows = rows.assign(**{unit: rows["x"]})
+    places = rows.drop_duplicates("label").sort_values(unit)
+    warmup = settings.warmup_end if first else None
+    if warmup is not None and unit == "tokens":
+        warmup = float(np.interp(warmup, places["step"].astype(float), places["tokens"].astype(float)))
+    asked = settings.model_dump(exclude={"per_stage", "warmup_end"})
+    try:
+        found = trace_phases(rows, x=unit, convention=convention, warmup_end=warmup, **asked)  # type: ignore[arg-type]
+    except UserError as problem:
+        return {"pattern": "", "answer": "undetermined", "verdict": f"Undetermined: {problem}.", "swings": []}
+    return found.as_dict()
+
+
+def _direction(
+    out: Path, checkpoints: list[dict[str, Any]], before: str, stage: str, convention: str
+) -> dict[str, Any]:
+    start = [one for one in checkpoints if one["stage"] == before][-1]
+    own = [one for one in checkpoints if one["stage"] == stage]
+    geometries = [Geometry.load(out / "nodes" / one["node"] / "geometry") for one in (start, *own)]
+    try:
+        found = stage_direction(geometries[0], geometries[-1], geometries[1:-1], convention=convention)
+    except UserError as problem:
+        return {"word": "inconclusive", "sentence": f"Inconclusive: {problem}."}
+    return found.as_dict()

@@ -1,0 +1,93 @@
+"""What every page of ours is built from: templates, scripts, figures as JSON, and a file that is written whole."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+
+from limberlm.report import style
+
+Json = dict[str, Any]
+
+
+def render(template: str, page: Mapping[str, Any], scripts: Sequence[str], **values: Any) -> str:
+    """A page as HTML text that fetches nothing: style, scripts, Plotly and data are inside it.
+
+    `page` is what its `scripts` (files beside the template) read; the light and dark look of the figures is added.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("limberlm.report"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    looks = {"light": style.template(dark=False), "dark": style.template(dark=True)}
+    return environment.get_template(template).render(
+        style=_own("report.css"),
+        script=Markup("\n").join(_own(name) for name in scripts),
+        plotly=Markup(get_plotlyjs()),
+        page=script_json({**page, "templates": looks}),
+        **values,
+    )
+
+
+def plain_figure(figure: Any) -> Json:
+    """A figure as plain JSON, without Plotly's default template, which would be repeated in each."""
+    plain: Json = figure.to_plotly_json()
+    del plain["layout"]["template"]
+    return plain
+
+
+def script_json(value: object) -> Markup:
+    r"""JSON that may stand inside a script element: no `<`, so no tag can close it; NaN becomes null.
+
+    >>> print(script_json({"name": "</script>", "low": float("nan")}))
+    {"name":"\u003c/script\u003e","low":null}
+    """
+    text = json.dumps(_finite(value), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    for character in "<>&\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return Markup(text)
+
+
+def write_whole(text: str, path: str | Path) -> Path:
+    """Write `text` to `path`: whole or not at all (a temporary file beside it, then a rename).
+
+    Raises:
+        OSError: the folder does not exist or cannot be written to.
+
+    """
+    target = Path(path)
+    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.chmod(name, 0o644)
+        os.replace(name, target)
+    except BaseException:
+        os.unlink(name)
+        raise
+    return target
+
+
+def _own(name: str) -> Markup:
+    return Markup((resources.files("limberlm.report") / "templates" / name).read_text("utf-8"))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

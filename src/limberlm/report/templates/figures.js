@@ -1,0 +1,45 @@
+// The figures of a page: each element of class "figure" shows page.figures[keyOf(element)], in the page's own light or
+// dark look, and on paper in black on white.
+function makeFigures(page, keyOf) {
+  const all = (selector) => Array.from(document.querySelectorAll(selector));
+  const dark = window.matchMedia("(prefers-color-scheme: dark)");
+  let printing = false;
+
+  function config(node) {
+    return {
+      responsive: true,
+      displaylogo: false,
+      displayModeBar: window.innerWidth > 700 && !node.closest(".grid") ? "hover" : false,
+      modeBarButtons: [["toImage", "zoom2d", "resetScale2d"]],
+      showTips: false,
+      plotlyServerURL: "",
+    };
+  }
+
+  // On paper (A4 or Letter, 96 pixels to the inch) the browser does not tell a figure its width in time.
+  function paperWidth(node) {
+    return node.closest(".wide") ? 335 : node.closest(".grid") ? 220 : 690;
+  }
+
+  function draw(node) {
+    const figure = page.figures[keyOf(node)];
+    if (!figure) {
+      Plotly.purge(node);
+      node.textContent = "Not measured in this run.";
+      return;
+    }
+    if (!node.classList.contains("js-plotly-plot")) node.textContent = "";
+    const template = dark.matches && !printing ? page.templates.dark : page.templates.light;
+    const size = printing ? { width: paperWidth(node) } : { autosize: true };
+    Plotly.react(node, figure.data, Object.assign({}, figure.layout, { template: template }, size), config(node));
+  }
+
+  function drawVisible() {
+    all(".figure").filter((node) => node.offsetParent !== null).forEach(draw);
+  }
+
+  dark.addEventListener("change", drawVisible);
+  window.addEventListener("beforeprint", () => { printing = true; drawVisible(); });
+  window.addEventListener("afterprint", () => { printing = false; drawVisible(); });
+  return drawVisible;
+}

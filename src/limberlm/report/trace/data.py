@@ -1,0 +1,158 @@
+"""What a trace folder holds, read once: the tables of its checkpoints, the phases found in them, and its settings."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow.parquet as pq
+import yaml
+
+from limberlm.errors import UserError
+from limberlm.observe.sites import BAND, FINAL_NORM
+from limberlm.report.trace.axis import Axis, Column
+
+CHECKPOINT = ("stage", "step", "tokens")
+INTERVAL = ("value", "low", "high")
+TRACE, OUTCOMES, MEMORIZATION = "trace.parquet", "outcomes.parquet", "memorization.parquet"
+ABLATION, SPECTRA = "ablation.parquet", "spectra.parquet"
+PHASES, CHECKPOINTS, SERIES = "phases.json", "checkpoints.json", "series.yaml"
+TABLES: Mapping[str, tuple[str, ...]] = {
+    TRACE: (*CHECKPOINT, "site", "depth", "metric", "convention", *INTERVAL, "n_tokens", "n_sequences"),
+    OUTCOMES: (*CHECKPOINT, "outcome", "task", *INTERVAL, "n"),
+    MEMORIZATION: (*CHECKPOINT[:2], "value"),
+    ABLATION: (*CHECKPOINT[:2], "value"),
+    SPECTRA: (*CHECKPOINT[:2], "site", "convention", "rank", "eigenvalue"),
+}
+"""The files of a trace folder that are tables, and the columns without which the report cannot be made."""
+
+HEAVY = ("replicates", "items")
+"""Columns that only the comparison of a stage's ends needs; they are most of the bytes."""
+
+PLACES = ((FINAL_NORM, "last"), (FINAL_NORM, "rms"), (FINAL_NORM, "raw"), (BAND, "rms"))
+"""Where one number stands for the checkpoint, best first: the paper's own place leads."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """The checkpoints of one training stage, in order.
+
+    `checkpoints` has `step`, `tokens`, `x` (as the series counts, from its start) and `t`, as its axis does.
+    """
+
+    name: str
+    checkpoints: pd.DataFrame
+    axis: Axis
+
+    def __len__(self) -> int:
+        return len(self.checkpoints)
+
+
+@dataclass(frozen=True)
+class Trace:
+    """One trace folder. Tables may be empty; `geometry` never is.
+
+    `phases`, `series` and `measured` are what `phases.json`, `series.yaml` and `checkpoints.json` hold, empty where
+    there is no such file; `settings` the text of `series.yaml`.
+    """
+
+    name: str
+    folder: Path
+    tables: Mapping[str, pd.DataFrame]
+    phases: Mapping[str, Any] = field(default_factory=dict)
+    series: Mapping[str, Any] = field(default_factory=dict)
+    measured: Mapping[str, Any] = field(default_factory=dict)
+    settings: str = ""
+
+    @property
+    def geometry(self) -> pd.DataFrame:
+        """The rows of `trace.parquet`, without replicates."""
+        return self.tables[TRACE]
+
+    def heavy(self, file: str, keep: pd.Series) -> pd.DataFrame:
+        """Some rows of a table again, `keep` a mask over its rows, with the columns that `tables` leaves out."""
+        table = self.tables[file].loc[keep]
+        whole = pq.read_table(
+            self.folder / file, columns=[name for name in HEAVY if name in _names(self.folder / file)]
+        )
+        return table.join(whole.take(table.index.to_numpy()).to_pandas().set_index(table.index))
+
+    def stages(self) -> list[Stage]:
+        """Every stage with its checkpoints, in order of appearance."""
+        wanted = "tokens" if self.series.get("x") == "tokens" else "step"
+        table = self.geometry if "x" in self.geometry else self.geometry.assign(x=self.geometry[wanted])
+        rows = table[[*CHECKPOINT, "x"]].drop_duplicates(["stage", "step"])
+        return [
+            _stage(str(name), own, first=i == 0, wanted=wanted)
+            for i, (name, own) in enumerate(rows.groupby("stage", sort=False))
+        ]
+
+    def place(self) -> tuple[str, str]:
+        """(site, convention) of the headline numbers: the final norm under `last` if it was read there."""
+        there = set(zip(self.geometry["site"], self.geometry["convention"], strict=True))
+        return next((place for place in PLACES if place in there), min(there))
+
+
+def read_trace(folder: str | Path) -> Trace:
+    """Read a trace folder; of its files only `trace.parquet` must be there.
+
+    Raises:
+        UserError: names the file that is missing or cannot be read, or the column it lacks.
+
+    """
+    root = Path(folder)
+    if not (root / TRACE).is_file():
+        raise UserError(f"{root / TRACE}: no such file; give a folder written by `limber trace`")
+    tables = {name: _table(root / name, columns) for name, columns in TABLES.items()}
+    if tables[TRACE].empty:
+        raise UserError(f"{root / TRACE}: holds no checkpoint; run `limber trace` again")
+    text = _text(root / SERIES)
+    series = _parsed(root / SERIES, text, yaml.safe_load) or {}
+    phases, measured = (_parsed(root / name, _text(root / name), json.loads) or {} for name in (PHASES, CHECKPOINTS))
+    return Trace(str(series.get("name") or root.resolve().name), root, tables, phases, series, measured, text)
+
+
+def _stage(name: str, rows: pd.DataFrame, *, first: bool, wanted: str) -> Stage:
+    # tokens are counted from the start of the series: after its first stage only steps begin again at 0
+    column: Column = "tokens" if first and wanted == "tokens" and rows["tokens"].notna().all() else "step"
+    ordered = rows.assign(t=rows[column].astype(float)).sort_values("t").reset_index(drop=True)
+    return Stage(name, ordered[["step", "tokens", "x", "t"]], Axis.of(ordered["t"], column))
+
+
+def _table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
+    if not path.is_file():
+        return pd.DataFrame(columns=list(columns))
+    try:
+        light = [name for name in _names(path) if name not in HEAVY]
+        table: pd.DataFrame = pq.read_table(path, columns=light).to_pandas()
+    except (OSError, ValueError) as error:  # pyarrow's own errors are of these two kinds
+        raise UserError(f"{path}: cannot be read ({str(error).splitlines()[0]})") from None
+    for column in columns:
+        if column not in table.columns:
+            raise UserError(f"{path}: lacks the column {column}; write it again with `limber trace`")
+    return table
+
+
+def _names(path: Path) -> list[str]:
+    return [str(name) for name in pq.read_schema(path).names]
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8") if path.is_file() else ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read ({error})") from None
+
+
+def _parsed(path: Path, text: str, read: Any) -> Any:
+    try:
+        found = read(text) if text else None
+    except (ValueError, yaml.YAMLError) as error:
+        raise UserError(f"{path}: cannot be read ({str(error).splitlines()[0]})") from None
+    if found is not None and not isinstance(found, dict):
+        raise UserError(f"{path}: holds a {type(found).__name__}, not named fields; write it again with `limber trace`")
+    return found

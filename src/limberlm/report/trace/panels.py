@@ -1,0 +1,160 @@
+"""Lines over training, in panels one above the other on one axis, with phases shaded and turning points marked."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+
+from limberlm.report import style, traces, words
+from limberlm.report.trace.axis import Places
+from limberlm.report.trace.marks import Marks
+from limberlm.report.traces import Trace as Drawn
+from limberlm.report.traces import plain
+
+TOP, BOTTOM, GAP = 34, 50, 26
+MOST_BANDS = 3
+"""Lines in a panel from which on their bands would hide each other; hovers tell the intervals then."""
+
+SEED_WIDTH, MEAN_WIDTH = 1.1, 3.2
+
+
+@dataclass(frozen=True)
+class Line:
+    """One quantity over training: a frame per seed with columns t, value, low, high, label and text (the hover).
+
+    `mean`: several seeds have a thick mean line, `log` over their logarithms.
+    """
+
+    name: str
+    runs: Sequence[pd.DataFrame]
+    position: int = 1
+    mean: bool = False
+    log: bool = False
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A plot of its own height within a figure; `levels` are dashed reference values with their names."""
+
+    title: str
+    lines: Sequence[Line]
+    height: int = 240
+    log: bool = False
+    levels: Sequence[tuple[float, str]] = field(default_factory=tuple)
+
+    @property
+    def shown(self) -> list[Line]:
+        """The lines with a value."""
+        return [line for line in self.lines if any(run["value"].notna().any() for run in line.runs)]
+
+
+def stack(panels: Sequence[Panel], axis: Places, marks: Marks, *, explained: bool = False) -> go.Figure | None:
+    """The panels that have a value, first on top; None if none has. `explained`: the legend names the marks too."""
+    panels = [panel for panel in panels if panel.shown]
+    if not panels:
+        return None
+    inner = sum(panel.height for panel in panels) + GAP * (len(panels) - 1)
+    layout = traces.layout(inner + TOP + BOTTOM, axis.layout() | {"anchor": f"y{len(panels)}"}, {}, top=TOP)
+    layout["shapes"] = marks.shapes(axis)
+    drawn: list[Drawn] = marks.legend() if explained else []
+    end = float(inner)
+    for number, panel in enumerate(panels, start=1):
+        name = "y" if number == 1 else f"y{number}"
+        domain = [max(0.0, (end - panel.height) / inner), end / inner]
+        end -= panel.height + GAP
+        layout["yaxis" + name[1:]] = _value_axis(panel) | {"domain": domain, "anchor": "x"}
+        count = len(panel.shown)
+        parts = [part for line in panel.shown for part in _line(line, axis, named=count > 1, band=count <= MOST_BANDS)]
+        parts += [_level(value, said, axis) for value, said in panel.levels]
+        parts += marks.turns(axis, panel.shown)
+        drawn += [part | {"xaxis": "x", "yaxis": name} for part in parts]
+    return go.Figure(drawn, layout)
+
+
+def in_words(panels: Sequence[Panel], axis: Places, marks: Marks) -> str:
+    """What the figure shows, for those who do not see it: ends, extremes and marks of every line."""
+    said = [_told(line, axis) for panel in panels for line in panel.shown]
+    said += [f"{name}: {value:g}." for panel in panels for value, name in panel.levels if panel.shown]
+    return " ".join([*said, *marks.in_words(axis)])
+
+
+def _told(line: Line, axis: Places) -> str:
+    parts = []
+    for number, run in enumerate(line.runs):
+        known = run.dropna(subset=["value"])
+        if known.empty:
+            continue
+        lowest, highest = (known.iloc[place(known["value"].to_numpy())] for place in (np.argmin, np.argmax))
+        seed = f" (seed {number + 1} of {len(line.runs)})" if len(line.runs) > 1 else ""
+        first, last = (_at(known.iloc[place], axis) for place in (0, -1))
+        parts.append(f"{line.name}{seed}: {first}; lowest {_at(lowest, axis)}; highest {_at(highest, axis)}; {last}.")
+    return " ".join(parts)
+
+
+def _at(row: Any, axis: Places) -> str:
+    return f"{words.number(row['value'])} at {axis.say(row['t'])}"
+
+
+def _line(line: Line, axis: Places, *, named: bool, band: bool) -> list[Drawn]:
+    drawn: list[Drawn] = []
+    for run in line.runs:
+        known = run.dropna(subset=["value"])
+        if band and len(line.runs) == 1:
+            drawn += traces.ribbon(known.assign(x=axis.at(known["t"])), line.position, line.name)
+        drawn.append(_curve(line, known, axis, thin=len(line.runs) > 1))
+    if len(line.runs) > 1 and line.mean:
+        drawn.append(_mean(line, axis))
+    first = next(i for i, part in enumerate(drawn) if "mode" in part and part.get("name"))
+    return [
+        part | {"showlegend": named and i == first, "legendgroup": plain(line.name)} for i, part in enumerate(drawn)
+    ]
+
+
+def _curve(line: Line, run: pd.DataFrame, axis: Places, *, thin: bool) -> Drawn:
+    curve = traces.line(axis.at(run["t"]).tolist(), run["value"].tolist(), plain(line.name), line.position, line.name)
+    curve["customdata"] = list(zip(run["label"], run["text"], strict=True))
+    curve["marker"] = curve["marker"] | {"size": 4 if thin else 6}
+    if thin:
+        curve["line"] = curve["line"] | {"width": SEED_WIDTH}
+        curve["opacity"] = 0.55
+    return curve
+
+
+def _mean(line: Line, axis: Places) -> Drawn:
+    """The mean over seeds at the checkpoints that all of them have."""
+    values = pd.concat([run.set_index("t")["value"] for run in line.runs], axis=1, join="inner").dropna().sort_index()
+    mean = np.exp(np.log(values).mean(axis=1)) if line.log else values.mean(axis=1)
+    curve = traces.line(axis.at(mean.index).tolist(), mean.tolist(), plain(line.name), line.position, line.name)
+    kind = "geometric mean" if line.log else "mean"
+    curve["customdata"] = [
+        (f"{kind} of {len(line.runs)} seeds, {axis.say(t)}", f"{plain(line.name)}: {words.number(value, 6)}")
+        for t, value in zip(mean.index.tolist(), mean.tolist(), strict=True)
+    ]
+    return curve | {"mode": "lines", "line": curve["line"] | {"width": MEAN_WIDTH}}
+
+
+def _level(value: float, name: str, axis: Places) -> Drawn:
+    left, right = axis.layout()["range"]
+    return {
+        "type": "scatter",
+        "x": np.linspace(left, right, 60).tolist(),
+        "y": [value] * 60,
+        "mode": "lines",
+        "name": plain(name),
+        "line": {"color": style.NULL_COLOUR, "width": 1.5, "dash": "dash"},
+        "customdata": [(plain(name), words.number(value))] * 60,
+        "hovertemplate": traces.HOVER,
+        "showlegend": True,
+    }
+
+
+def _value_axis(panel: Panel) -> dict[str, Any]:
+    columns = [run[name] for line in panel.shown for run in line.runs for name in ("value", "low", "high")]
+    values = pd.concat([column.astype(float) for column in columns]).replace([math.inf, -math.inf], math.nan)
+    return traces.value_axis(panel.title, values.dropna(), panel.log)

@@ -1,0 +1,389 @@
+"""pass@k is unbiased and measures of diversity have their known values; rows say how the answers were sampled."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from itertools import combinations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+from scipy.special import comb
+from torchmetrics.functional.text import bleu_score
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+
+from limberlm.errors import UserError
+from limberlm.outcomes.diversity import (
+    Answers,
+    SamplingSettings,
+    bleu,
+    distinct_n,
+    diversity_rows,
+    expectation_adjusted_distinct,
+    expected_distinct,
+    ngram_kernel,
+    paired_pass_at_k,
+    pairwise_diversity,
+    pass_at_k,
+    pass_at_k_outcomes,
+    pass_at_k_rows,
+    quality_split,
+    rarefied,
+    self_bleu,
+    vendi,
+)
+from limberlm.outcomes.diversity.pass_at_k import bootstrap_interval
+from limberlm.outcomes.table import COLUMNS, outcome_table
+from limberlm.testbed import SKILLS
+
+# --- pass@k
+
+
+@pytest.mark.parametrize(
+    ("c", "k", "value"),
+    [
+        (1, 1, 0.001953125),
+        (1, 16, 0.03125),
+        (1, 64, 0.125),
+        (1, 256, 0.5),
+        (2, 1, 0.00390625),
+        (2, 16, 0.0615826810),
+        (2, 64, 0.2345890411),
+        (2, 256, 0.7504892368),
+        (5, 1, 0.009765625),
+        (5, 16, 0.1473254227),
+        (5, 256, 0.9693597437),
+        (20, 1, 0.0390625),
+        (20, 16, 0.4765233355),
+    ],
+)
+def test_pass_at_k_equals_the_table_for_512_answers(c: int, k: int, value: float) -> None:
+    assert float(pass_at_k(512, c, k)) == pytest.approx(value, abs=1e-9)
+
+
+@given(st.data())
+def test_pass_at_k_is_one_minus_the_share_of_subsets_without_a_right_answer(data: st.DataObject) -> None:
+    n = data.draw(st.integers(1, 400))
+    c, k = data.draw(st.integers(0, n)), data.draw(st.integers(1, n))
+    wrong, subsets = comb(n - c, k, exact=True), comb(n, k, exact=True)
+    assert float(pass_at_k(n, c, k)) == pytest.approx((subsets - wrong) / subsets, abs=1e-12)
+
+
+def test_pass_at_k_is_the_mean_over_all_subsets_by_hand() -> None:
+    right = [True, True, False, False, False, False]
+    for k in range(1, 7):
+        subsets = list(combinations(right, k))
+        assert float(pass_at_k(6, 2, k)) == pytest.approx(sum(map(any, subsets)) / len(subsets), abs=1e-15)
+
+
+def test_pass_at_k_is_unbiased_where_the_plug_in_is_not() -> None:
+    rng = np.random.default_rng(0)
+    right = rng.binomial(512, 0.01, 200_000)
+    truth = 1 - 0.99**256
+    assert pass_at_k(512, right, 256).mean() == pytest.approx(truth, abs=1e-3)
+    assert np.mean(1 - (1 - right / 512) ** 256) == pytest.approx(0.868, abs=2e-3)  # what is not done
+
+
+def test_counts_and_ks_broadcast_to_a_table() -> None:
+    table = pass_at_k(8, [[0], [1], [8]], [1, 2, 4])
+    assert table.tolist() == [[0, 0, 0], [1 / 8, pytest.approx(1 / 4), pytest.approx(1 / 2)], [1, 1, 1]]
+
+
+@pytest.mark.parametrize(("n", "c", "k"), [(4, 5, 1), (4, -1, 1), (4, 2, 0), (4, 2, 5)])
+def test_counts_that_cannot_be_are_refused(n: int, c: int, k: int) -> None:
+    with pytest.raises(ValueError, match=rf"4 answers .*not {c if not 0 <= c <= n else k} to"):
+        pass_at_k(n, c, k)
+
+
+def test_the_bootstrap_over_problems_covers_the_true_mean() -> None:
+    rng = np.random.default_rng(0)
+    rates = rng.beta(0.4, 2.0, (200, 60))  # problems of very different difficulty
+    truth = {k: np.mean(1 - (1 - rng.beta(0.4, 2.0, 200_000)) ** k) for k in (1, 16)}
+    covered = {k: 0 for k in truth}
+    for own in rates:
+        values = pass_at_k(64, rng.binomial(64, own)[:, None], list(truth))
+        low, high = bootstrap_interval(values, resamples=1000)
+        for column, k in enumerate(truth):
+            covered[k] += low[column] <= truth[k] <= high[column]
+    assert all(0.90 * 200 <= count <= 0.985 * 200 for count in covered.values())
+
+
+def test_the_bootstrap_is_over_problems_not_answers() -> None:
+    values = pass_at_k(128, np.array([0] * 20 + [128] * 20)[:, None], [1])
+    low, high = bootstrap_interval(values)
+    error = math.sqrt(0.25 / 40)  # of 40 yes or no problems, however many answers each has
+    assert (float(high[0]) - float(low[0])) / (2 * 1.96) == pytest.approx(error, rel=0.05)
+
+
+def test_rows_have_the_mean_and_interval_of_each_k_and_the_problems_own_values() -> None:
+    rows = pass_at_k_rows("t", [0, 3, 8, 1], 8, (1, 4), settings={"temperature": 0.5})
+    table = pass_at_k(8, [[0], [3], [8], [1]], [1, 4])
+    for column, row in enumerate(rows):
+        assert tuple(row) == COLUMNS
+        assert row["items"] == table[:, column].tolist()
+        assert row["low"] < row["value"] < row["high"]
+        assert json.loads(row["settings"]) == {"temperature": 0.5, "samples": 8, "k": (1, 4)[column]}
+    assert [row["outcome"] for row in rows] == ["pass@1", "pass@4"]
+    assert rows == pass_at_k_rows("t", [0, 3, 8, 1], 8, (1, 4), settings={"temperature": 0.5})
+
+
+@pytest.mark.parametrize("right", [0, 8])
+def test_an_interval_never_vanishes_because_all_problems_agree(right: int) -> None:
+    [row] = pass_at_k_rows("t", [right] * 20, 8, (4,))
+    assert row["high"] - row["low"] == pytest.approx(0.161, abs=0.001)  # Wilson, 0 or 20 of 20
+    [change] = paired_pass_at_k([row], [row])
+    assert change["low"] < 0 < change["high"]
+
+
+def test_checkpoints_are_compared_problem_by_problem() -> None:
+    rng = np.random.default_rng(0)
+    before = rng.integers(0, 60, 40)
+    after = np.clip(before + rng.integers(2, 7, 40), 0, 64)
+    one, other = (pass_at_k_rows("t", list(right), 64, (1, 16)) for right in (before, after))
+    changes = paired_pass_at_k(one, other)
+    assert [row["outcome"] for row in changes] == ["pass@1_change", "pass@16_change"]
+    for change, a, b in zip(changes, one, other, strict=True):
+        assert change["items"] == pytest.approx(np.subtract(b["items"], a["items"]))
+        assert change["low"] < change["value"] < change["high"]
+    widths = [row["high"] - row["low"] for row in (changes[0], one[0], other[0])]
+    assert 5 * widths[0] < min(widths[1:])  # the problems' difficulty drops out
+    assert changes[0]["value"] == pytest.approx(np.mean(after - before) / 64)
+
+
+def test_what_was_sampled_otherwise_is_not_compared() -> None:
+    rows = {t: pass_at_k_rows("t", [1, 2], 8, (1,), settings={"temperature": t}) for t in (0.5, 1.0)}
+    with pytest.raises(UserError, match=r'^pass@1 on t: sampled with .*"temperature": 0.5.*sample alike$'):
+        paired_pass_at_k(rows[0.5], rows[1.0])
+    with pytest.raises(UserError, match=r"on 2 problems and with .* on 3 problems"):
+        paired_pass_at_k(rows[1.0], pass_at_k_rows("t", [1, 2, 3], 8, (1,), settings={"temperature": 1.0}))
+    with pytest.raises(UserError, match="share no task, split and k"):
+        paired_pass_at_k(rows[1.0], pass_at_k_rows("t", [1, 2], 8, (4,)))
+
+
+@pytest.mark.parametrize(("k", "said"), [(5, r"k can be 1 to 4; raise samples to 10$"), (0, "k can be 1 to 4")])
+def test_a_k_above_half_the_answers_is_refused(k: int, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        pass_at_k_rows("t", [1, 2], 8, (1, k))
+    with pytest.raises(ValidationError, match="half of samples, 4"):
+        SamplingSettings(samples=8, k=(1, k), compared=2)
+
+
+def test_pass_at_k_without_k_or_answers_is_refused() -> None:
+    with pytest.raises(UserError, match=r"^k: give at least one"):
+        pass_at_k_rows("t", [1, 2], 8, ())
+    with pytest.raises(UserError, match=r"^samples=1: "):
+        pass_at_k_rows("t", [1, 1], 1, (1,))
+    with pytest.raises(ValidationError, match="compared: 16 is more than the 8 samples"):
+        SamplingSettings(samples=8, k=(1,))
+
+
+# --- wording
+
+TEXTS = st.lists(st.lists(st.integers(0, 4), max_size=7), min_size=2, max_size=6)
+
+
+@given(TEXTS, st.integers(1, 3))
+def test_distinct_n_counts_every_n_gram_once(texts: list[list[int]], n: int) -> None:
+    counts = Counter(tuple(text[i : i + n]) for text in texts for i in range(len(text)) if i + n <= len(text))
+    assert distinct_n(texts, n) == (len(counts) / counts.total() if counts else 0.0)
+
+
+def test_distinct_n_falls_with_length_where_the_adjusted_form_does_not() -> None:
+    rng = np.random.default_rng(0)
+    for length, plain in ((300, 0.753), (600, 0.582)):
+        draws = [rng.integers(0, 500, length).tolist() for _ in range(200)]
+        assert np.mean([distinct_n([d], 1) for d in draws]) == pytest.approx(plain, abs=0.003)
+        assert np.mean([expectation_adjusted_distinct([d], 500) for d in draws]) == pytest.approx(1.0, abs=0.003)
+
+
+def test_the_worked_values_of_distinct_n_and_its_adjusted_form() -> None:
+    assert (distinct_n(["abab"], 1), distinct_n(["abab"], 2)) == (1 / 2, pytest.approx(2 / 3))
+    assert expectation_adjusted_distinct(["aabb"], 4) == pytest.approx(0.7314, abs=5e-5)
+    assert expectation_adjusted_distinct(["ab"], 50_000) == pytest.approx(1.0, abs=1e-4)
+    assert (expectation_adjusted_distinct(["aaa"], 1), expectation_adjusted_distinct([""], 9)) == (1.0, 0.0)
+    with pytest.raises(ValueError, match="at least one token"):
+        expectation_adjusted_distinct(["a"], 0)
+
+
+@given(TEXTS)
+def test_bleu_equals_torchmetrics(texts: list[list[int]]) -> None:
+    text, *references = (["w" + str(token) for token in text] for text in texts)
+    assume(text)
+    wanted = bleu_score([" ".join(text)], [[" ".join(r) for r in references]], n_gram=min(4, len(text)))
+    assert bleu(text, references) == pytest.approx(float(wanted), abs=1e-6)
+
+
+def test_self_bleu_is_one_for_copies_and_nothing_for_strangers_and_holds_the_references_fixed() -> None:
+    assert self_bleu(["abcd"] * 4, references=3) == 1.0
+    assert self_bleu(["abcd", "efgh", "ijkl"], references=2) == 0.0
+    assert self_bleu(["", ""], references=1) == 1.0
+    texts = ["abcd", "abce", "xyz", "abcd"]
+    assert self_bleu(texts, references=2) == self_bleu(texts[:3], references=2)
+    for references in (0, 4):
+        with pytest.raises(ValueError, match="references each"):
+            self_bleu(texts, references)
+
+
+def test_the_worked_values_of_vendi() -> None:
+    groups = torch.block_diag(torch.ones(3, 3), torch.ones(2, 2))
+    assert vendi(groups) == pytest.approx(1.9601, abs=5e-5)
+    assert vendi(torch.ones(6, 6)) == pytest.approx(1.0, abs=1e-9)
+    assert vendi(torch.eye(6)) == pytest.approx(6.0, abs=1e-9)
+
+
+@given(TEXTS)
+def test_vendi_of_texts_lies_between_one_and_their_number_and_ignores_their_order(texts: list[list[int]]) -> None:
+    kernel = ngram_kernel(texts)
+    value = vendi(kernel)
+    assert 1 - 1e-9 <= value <= len({tuple(text) for text in texts}) + 1e-6
+    assert vendi(ngram_kernel(texts[::-1])) == pytest.approx(value, rel=1e-9)
+    assert vendi(ngram_kernel([*texts, *texts])) == pytest.approx(value, rel=1e-6)
+
+
+def test_the_kernel_is_the_cosine_of_counts_by_hand() -> None:
+    kernel = ngram_kernel(["ab", "abb", "", "", "x"], order=2)
+    assert float(kernel[0, 1]) == pytest.approx(
+        (1 * 1 + 1 * 2 + 1 * 1) / math.sqrt(3 * 7)
+    )  # a, b, ab against a, bb, ab
+    assert [float(kernel[2, place]) for place in range(5)] == [0, 0, 1, 1, 0]
+    assert pairwise_diversity(kernel[2:4, 2:4]) == 0.0
+    assert pairwise_diversity(kernel[[0, 4]][:, [0, 4]], ceiling=0.5) == 2.0
+
+
+@pytest.mark.parametrize("kernel", [torch.ones(2, 3), 2 * torch.eye(2), torch.tensor([[1.0, 0.5], [0.0, 1.0]])])
+def test_what_is_no_kernel_is_refused(kernel: torch.Tensor) -> None:
+    for score in (vendi, pairwise_diversity):
+        with pytest.raises(ValueError, match="a kernel is"):
+            score(kernel)
+    with pytest.raises(ValueError, match=r"^not a kernel: eigenvalue -1"):
+        vendi(torch.tensor([[1.0, 2.0], [2.0, 1.0]]))
+    with pytest.raises(ValueError, match="needs two texts"):
+        pairwise_diversity(torch.ones(1, 1))
+
+
+# --- what diversity was lost among
+
+
+@given(st.lists(st.integers(0, 4), min_size=2, max_size=9), st.data())
+def test_rarefaction_is_the_mean_over_all_subsets(answers: list[int], data: st.DataObject) -> None:
+    size = data.draw(st.integers(1, len(answers)))
+    subsets = [len(set(chosen)) for chosen in combinations(answers, size)]
+    assert expected_distinct(answers, size) == pytest.approx(np.mean(subsets), abs=1e-9)
+
+
+def test_random_subsets_estimate_what_rarefaction_gives_exactly() -> None:
+    answers = [0] * 12 + [1] * 5 + [2, 3, 4]
+    drawn = rarefied(lambda chosen: float(len(set(chosen))), draws=4000)
+    assert drawn(answers, 6) == pytest.approx(expected_distinct(answers, 6), abs=0.05)
+    assert drawn(answers, 6) == drawn(answers, 6)
+
+
+def test_losing_wrong_answers_alone_is_not_narrowing() -> None:
+    # before: 8 wrong answers, all different, and right ones in two wordings; after: the same right ones, fewer wrong
+    before, after = ["x", "y"] * 4 + list("abcdefgh"), ["x", "y"] * 7 + list("ab")
+    rights = [[answer in "xy" for answer in own] for own in (before, after)]
+    rows = quality_split("t", [before] * 3, [rights[0]] * 3, [after] * 3, [rights[1]] * 3, size=4)
+    values = {row["outcome"].removeprefix("diversity_loss_"): row["value"] for row in rows}
+    assert values["total"] > 1
+    assert abs(values["narrowing"]) < 0.1
+    assert values["wrong_before"] > 10 * abs(values["narrowing"])
+    assert values["wrong_after"] < 0
+    # narrowing alone: no wrong answer before or after
+    only = [[True] * 16] * 3
+    rows = quality_split("t", [list("xyzw") * 4] * 3, only, [list("xxxy") * 4] * 3, only, size=4)
+    values = {row["outcome"].removeprefix("diversity_loss_"): row["value"] for row in rows}
+    assert values["narrowing"] == values["total"] > 0
+    assert values["wrong_before"] == values["wrong_after"] == 0
+
+
+@given(st.integers(0, 10_000))
+def test_the_three_parts_add_up_question_by_question(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    answers = rng.integers(0, 5, (2, 6, 20)).tolist()
+    right = (rng.random((2, 6, 20)) < 0.7).tolist()
+    assume(all(sum(own) >= 3 for group in right for own in group))
+    total, *parts = quality_split("t", answers[0], right[0], answers[1], right[1], size=3)
+    assert np.sum([part["items"] for part in parts], axis=0) == pytest.approx(total["items"], abs=1e-12)
+
+
+def test_questions_without_enough_right_answers_are_left_out_and_counted() -> None:
+    answers, right = [list("abcd")] * 3, [[True] * 4, [True] * 2 + [False] * 2, [False] * 4]
+    rows = quality_split("t", answers, right, answers, [[True] * 4] * 3, size=2)
+    assert [row["n"] for row in rows] == [2] * 4
+    assert json.loads(rows[0]["settings"]) == {"size": 2, "questions": 3, "compared": 2}
+    with pytest.raises(UserError, match=r"^t: no question has 4 right answers at both"):
+        quality_split("t", answers[1:], right[1:], answers[1:], right[1:], size=4)
+    with pytest.raises(UserError, match=r"^t: answers and verdicts .* not of the same questions"):
+        quality_split("t", answers, right, answers[1:], right, size=2)
+    with pytest.raises(UserError, match=r"^size=1: "):
+        quality_split("t", answers, right, answers, right, size=1)
+
+
+# --- rows of a checkpoint
+
+
+def test_rows_of_answers_are_those_of_their_texts(tiny_tokenizer: PreTrainedTokenizerFast) -> None:
+    skill = SKILLS["arithmetic"]
+    samples = tuple(skill.samples("in_domain", 2))
+    right = [sample.answer for sample in samples]
+    texts = [[right[0], f" {right[0]}", "no", f"it is {right[0]}"], ["7", "8", "9", "7"]]
+    verdicts = [[skill.verify(sample, text) for text in own] for sample, own in zip(samples, texts, strict=True)]
+    answers = Answers(skill, samples, texts, verdicts, {"temperature": 1.0})
+    rows = {row["outcome"]: row for row in diversity_rows(answers, tiny_tokenizer, k=2, compared=3)}
+    assert rows["distinct_answers"]["items"] == [3.0, 3.0]  # spacing aside
+    assert rows["distinct_right_answers"]["items"][0] == 2.0
+    gains = [float(pass_at_k(4, c, 2) - pass_at_k(4, c, 1)) for c in answers.counts]
+    assert rows["pass_gain@2"]["items"] == pytest.approx(gains)
+    words = [[tuple(tiny_tokenizer(" ".join(t.split()))["input_ids"]) for t in own] for own in texts]
+    assert rows["distinct_2_per_input"]["items"] == [distinct_n(own[:3], 2) for own in words]
+    assert rows["vendi_per_input"]["items"] == [vendi(ngram_kernel(own[:3])) for own in words]
+    assert rows["self_bleu_per_input"]["items"] == [self_bleu(own[:3], 2) for own in words]
+    assert rows["ead_across_inputs"]["value"] == expectation_adjusted_distinct(
+        [own[0] for own in words], len(tiny_tokenizer)
+    )
+    assert math.isnan(rows["ead_across_inputs"]["low"])  # one value for the set
+    assert json.loads(rows["distinct_1_per_input"]["settings"]) == {"temperature": 1.0, "samples": 3}
+
+
+def test_outcomes_verify_every_answer_and_say_how_they_were_sampled(
+    tiny_model: LlamaForCausalLM, tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    sampling = SamplingSettings(samples=8, k=(1, 4), temperature=0.7, top_p=0.9, max_new_tokens=3, compared=4, seed=3)
+    seen: list[tuple[str, int, int]] = []
+    rows = pass_at_k_outcomes(
+        tiny_model,
+        tiny_tokenizer,
+        ["arithmetic", "instructions"],
+        5,
+        sampling,
+        diversity=True,
+        progress=lambda *done: seen.append(done),
+    )
+    assert [(row["outcome"], row["task"]) for row in rows if row["outcome"].startswith("pass@")] == [
+        (f"pass@{k}", task) for task in ("arithmetic", "instructions") for k in (1, 4)
+    ]
+    said = json.loads(rows[0]["settings"])
+    verifier = said.pop("verifier")
+    assert verifier.startswith("arithmetic, limberlm ")
+    assert said == {"temperature": 0.7, "top_p": 0.9, "max_new_tokens": 3, "seed": 3, "samples": 8, "k": 1}
+    assert seen == [("arithmetic", 5, 5), ("instructions", 5, 5)]
+    assert outcome_table(rows)["settings"].notna().all()
+
+
+def test_the_token_limit_leaves_room_for_the_longest_right_answer(
+    tiny_model: LlamaForCausalLM, tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    sampling = SamplingSettings(samples=2, k=(1,), compared=2)
+    [row] = pass_at_k_outcomes(tiny_model, tiny_tokenizer, ["instructions"], 6, sampling)
+    longest = max(len(tiny_tokenizer(s.answer)["input_ids"]) for s in SKILLS["instructions"].samples("in_domain", 6))
+    assert json.loads(row["settings"])["max_new_tokens"] == longest + 8
+
+
+def test_an_unknown_skill_is_refused(tiny_model: LlamaForCausalLM, tiny_tokenizer: PreTrainedTokenizerFast) -> None:
+    with pytest.raises(UserError, match=r'^"maths" is not a skill'):
+        pass_at_k_outcomes(tiny_model, tiny_tokenizer, ["maths"], 4)

@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks import generation, pass_overhead, store_all, updates
+from benchmarks import generation, infinigram, pass_overhead, store_all, updates
 from benchmarks.harness import ROOT, machine, note
 
 BENCHMARKS = {
@@ -16,6 +16,7 @@ BENCHMARKS = {
     "store_all": store_all.figures,
     "updates": updates.figures,
     "generation": generation.figures,
+    "infinigram": infinigram.figures,
 }
 RESULTS, PAGE = ROOT / "benchmarks" / "results.json", ROOT / "docs" / "benchmarks.md"
 

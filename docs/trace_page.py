@@ -12,26 +12,33 @@ import sys
 from functools import cache
 from html import escape
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
+import yaml
 from line_chart import line_chart
 
-from limberlm.errors import UserError
+from limberlm.errors import UserError, nearest
 from limberlm.geometry import CATALOG
-from limberlm.report.trace.data import HEAVY, PHASES, SERIES, TABLES, TRACE, read_trace
+from limberlm.report.trace import data
 from limberlm.report.trace.page import views
 from limberlm.report.trace.sections import PANELS
 from limberlm.report.trace.verdict import verdict_of
 from limberlm.report.trace.view import View
 
 TRACES = Path(__file__).parent / "reference" / "traces"
-MARK = re.compile(r"<!-- trace (?P<names>\S+) (?P<figure>\S+) -->")
-KEPT = ("last", "rms")
-"""Conventions that are stored; of all others figures show nothing."""
+MARK = re.compile(r"<!-- trace (?P<names>[\w.+-]+) (?P<figure>[\w-]+) -->")
+VERDICT = "verdict"
+CONVENTIONS = ("last", "rms")
+SERIES_KEPT = ("name", "x", "phases", "dtype", "seed")
+"""Of the settings, what figures need and what tells nothing of where the trace was made."""
 
 
 def fill(markdown: str) -> str:
-    """A page with every mark replaced by its figure; `NAME` may be several names joined by `+`, seeds of one series.
+    """A page with every mark replaced; NAME may be several joined by `+`, seeds of one series.
+
+    FIGURE is `verdict`, or one of `limberlm.report.trace.sections.PANELS`.
 
     Raises:
         UserError: there is no such trace, or it has no such figure.
@@ -41,59 +48,67 @@ def fill(markdown: str) -> str:
 
 
 def figure(names: tuple[str, ...], kind: str) -> str:
-    """A figure with its caption as HTML, or for `verdict` the sentences.
+    """A figure with its caption as HTML; for `verdict` the sentences.
 
     Raises:
         UserError: there is no such trace, or it has no such figure.
 
     """
-    view = _view(names)
-    if kind == "verdict":
+    view, name = _view(TRACES, names), "+".join(names)
+    if kind == VERDICT:
         said = verdict_of(view)
-        return " ".join([said.summary, *said.details])
+        return f"**{escape(said.summary)}** {escape(' '.join(said.details))}".strip()
     if kind not in PANELS:
-        raise UserError(f'trace {"+".join(names)}: no figure "{kind}"; there are verdict, {", ".join(PANELS)}')
+        known = [VERDICT, *PANELS]
+        raise UserError(f'trace {name}: no figure "{kind}"{nearest(kind, known)}; there are {", ".join(known)}')
     make, caption = PANELS[kind]
-    title = f"{kind.capitalize()} of {', '.join(names)}"
-    drawn = line_chart(make(view), view.axis, view.marks, title)
+    drawn = line_chart(make(view), view.axis, view.marks, f"{kind.capitalize()} over training, {name}")
     if not drawn:
-        raise UserError(f"trace {'+'.join(names)}: holds nothing that the figure {kind} shows")
-    more = " Point at a marker for its exact value and interval."
+        raise UserError(f"trace {name}: holds nothing that the figure {kind} shows")
+    more = "Point at a marker for its exact value and interval."
     return (
         f'<figure class="response" data-search-exclude>\n{drawn}\n'
-        f"<figcaption>{escape(caption + more)}</figcaption>\n</figure>"
+        f"<figcaption>{escape(f'{caption} {more}')}</figcaption>\n</figure>"
     )
 
 
 @cache
-def _view(names: tuple[str, ...]) -> View:
-    return views([read_trace(TRACES / name) for name in names])[0]
+def _view(folder: Path, names: tuple[str, ...]) -> View:
+    """The longest stage of the traces."""
+    return views([data.read_trace(folder / name) for name in names])[0]
 
 
 def store(trace: Path, target: Path) -> int:
-    """Copy what figures show of a trace to `target`; returns its size in bytes.
+    """Copy what figures show of a trace to `target`; returns the size in bytes.
 
-    Left out: replicates and single items, other conventions, metrics that the catalog does not know.
+    Left out: replicates and single items, which are most of the bytes, conventions and metrics that no figure shows,
+    and paths of the machine that made it.
 
     Raises:
         UserError: `trace` is no trace folder.
 
     """
-    read_trace(trace)
+    found = data.read_trace(trace)
     target.mkdir(parents=True, exist_ok=True)
-    for name in TABLES:
+    for name in data.TABLES:
         if (trace / name).is_file():
             table = pq.read_table(trace / name)
-            table = table.drop_columns([column for column in HEAVY if column in table.column_names])
-            if name == TRACE:
-                rows = table.to_pandas()
-                known = rows["metric"].str.removesuffix("_corrected").isin(CATALOG) & rows["convention"].isin(KEPT)
-                table = table.filter(known.to_numpy())
-            pq.write_table(table, target / name, compression="zstd", use_dictionary=True)
-    for name in (PHASES, SERIES):
-        if (trace / name).is_file():
-            shutil.copyfile(trace / name, target / name)
+            table = table.drop_columns([column for column in data.HEAVY if column in table.column_names])
+            pq.write_table(_shown(table) if name == data.TRACE else table, target / name, compression="zstd")
+    if (trace / data.PHASES).is_file():
+        shutil.copyfile(trace / data.PHASES, target / data.PHASES)
+    kept = {name: found.series[name] for name in SERIES_KEPT if name in found.series}
+    (target / data.SERIES).write_text(yaml.safe_dump(kept, sort_keys=False), encoding="utf-8")
+    probe: dict[str, Any] = {"in_words": (found.measured.get("probe") or {}).get("in_words")}
+    measured = {"probe": probe, "notes": found.measured.get("notes") or []}
+    (target / data.CHECKPOINTS).write_text(json.dumps(measured, indent=2) + "\n", encoding="utf-8")
     return sum(part.stat().st_size for part in target.iterdir())
+
+
+def _shown(table: pa.Table) -> pa.Table:
+    rows = table.select(["metric", "convention"]).to_pandas()
+    known = rows["metric"].str.removesuffix("_corrected").isin(CATALOG)
+    return table.filter((known & rows["convention"].isin(CONVENTIONS)).to_numpy())
 
 
 if __name__ == "__main__":

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
-Noise = Literal["normal", "heavy", "wandering"]
+Noise = Literal["normal", "heavy", "wandering", "drifting"]
+COEFFICIENTS = {"wandering": 0.6, "drifting": 0.9}
 
 LAST = 4000
 KNOTS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
@@ -53,14 +54,15 @@ def curve(name: str, n: int) -> Floats:
 
 
 def noisy(name: str, n: int, deviation: float, repetition: int, noise: Noise = "normal") -> Floats:
-    """The curve with noise of seed 1000 r + 7: normal, t with 3 degrees of freedom, or AR(1) with coefficient 0.6."""
+    """The curve with noise of seed 1000 r + 7: normal, t with 3 degrees of freedom, or AR(1) of the same deviation."""
     rng = np.random.default_rng(1000 * repetition + 7)
     if noise == "heavy":
         return curve(name, n) + deviation * rng.standard_t(3, n)
     drawn = rng.standard_normal(n)
-    if noise == "wandering":
+    if noise in COEFFICIENTS:
+        kept = COEFFICIENTS[noise]
         for i in range(1, n):
-            drawn[i] = 0.6 * drawn[i - 1] + 0.8 * drawn[i]
+            drawn[i] = kept * drawn[i - 1] + np.sqrt(1 - kept**2) * drawn[i]
     return curve(name, n) + deviation * drawn
 
 

@@ -12,8 +12,8 @@ from limberlm.errors import UserError
 from tests.analysis.curves import noisy, steps
 
 
-def run(name: str, repetition: int, warmup_end: float | None = 3) -> Phases:
-    return find_phases(steps(30), noisy(name, 30, 0.02, repetition), warmup_end=warmup_end, resamples=39)
+def run(name: str, repetition: int) -> Phases:
+    return find_phases(steps(30), noisy(name, 30, 0.02, repetition), warmup_end=3, resamples=39)
 
 
 @pytest.fixture(scope="module")
@@ -50,8 +50,6 @@ def test_another_pattern_in_one_seed_is_no_claim(runs: list[Phases]) -> None:
 
 
 def test_another_label_in_one_seed_is_no_claim(runs: list[Phases]) -> None:
-    found = agreement([*runs[:2], run("F R F", 2, warmup_end=None)])
-    assert found.pattern == "F R F"  # labelled alike, by pattern alone
     late = replace(runs[2], swings=(replace(runs[2].swings[0], label="other"), *runs[2].swings[1:]))
     found = agreement([*runs[:2], late])
     assert (found.agrees, found.pattern, found.labels) == (False, "F R F", ())

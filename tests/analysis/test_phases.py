@@ -254,8 +254,9 @@ def test_a_change_of_alpha_needs_an_interval_without_zero_to_agree() -> None:
     values = noisy("F R F", 40, 0.02, 0)
     alpha = 5 - values
     drawn = np.random.default_rng(0).standard_normal((16, 40))
+    drawn -= drawn.mean(axis=0)
     sure, unsure = (
-        phases(values, alpha=alpha, alpha_blocks=alpha + spread * (drawn - drawn.mean(axis=0))).swings[1].alpha
+        phases(values, alpha=alpha, alpha_blocks=alpha + spread * drawn, resamples=39).swings[1].alpha
         for spread in (0.001, 0.5)
     )
     assert sure is not None
@@ -270,16 +271,16 @@ def test_a_fall_of_the_head_alone_is_called_head_growth() -> None:
     values = noisy("F R F", 40, 0.02, 0)
     u = np.linspace(0, 1, 40)
     behind = np.interp(u, [0, 0.2, 1], [4, 3.5, 5]) + 0.02 * np.random.default_rng(9).standard_normal(40)
-    found = phases(values, head_removed=behind, warmup_end=3)
+    found = phases(values, head_removed=behind, warmup_end=3, resamples=39)
     assert [swing.head_only for swing in found.swings] == [False, False, True]
     start, end = (f"{found.swings[-1].start:,.3g}", f"{LAST:,}")
     assert found.verdict.endswith(
         f"From step {start} to {end} the head grew: the rank behind the first directions did not fall along."
     )
-    shared = phases(values, head_removed=values + 1, warmup_end=3)
+    shared = phases(values, head_removed=values + 1, warmup_end=3, resamples=39)
     assert [swing.head_only for swing in shared.swings] == [False] * 3
     assert "head grew" not in shared.verdict
-    assert {swing.head_only for swing in phases(values).swings} == {None}
+    assert {swing.head_only for swing in phases(values, resamples=39).swings} == {None}
 
 
 # --- the second opinion
@@ -287,7 +288,7 @@ def test_a_fall_of_the_head_alone_is_called_head_growth() -> None:
 
 def test_the_second_opinion_sees_clear_turns_and_decides_nothing() -> None:
     for name in ("rise", "F R", "R F", "F R F", "F R F R"):
-        found = phases(noisy(name, 30, 0.03, 1))
+        found = phases(noisy(name, 30, 0.03, 1), resamples=39)
         assert found.second_opinion == ("R" if name == "rise" else name)
     flat = phases(noisy("flat", 30, 0.03, 1))
     assert (flat.pattern, bool(flat.second_opinion)) == ("", True)  # it has no word for a flat curve

@@ -9,16 +9,16 @@ from math import isfinite
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import generation, pass_overhead, store_all, updates
-from benchmarks.harness import Figure, compared
+from benchmarks import generation, infinigram, pass_overhead, store_all, updates
+from benchmarks.harness import Figure, compared, in_fresh_process
 
 FIELDS = {"name", "what", "value", "unit", "low", "high", "goal", "met", "machine"}
 
 
 @pytest.mark.parametrize(
     "figures",
-    [pass_overhead.figures, store_all.times, updates.figures, generation.figures],
-    ids=["pass_overhead", "times", "updates", "generation"],
+    [pass_overhead.figures, store_all.times, updates.figures, generation.figures, infinigram.times],
+    ids=["pass_overhead", "times", "updates", "generation", "infinigram"],
 )
 def test_each_benchmark_yields_figures_that_json_can_hold(figures: Callable[[bool], Iterator[Figure]]) -> None:
     records = [json.loads(json.dumps(figure.record("here"))) for figure in figures(True)]
@@ -88,3 +88,10 @@ def test_a_goal_is_met_at_its_bound_and_within(goal: tuple | None, met: bool | N
 def test_a_ratio_of_medians_lies_between_the_ratios_of_the_rounds() -> None:
     figure = compared("x", "", [2.0, 9.0, 4.0], [1.0, 3.0, 4.0])
     assert (figure.value, figure.low, figure.high) == (4 / 3, 1.0, 3.0)
+
+
+@pytest.mark.slow
+def test_an_index_is_built_in_memory_linear_in_its_tokens() -> None:
+    small, large = (in_fresh_process("benchmarks.infinigram_case", size) for size in (1_000_000, 4_000_000))
+    assert (large - small) / 3_000_000 <= 24
+    assert large / 4_000_000 <= 24

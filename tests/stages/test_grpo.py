@@ -102,12 +102,18 @@ def test_the_divergence_starts_at_0_and_then_grows(sampled: Sampled) -> None:
     assert kl.iloc[-1] > 1e-5
 
 
-def test_without_beta_there_is_no_reference_to_check() -> None:
-    expected = {
-        beta: GRPO.first_step(trainer_config(GRPO, {"beta": beta}, where="x", seed=0, scratch=Path("scratch")))
-        for beta in (0.0, 0.04)
-    }
-    assert expected == {0.0: {}, 0.04: {"kl": 0.0}}
+@pytest.mark.parametrize(
+    ("args", "expected"),
+    [
+        ({}, {}),  # TRL's beta is 0: there is no reference
+        ({"beta": 0.04}, {"kl": 0.0}),
+        ({"beta": 0.04, "disable_dropout": False}, {}),
+    ],
+)
+def test_the_divergence_is_known_where_there_is_a_reference_and_no_dropout(
+    args: dict[str, Any], expected: dict[str, float]
+) -> None:
+    assert GRPO.first_step(trainer_config(GRPO, args, where="x", seed=0, scratch=Path("scratch"))) == expected
 
 
 @dataclass(frozen=True)

@@ -80,7 +80,7 @@ def serving(hub: Hub) -> Iterator[str]:
             hub.asked.append(f"{self.command} {path}")
             try:
                 content, headers = self.content(path.strip("/").split("/"))
-            except (KeyError, FileNotFoundError):
+            except (KeyError, IndexError, FileNotFoundError):
                 self.send(404, b"{}", {"X-Error-Code": "RepoNotFound"}, body)
                 return
             self.send(503, b"{}", {}, body) if hub.down else self.send(200, content, headers, body)

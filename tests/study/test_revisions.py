@@ -110,5 +110,5 @@ def test_a_revision_that_does_not_exist_is_answered_with_the_nearest_ones() -> N
         refuse_unlisted(["step0", "step1500", "step2500"], listed, "EleutherAI/pythia-1b", "checkpoints.0.revisions")
     assert str(refused.value) == (
         'checkpoints.0.revisions: EleutherAI/pythia-1b has no revision "step1500" (and 1 more); '
-        "the nearest are step1000, step2000, step512, step3000, step256"
+        "the nearest are step1000, step2000, step512, step256, step128"
     )

@@ -47,7 +47,8 @@ def test_retention_is_the_change_of_earlier_tasks_since_their_stage(finished: St
 
     def loss(stage: str) -> list[float]:
         rows = outcomes[(outcomes["stage"] == stage) & (outcomes["task"] == "instructions")]
-        return list(rows[rows["outcome"] == "loss"]["items"].item())
+        rows = rows[(rows["outcome"] == "loss") & (rows["split"] == "in_domain")]
+        return list(rows["items"].item())
 
     row = outcomes[outcomes["outcome"] == "retention_loss"]
     assert row["stage"].tolist() == ["dpo"]

@@ -68,6 +68,7 @@ def find_phases(
     rules = Rules(min_effect, level, max_segments, min_size, resamples, seed)
     if warmup_end is not None and not (isfinite(warmup_end) and warmup_end >= 0):
         raise ValueError(f"warmup_end {warmup_end}: give the {unit} at which the warmup ends, or None")
+    warmup_end = None if warmup_end is None else float(warmup_end)
     whole = make_curve(steps, values, blocks)
     beside = {
         "alpha": _given(steps, alpha, alpha_blocks, "alpha", corrected=False),
@@ -85,7 +86,7 @@ def find_phases(
         verdict = verdict_of(answer, swings, turns, unit)
     else:
         answer = NOISY if visible > max(rules.min_effect, STEADY) else answer
-        verdict = without_stretches(answer, visible, len(whole), rules.fewest)
+        verdict = without_stretches(answer, visible, len(curve), rules.fewest)
     return Phases(
         pattern=" ".join(found.letters),
         answer=answer,
@@ -117,10 +118,23 @@ def _given(
 
 
 def _too_few(curve: Curve, checkpoints: int, warmup_end: float | None, limit: float | None, rules: Rules) -> Phases:
-    sentence = without_stretches(FEW, nan, checkpoints, rules.fewest)
-    values = curve.y.tolist()
-    fit = tuple(zip(curve.steps.tolist(), values, [nan] * len(curve), strict=True))
-    return Phases("", FEW, sentence, (), (), nan, (), (), (), checkpoints, len(curve), warmup_end, limit, fit)
+    return Phases(
+        pattern="",
+        answer=FEW,
+        verdict=without_stretches(FEW, nan, len(curve), rules.fewest),
+        swings=(),
+        turns=(),
+        sigma=nan,
+        p_values=(),
+        outliers=(),
+        lowered=(),
+        checkpoints=checkpoints,
+        used=len(curve),
+        warmup_end=warmup_end,
+        limit=limit,
+        fit=tuple((step, value, nan) for step, value in zip(curve.steps.tolist(), curve.y.tolist(), strict=True)),
+        rules=rules,
+    )
 
 
 def _moved(

@@ -83,7 +83,7 @@ class Trial:
     def _p_value(self, count: int) -> float:
         curves = self.resamples(count)
         drawn = MonotoneFits(curves, self.most, self.rules.min_size).cost
-        # the noise is read anew in each: held fixed, how well it is known would not count, and flat curves were split
+        # the noise is read anew in each: with it held fixed one flat curve in five was split, not one in thirty
         null = _gain(drawn, count) / noise(self.curve.x, curves) ** 2
         as_good = int((null >= _gain(self.fits.cost, count)[0] / self.sigma**2 - 1e-9).sum())
         return (1 + as_good) / (1 + self.rules.resamples)
@@ -132,7 +132,7 @@ class Trial:
             if [stretch.rises for stretch in stretches] != pattern or (changes < least).any():
                 found.append(left_out)
         inner = np.abs(departures(self.curve.x, self.curve.y))
-        distance = np.concatenate([inner[:1], inner, inner[-1:]])
+        distance = np.concatenate([inner[:1], inner, inner[-1:]])  # three points have one distance, ends included
         return max(found, key=lambda place: float(distance[place]), default=None)
 
     def probe(self, count: int) -> list[Estimate] | None:

@@ -18,8 +18,11 @@ from limberlm.stages.verifier import verifier_reward
 
 
 def first_step(config: Any) -> dict[str, float]:
-    """The divergence from the reference (`kl`) of an untouched policy: 0 where there is a reference."""
-    return {"kl": 0.0} if config.beta else {}
+    """The divergence from the reference (`kl`) of an untouched policy: 0 where there is a reference.
+
+    Not known where dropout is on: the two would drop different units of the base.
+    """
+    return {"kl": 0.0} if config.beta and config.disable_dropout else {}
 
 
 def contradiction(config: Any) -> str | None:

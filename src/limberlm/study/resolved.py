@@ -9,7 +9,7 @@ import yaml
 
 from limberlm.study.register import Checkpoint
 from limberlm.study.series import Series
-from limberlm.study.series_file import TESTBED
+from limberlm.study.series_file import TESTBED, SeriesSettings
 from limberlm.study.sources import Source
 
 
@@ -24,6 +24,7 @@ def resolved_yaml(series: Series) -> str:
     named = content.get("tokenizer")
     if named is not None and (series.folder / named).is_dir():
         content["tokenizer"] = str((series.folder / named).resolve())
+    content = {name: content[name] for name in SeriesSettings.model_fields if name in content}
     return yaml.safe_dump(content, sort_keys=False, width=200, allow_unicode=True)
 
 

@@ -237,7 +237,7 @@ def _refuse_order(checkpoints: Sequence[Checkpoint], x: X) -> None:
         if one.x <= last.x:
             advice = "; tokens count from the start of the series" if x == "tokens" else ""
             raise UserError(
-                f"x: {one.label} ({one.x:,} {_unit(x)}) comes after {last.label} ({last.x:,}) and must be further on: "
+                f"x: {one.label} ({one.x:,} {_unit(x)}) comes after {last.label} ({last.x:,} {_unit(x)}): "
                 f"list checkpoints in the order of training{advice}"
             )
 

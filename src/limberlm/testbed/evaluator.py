@@ -52,13 +52,16 @@ class _Run:
 
     def made(self, value: Value) -> Value:
         """Counts a value against the limits on steps and sizes, and hands it on."""
-        items = (value,) if isinstance(value, int) else value
-        self.steps += max(1, len(items))
+        if isinstance(value, int):
+            size, items = value.bit_length(), 1
+        else:
+            size, items = max(map(int.bit_length, value), default=0), len(value) or 1
+        self.steps += items
         if self.steps > MAX_STEPS:
             raise EvaluationError(f"more than {MAX_STEPS} steps")
-        if len(items) > MAX_ITEMS:
+        if items > MAX_ITEMS:
             raise EvaluationError(f"a list of more than {MAX_ITEMS} numbers")
-        if any(item.bit_length() > MAX_BITS for item in items):
+        if size > MAX_BITS:
             raise EvaluationError(f"a number of more than {MAX_BITS} bits")
         return value
 

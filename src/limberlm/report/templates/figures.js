@@ -25,10 +25,13 @@ function makeFigures(page, keyOf) {
     const figure = page.figures[keyOf(node)];
     if (!figure) {
       Plotly.purge(node);
+      node.style.height = "";
       node.textContent = "Not measured in this run.";
       return;
     }
     if (!node.classList.contains("js-plotly-plot")) node.textContent = "";
+    // Plotly drops the layout's height when the window changes, and takes the element's.
+    node.style.height = figure.layout.height + "px";
     const template = dark.matches && !printing ? page.templates.dark : page.templates.light;
     const size = printing ? { width: paperWidth(node) } : { autosize: true };
     Plotly.react(node, figure.data, Object.assign({}, figure.layout, { template: template }, size), config(node));

@@ -12,6 +12,9 @@ from limberlm.report.trace.data import Stage, Trace
 from limberlm.report.trace.marks import Marks, Span, Turn
 from limberlm.report.trace.runs import ALPHA_LINE, RANK_LINE
 
+WHOLE = "all stages"
+"""The name of the record where a series of several stages was read as one curve."""
+
 TURNS = {"turns": RANK_LINE, "alpha_turns": ALPHA_LINE}
 """Where turning points are kept, and the line that they lie on."""
 
@@ -80,6 +83,12 @@ def found_in(trace: Trace, stage: Stage) -> Found:
     """What was found in a stage of a trace."""
     record = (trace.phases.get("stages") or trace.phases).get(stage.name) or {}
     return Found(record if isinstance(record, dict) else {}, stage)
+
+
+def found_in_whole(trace: Trace) -> str:
+    """The verdict on all stages as one curve, where phases were sought in that; empty if not."""
+    record = (trace.phases.get("stages") or {}).get(WHOLE) or {}
+    return str(record.get("verdict") or "")
 
 
 def agree(found: Sequence[Found]) -> bool:

@@ -55,12 +55,12 @@ class Chain:
         return [*([self.before] if self.before else []), *self.stages]
 
     def path(self, number: int) -> list[Place]:
-        """The checkpoints of a stage from its start, which may be the end of the stage before; empty if not read."""
+        """The checkpoints of a stage from the end of the one before, or its own step 0; empty if neither was read."""
         stage, earlier = self.stages[number], self.stages[number - 1] if number else self.before
         own = [(stage.name, int(step)) for step in stage.checkpoints["step"]]
-        if own[0][1] == 0:
-            return own if len(own) > 1 else []
-        return [(earlier.name, int(earlier.checkpoints["step"].max())), *own] if earlier else []
+        if earlier is not None:
+            return [(earlier.name, int(earlier.checkpoints["step"].max())), *own]
+        return own if own[0][1] == 0 and len(own) > 1 else []
 
     @cached_property
     def directions(self) -> list[Direction | None]:

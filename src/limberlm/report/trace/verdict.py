@@ -9,7 +9,7 @@ from typing import Any
 
 from limberlm.analysis import over_seeds
 from limberlm.report import words
-from limberlm.report.trace.found import Found, agree, found_in
+from limberlm.report.trace.found import Found, agree, found_in, found_in_whole
 from limberlm.report.trace.runs import RANK
 from limberlm.report.trace.stages import Chain
 from limberlm.report.trace.view import View
@@ -36,6 +36,9 @@ def verdict_of(view: View) -> Verdict:
     """What was found in one stage: of one run in its own words, of several whether they agree."""
     found = [found_in(trace, stage) for trace, stage in zip(view.runs, view.stages, strict=True)]
     if not any(each.record for each in found):
+        whole = [f"{trace.name}: {said}" for trace in view.runs if (said := found_in_whole(trace))]
+        if whole:
+            return Verdict("All stages were read as one curve.", whole)
         return Verdict(f"No phases were sought in the stage {view.stages[0].name}.")
     return _of_one(found[0]) if len(found) == 1 else _of_seeds(found, [trace.name for trace in view.runs])
 

@@ -8,7 +8,7 @@ from functools import partial
 from itertools import islice
 from statistics import median
 
-from benchmarks.harness import Figure, in_turns
+from benchmarks.harness import Figure, Goal, in_turns
 from limberlm.testbed import SKILLS, SPLITS, Skill, Split
 
 
@@ -30,7 +30,7 @@ def figures(quick: bool) -> Iterator[Figure]:
 
 def rate(name: str, what: str, rates: list[float], goal: bool = False) -> Figure:
     """The figure of one split's rates, round by round; the goal of 10,000 a second is that of the training split."""
-    bound = (">=", 10_000.0) if goal else None
+    bound: Goal | None = (">=", 10_000) if goal else None
     return Figure(name, what, median(rates), bound, "per second", min(rates), max(rates))
 
 

@@ -14,10 +14,10 @@ import pandas as pd
 from limberlm.report import style, traces
 from limberlm.report.trace.axis import Axis
 from limberlm.report.trace.marks import Marks
-from limberlm.report.trace.panels import Line, Panel, in_words
+from limberlm.report.trace.panels import MOST_BANDS, Line, Panel, in_words, mean_of
 
 WIDTH, LEFT, RIGHT, TOP, FOOT, GAP, ROW = 760, 74, 12, 8, 44, 30, 19
-CHARACTER = 6.9
+CHARACTER = 6.4
 """Width of a character of the legend, in pixels, on average."""
 
 
@@ -46,7 +46,8 @@ def line_chart(panels: Sequence[Panel], axis: Axis, marks: Marks, title: str) ->
         return ""
     left, right = axis.layout()["range"]
     across = _Scale(left, right, LEFT, WIDTH - RIGHT)
-    parts, y = [], float(TOP)
+    parts: list[str] = []
+    y = float(TOP)
     for entries in _rows(_mark_entries(marks)):
         parts += _legend_row(entries, y)
         y += ROW
@@ -84,30 +85,39 @@ def _panel(panel: Panel, axis: Axis, marks: Marks, across: _Scale, top: float) -
         y = up.at(value)
         yield f'<path d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}" stroke="{style.NULL_COLOUR}" stroke-dasharray="6 4"/>'
     for line in panel.shown:
-        yield from _line(line, axis, across, up)
+        yield from _line(line, axis, across, up, band=len(panel.shown) <= MOST_BANDS)
     for part in marks.turns(axis, panel.shown):
         for x, value, said in zip(part["x"], part["y"], part["customdata"], strict=True):
             yield _diamond(across.at(x), up.at(value), said)
 
 
-def _line(line: Line, axis: Axis, across: _Scale, up: _Scale) -> Iterator[str]:
+def _line(line: Line, axis: Axis, across: _Scale, up: _Scale, *, band: bool) -> Iterator[str]:
     colour, several = style.colour(line.position), len(line.runs) > 1
     for run in line.runs:
         known = run.dropna(subset=["value"])
         xs = [across.at(x) for x in axis.at(known["t"])]
-        if not several:
+        if band and not several:
             yield from _ribbon(known, xs, up, colour)
-        points = " ".join(f"{x:.1f},{up.at(v):.1f}" for x, v in zip(xs, known["value"], strict=True))
-        yield (
-            f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="{1 if several else 2}" '
-            f'stroke-dasharray="{DASHES[style.dash(line.position)]}"/>'
-        )
+        yield _curve(xs, [up.at(value) for value in known["value"]], line, 1 if several else 2)
         for x, value, head, text in zip(xs, known["value"], known["label"], known["text"], strict=True):
             said = f"{head}: {text}".replace("<br>", ", ")
             yield (
                 f'<circle class="point" cx="{x:.1f}" cy="{up.at(value):.1f}" r="{2 if several else 3}" '
                 f'fill="{colour}" data-value="{value:.10g}"><title>{said}</title></circle>'
             )
+
+    if several and line.mean:
+        mean = mean_of(line)
+        xs = [across.at(x) for x in axis.at(mean.index)]
+        yield _curve(xs, [up.at(value) for value in mean], line, 3)
+
+
+def _curve(xs: Sequence[float], ys: Sequence[float], line: Line, width: int) -> str:
+    points = " ".join(f"{x:.1f},{y:.1f}" for x, y in zip(xs, ys, strict=True))
+    return (
+        f'<polyline class="line" points="{points}" fill="none" stroke="{style.colour(line.position)}" '
+        f'stroke-width="{width}" stroke-dasharray="{DASHES[style.dash(line.position)]}"/>'
+    )
 
 
 DASHES = {"solid": "none", "dash": "7 4", "dot": "2 3"}

@@ -275,8 +275,11 @@ def test_a_fall_of_the_head_alone_is_called_head_growth() -> None:
     assert [swing.head_only for swing in found.swings] == [False, False, True]
     start, end = (f"{found.swings[-1].start:,.3g}", f"{LAST:,}")
     assert found.verdict.endswith(
-        f"From step {start} to {end} the head grew: the rank behind the first directions did not fall along."
+        f"From step {start} to {end} the head grew: the rank behind the first directions is not found to fall along."
     )
+    slight = phases(values, head_removed=4 - 0.02 * u, resamples=39).swings[-1]
+    assert slight.head_removed is not None
+    assert (slight.head_removed.follows, slight.head_only) == ("no", False)  # it fell too, if by little
     shared = phases(values, head_removed=values + 1, warmup_end=3, resamples=39)
     assert [swing.head_only for swing in shared.swings] == [False] * 3
     assert "head grew" not in shared.verdict

@@ -11,11 +11,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
 from limberlm.errors import UserError
-from limberlm.outcomes.corpora import join_windows, load_rows, split_documents, tokenize_corpus
+from limberlm.outcomes.corpora import cut_windows, join_windows, load_rows, split_documents, tokenize_corpus
+from limberlm.outcomes.infinigram import Infinigram
 from limberlm.outcomes.matches import Match
+from limberlm.outcomes.spans import corpus_spans
 from limberlm.testbed.pretrain import PretrainSettings, pretrain
 from limberlm.testbed.prose import documents
 from limberlm.testbed.tokenizer import tokenizer_digest
@@ -100,6 +104,36 @@ def test_truncated_rows_are_refused(run: Path) -> None:
 def test_windows_with_ids_outside_the_vocabulary_are_refused(rows: np.ndarray, message: str) -> None:
     with pytest.raises(UserError, match=message):
         join_windows(rows, 5)
+
+
+@given(
+    documents=st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=9), min_size=1, max_size=6),
+    length=st.integers(1, 9),
+    closed=st.booleans(),
+)
+def test_windows_are_cut_within_documents(documents: list[list[int]], length: int, closed: bool) -> None:
+    joined = np.array([token for document in documents for token in [*document, 4]][: None if closed else -1])
+    wanted = [d[at : at + length] for d in documents for at in range(0, len(d) - length + 1, length)]
+    if wanted:
+        assert cut_windows(joined, 4, length).tolist() == wanted
+    else:
+        with pytest.raises(UserError, match=f"length={length}: no document"):
+            cut_windows(joined, 4, length)
+
+
+def test_windows_of_a_text_corpus_give_spans_with_known_copies() -> None:
+    rng = np.random.default_rng(0)
+    once, twice = rng.integers(0, 50, (2, 80))
+    joined = np.concatenate([once, [50], twice, [50], twice, [50]])
+    index = Infinigram.build(joined, 50)
+    spans = corpus_spans(cut_windows(joined, 50, 40), (1, 2), per_count=2, index=index)
+    assert sorted(span.copies for span in spans) == [1, 1, 2, 2]
+
+
+@pytest.mark.parametrize("length", [0, -3])
+def test_windows_without_length_are_refused(length: int) -> None:
+    with pytest.raises(UserError, match="must be 1 or more"):
+        cut_windows(np.array([1, 2]), 4, length)
 
 
 def test_text_files_are_documents_in_the_models_tokens_each_with_its_end(

@@ -12,9 +12,11 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from limberlm.analysis.phases import find_phases
+from limberlm.analysis.from_trace import trace_phases
 from limberlm.geometry import CATALOG, jackknife
 from limberlm.observe.table import frame_of
+from limberlm.outcomes.ablation import COLUMNS as ABLATION_COLUMNS
+from limberlm.outcomes.ablation import ablation_table
 from limberlm.outcomes.diversity import pass_at_k_rows
 from limberlm.outcomes.memorization import COLUMNS, memorization_table
 from limberlm.outcomes.table import outcome_row, outcome_table
@@ -42,7 +44,6 @@ LIKE = {  # curve that a metric follows, its factor, whether as a power
     "variance_share_1": ("mean_share", 0.5),
     "variance_share_8": ("mean_share", 0.8),
 }
-T15 = 2.131449545559323
 
 
 def curve(metric: str, steps: Sequence[int]) -> np.ndarray:
@@ -62,8 +63,7 @@ def geometry_rows(metric: str, site: str, convention: str, value: float, rng: np
     replicates = (blocks.sum() - blocks) / (BLOCKS - 1) - (0.03 * BLOCKS / (BLOCKS - 1) if log else 0.0)
     shown = math.exp if log else float
     found = jackknife(shown(theta), [shown(x) for x in replicates], scale=record.scale)
-    depth = {"final_norm": 1.0, "embed": 0.0}.get(site) or (0.0 if site == "embed" else 1.0)
-    depth = (int(site[6:]) + 1) / LAYERS if site.startswith("block.") else depth
+    depth = (int(site[6:]) + 1) / LAYERS if site.startswith("block.") else float(site == "final_norm")
     row = {
         **{"site": site, "depth": depth, "family": record.family, "metric": metric, "convention": convention},
         **{"domain": "all", "value": found.value, "std_error": found.std_error, "low": found.low, "high": found.high},
@@ -178,6 +178,38 @@ def spectrum_at(place: Place) -> pd.DataFrame:
     return pd.DataFrame({"site": "final_norm", "convention": "last", "rank": ranks, "eigenvalue": values})
 
 
+def ablation_at(place: Place, seed: int) -> pd.DataFrame:
+    """Rows as `ablation_outcomes` makes them: leading directions removed change nothing, alone they answer nothing."""
+    rng = np.random.default_rng(seed + 3000)
+    level = {"none": 0.7, "removed": 0.7, "kept": 0.25}
+    rows = []
+
+    def add(task: str, action: str, k: int, directions: str, mean: str, draw: int, share: float) -> None:
+        right = (rng.random(64) < level[action]).astype(float)
+        changed = (right - (rng.random(64) < level["none"])).tolist()
+        own = outcome_row("choice_accuracy_normalised", task, right.tolist(), kind="share", split="multiple_choice")
+        change = outcome_row("choice_accuracy_normalised", task, changed, kind="paired")
+        told = {"site": "final_norm", "action": action, "k": k, "directions": directions, "mean": mean, "draw": draw}
+        differences = {
+            "difference": change["value"],
+            "difference_low": change["low"],
+            "difference_high": change["high"],
+        }
+        row = own | told | differences | {"dimensions": k, "variance_share": share, "chance": 0.25}
+        rows.append({name: row[name] for name in ABLATION_COLUMNS})
+
+    for task in ("arithmetic", "instructions"):
+        add(task, "none", 0, "none", "kept", 0, 0.0)
+        for k in (10, 50):
+            for action in ("removed", "kept"):
+                for mean in ("kept", "dropped"):
+                    add(task, action, k, "top", mean, 0, 0.9)
+                for draw in range(3):
+                    add(task, action, k, "random", "kept", draw, k / WIDTH)
+                    add(task, action, k, "matched", "kept", draw, 0.9)
+    return ablation_table(rows)
+
+
 def pretraining(seed: int, x: str, shape: Callable[[str, Sequence[int]], np.ndarray]) -> list[Place]:
     values = {metric: shape(metric, STEPS) for metric in (*(m for m in PILOT if m != "loss"), *LIKE)}
     losses = shape("loss", STEPS)
@@ -233,6 +265,7 @@ def write_trace(
             "outcomes.parquet": outcome_table(outcomes_at(place, number)),
             "memorization.parquet": memorization_table(memorization_at(place, number)),
             "spectra.parquet": spectrum_at(place),
+            "ablation.parquet": ablation_at(place, number),
         }
         for file, table in made.items():
             tables.setdefault(file, []).append(place.labelled(table))
@@ -240,7 +273,7 @@ def write_trace(
         if file not in leave_out:
             pd.concat(parts, ignore_index=True).to_parquet(folder / file)
     if "phases.json" not in leave_out:
-        found = {stage: phases_in(own, x) for stage, own in by_stage(tables["trace.parquet"]).items()}
+        found = phases_of(pd.concat(tables["trace.parquet"], ignore_index=True), x)
         (folder / "phases.json").write_text(json.dumps(found))
     if "series.yaml" not in leave_out:
         series = {"name": name, "x": x, "phases": {"warmup_end": 40}, "probe": {"max_tokens": LENGTH}}
@@ -251,33 +284,12 @@ def write_trace(
     return folder
 
 
-def by_stage(parts: Sequence[pd.DataFrame]) -> dict[str, list[pd.DataFrame]]:
-    found: dict[str, list[pd.DataFrame]] = {}
-    for part in parts:
-        found.setdefault(str(part["stage"].iloc[0]), []).append(part)
-    return found
-
-
-def phases_in(tables: Sequence[pd.DataFrame], x: str) -> dict:
-    """What `find_phases` says of the curves in the tables."""
-
-    def series(metric: str) -> pd.DataFrame:
-        parts = [table[(table["metric"] == metric) & (table["convention"] == "last")].iloc[[0]] for table in tables]
-        return pd.concat(parts)
-
-    def blocks(metric: str) -> np.ndarray:
-        return np.array(series(metric)["replicates"].tolist()).T
-
-    rank = series("effective_rank_corrected")
-    return find_phases(
-        rank["x"],
-        np.log(rank["value"]),
-        blocks("effective_rank"),
-        alpha=series("alpha_req")["value"],
-        alpha_blocks=blocks("alpha_req"),
-        head_removed=np.log(series("head_removed_rank_8_corrected")["value"]),
-        head_removed_blocks=blocks("head_removed_rank_8"),
-        warmup_end=40 * (TOKENS_PER_STEP if x == "tokens" else 1),
-        resamples=19,
-        unit=x.removesuffix("s"),
-    ).as_dict()
+def phases_of(table: pd.DataFrame, x: str) -> dict:
+    """What `phases.json` holds: the phases of each stage, in tokens in the first if the series counts them."""
+    stages = {}
+    for number, (stage, rows) in enumerate(table.groupby("stage", sort=False)):
+        unit = "tokens" if x == "tokens" and number == 0 else "step"
+        warmup = 40 * (TOKENS_PER_STEP if unit == "tokens" else 1) if number == 0 else None
+        found = trace_phases(rows, x=unit, warmup_end=warmup, resamples=19)
+        stages[str(stage)] = found.as_dict()
+    return {"x": x, "stages": stages, "directions": {}}

@@ -21,12 +21,14 @@ class Companion:
     """Another number over one stretch.
 
     Attributes: `change`, its value at the end minus that at the start, with the interval `low`, `high` paired over the
-    probe blocks (NaN without blocks); `follows`, whether it moves along.
+    probe blocks (NaN without blocks); `moved`, whether it changed the expected way, by an interval that excludes 0
+    where there is one; `follows`, whether it moves along, turning points included.
     """
 
     change: float
     low: float
     high: float
+    moved: bool
     follows: Follows
 
 
@@ -52,7 +54,7 @@ def _companion(found: Found, number: int, other: Curve, own: Found, mirrored: bo
     if match is not None:
         together = all(_meet(found, number + side, own, match + side) for side in (0, 1))
         follows = "yes" if moved and together else "lagged"
-    return Companion(change, low, high, follows)
+    return Companion(change, low, high, moved, follows)
 
 
 def _nearest(found: Found, number: int, own: Found, rises: bool) -> int | None:
@@ -68,7 +70,9 @@ def _nearest(found: Found, number: int, own: Found, rises: bool) -> int | None:
 
 
 def _meet(found: Found, turn: int, own: Found, own_turn: int) -> bool:
-    """Whether the intervals of two ends of stretches overlap."""
+    """Whether the intervals of two ends of stretches overlap, or both are the same end of the series."""
+    if turn == own_turn == 0 or (turn, own_turn) == (len(found.turns) - 1, len(own.turns) - 1):
+        return True
     (early, late), (own_early, own_late) = _interval(found, turn), _interval(own, own_turn)
     return early <= own_late and own_early <= late
 

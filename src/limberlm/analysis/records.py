@@ -50,8 +50,9 @@ class Swing:
 
     @property
     def head_only(self) -> bool | None:
-        """Whether the rank behind the first directions did not follow: they alone moved, no dimensions were lost."""
-        return self.head_removed.follows == "no" if self.head_removed else None
+        """Whether the rank behind the first directions is not found to follow: they alone moved."""
+        beside = self.head_removed
+        return beside.follows == "no" and not beside.moved if beside else None
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,8 @@ def _head_only(swings: Sequence[Swing], unit: str) -> str:
     spans = [f"{number(s.start)} to {number(s.end)}" for s in swings if s.direction == "fall" and s.head_only]
     if not spans:
         return ""
-    return f" From {unit} {' and '.join(spans)} the head grew: the rank behind the first directions did not fall along."
+    where = f"From {unit} {' and '.join(spans)}"
+    return f" {where} the head grew: the rank behind the first directions is not found to fall along."
 
 
 def _first_upper(text: str) -> str:

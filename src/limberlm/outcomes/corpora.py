@@ -92,6 +92,27 @@ def join_windows(rows: NDArray[Any], vocab_size: int) -> Tokens:
     return joined.reshape(-1)
 
 
+def cut_windows(tokens: Tokens, vocab_size: int, length: int) -> Tokens:
+    """[windows, length]: the documents of a joined corpus cut into windows that do not overlap; ends are left out.
+
+    >>> cut_windows(np.array([1, 2, 3, 0, 4, 2, 0, 4]), vocab_size=4, length=2).tolist()
+    [[1, 2], [3, 0], [2, 0]]
+
+    Raises:
+        UserError: the length is below 1, or no document is that long.
+
+    """
+    if length < 1:
+        raise UserError(f"length={length}: must be 1 or more")
+    documents = np.split(tokens, np.flatnonzero(tokens == vocab_size))
+    whole = [document[document != vocab_size] for document in documents]
+    windows = [document[: len(document) // length * length].reshape(-1, length) for document in whole]
+    rows: Tokens = np.concatenate(windows)
+    if not len(rows):
+        raise UserError(f"length={length}: no document of the corpus is that long; give shorter windows")
+    return rows
+
+
 def tokenize_corpus(
     paths: str | Path | Sequence[str | Path],
     tokenizer: PreTrainedTokenizerBase,

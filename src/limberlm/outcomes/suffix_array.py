@@ -14,16 +14,16 @@ from limberlm.errors import UserError
 Tokens = NDArray[np.unsignedinteger[Any]]
 Suffixes = NDArray[np.int32]
 
-FALLBACK_LIMIT = 4_000_000  # tokens; prefix doubling takes seconds here and about 60 bytes a token
+FALLBACK_LIMIT = 4_000_000  # tokens; prefix doubling takes seconds here and about 50 bytes a token
 PACKAGE_LIMIT = 2**31 - 1  # bytes, beyond which the package's positions no longer fit in 32 bits
-_CHUNK = 1 << 20
+_CHUNK = 1 << 18
 
 
 def suffix_array(tokens: Tokens) -> Suffixes:
     """Starts of the suffixes of `tokens` [N] in lexicographic order, int32 [N]; a shorter suffix sorts first.
 
     Peak memory beside the tokens, by how many bytes the largest token takes: 5 bytes a token for one, 12 for two, 16
-    for three (measured; see `benchmarks/infinigram.py`).
+    for three (measured; `benchmarks/infinigram.py` measures a whole index).
 
     Raises:
         UserError: too many tokens: above `FALLBACK_LIMIT` without the package pydivsufsort, or above its own limit.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
@@ -172,10 +172,10 @@ def _blocks(rows: Sequence[_Row]) -> list[int | None]:
         by_document.setdefault(row.text.document, []).append(index)
     if len(by_document) == len(rows):
         return [None] * len(rows)
+    shares = _stretches({document: len(own) for document, own in by_document.items()})
     pieces: list[tuple[str, list[int]]] = []
     for document, own in by_document.items():
-        share = 1 if len(by_document) >= BLOCKS else max(1, round(len(own) * BLOCKS / len(rows)))
-        own = sorted(own, key=lambda index: rows[index].start)
+        own, share = sorted(own, key=lambda index: rows[index].start), shares[document]
         pieces += [
             (f"{document} {part}", own[part * len(own) // share : (part + 1) * len(own) // share])
             for part in range(share)
@@ -188,6 +188,15 @@ def _blocks(rows: Sequence[_Row]) -> list[int | None]:
             dealt[index] = block
         heapq.heappush(fill, (count + len(own), block))
     return dealt
+
+
+def _stretches(sizes: Mapping[str, int]) -> dict[str, int]:
+    """Into how many stretches each document is cut, so that there is one for each block; the longest is cut first."""
+    shares = dict.fromkeys(sizes, 1)
+    while sum(shares.values()) < min(BLOCKS, sum(sizes.values())):
+        cuttable = [document for document in sizes if shares[document] < sizes[document]]
+        shares[max(cuttable, key=lambda document: (sizes[document] / shares[document], document))] += 1
+    return shares
 
 
 def _sequence(row: _Row, block: int | None, special: set[int]) -> ProbeSequence:

@@ -126,10 +126,15 @@ def _curve(line: Line, run: pd.DataFrame, axis: Places, *, thin: bool) -> Drawn:
     return curve
 
 
+def mean_of(line: Line) -> pd.Series:
+    """The mean over seeds, by t, at the checkpoints that all of them have."""
+    runs = [run.set_index("t")["value"] for run in line.runs]
+    values = pd.concat(runs, axis=1, join="inner").dropna().sort_index()
+    return np.exp(np.log(values).mean(axis=1)) if line.log else values.mean(axis=1)
+
+
 def _mean(line: Line, axis: Places) -> Drawn:
-    """The mean over seeds at the checkpoints that all of them have."""
-    values = pd.concat([run.set_index("t")["value"] for run in line.runs], axis=1, join="inner").dropna().sort_index()
-    mean = np.exp(np.log(values).mean(axis=1)) if line.log else values.mean(axis=1)
+    mean = mean_of(line)
     curve = traces.line(axis.at(mean.index).tolist(), mean.tolist(), plain(line.name), line.position, line.name)
     kind = "geometric mean" if line.log else "mean"
     curve["customdata"] = [

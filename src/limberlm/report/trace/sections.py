@@ -148,8 +148,9 @@ SECTIONS = (
         "ablation",
         "Spectral ablation",
         ablation.part,
-        "Scores with leading eigen-directions of the final norm removed, or only they kept, beside as many random "
-        "directions. The mean is put back.",
+        "Scores with the leading eigen-directions of the covariance removed from every state, or they alone kept, "
+        "about the mean unless it says otherwise. Random directions are means over draws. Intervals are over "
+        "questions; tasks are averaged as independent.",
         "No ablation was asked for.",
     ),
 )

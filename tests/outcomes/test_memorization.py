@@ -37,7 +37,7 @@ from limberlm.outcomes.rank_correlation import partial_spearman, spearman
 from limberlm.testbed import SKILLS
 from limberlm.testbed.corpus import chat_text
 from limberlm.testbed.prose import documents
-from tests.outcomes.test_rank_correlation import recursive
+from tests.outcomes.partial_correlation import recursive
 
 Row = dict[str, Any]
 

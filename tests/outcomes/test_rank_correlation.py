@@ -12,24 +12,13 @@ from scipy import stats
 
 from limberlm.geometry.undefined import Undefined
 from limberlm.outcomes.rank_correlation import partial_spearman, spearman
+from tests.outcomes.partial_correlation import by_precision, recursive
 
 
 def samples(seed: int, columns: int, n: int = 40, ties: bool = True) -> np.ndarray:
     rng = np.random.default_rng(seed)
     values = rng.normal(size=(columns, columns)) @ rng.normal(size=(columns, n))
     return np.round(values) if ties else values
-
-
-def recursive(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> float:
-    """First-order partial correlation by its textbook formula."""
-    xy, xz, yz = (stats.spearmanr(*pair).statistic for pair in ((x, y), (x, z), (y, z)))
-    return (xy - xz * yz) / math.sqrt((1 - xz**2) * (1 - yz**2))
-
-
-def by_precision(columns: np.ndarray) -> float:
-    """The same, of any order, from the inverse of the correlation matrix."""
-    inverse = np.linalg.inv(np.corrcoef([stats.rankdata(column) for column in columns]))
-    return -inverse[0, 1] / math.sqrt(inverse[0, 0] * inverse[1, 1])
 
 
 @given(seed=st.integers(0, 10**6), ties=st.booleans())

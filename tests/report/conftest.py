@@ -1,11 +1,15 @@
-"""Studies shared by the tests of the report."""
+"""Studies and traces shared by the tests of the report."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import pytest
 
 from limberlm.report import ReportData
+from limberlm.report.trace import Trace, read_trace
 from tests.report.synthetic import STAGES, build
+from tests.report.synthetic_trace import falling_late, write_trace
 
 
 @pytest.fixture(scope="session")
@@ -25,3 +29,25 @@ def many() -> ReportData:
     """Two chains with two seeds each, and one metric."""
     chains = (("sft-dpo-math", STAGES), ("math first", ("base", "math", "sft", "dpo")))
     return build(chains, seeds=(0, 1), metrics=("effective_rank",))
+
+
+@pytest.fixture(scope="session")
+def chain_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The trace of a pretraining and three stages after it, everything measured."""
+    return write_trace(tmp_path_factory.mktemp("traces") / "chain", name="pilot", stages=("sft", "dpo", "rlvr"))
+
+
+@pytest.fixture(scope="session")
+def chain(chain_folder: Path) -> Trace:
+    """The same, read."""
+    return read_trace(chain_folder)
+
+
+@pytest.fixture(scope="session")
+def seed_folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Three seeds of one pattern, and a fourth that turns once more; geometry and loss alone."""
+    root = tmp_path_factory.mktemp("seeds")
+    left_out = ("memorization.parquet", "spectra.parquet", "ablation.parquet")
+    folders = [write_trace(root / f"s{i}", name=f"seed-{i}", seed=i, x="step", leave_out=left_out) for i in range(3)]
+    odd = write_trace(root / "odd", name="odd", seed=3, x="step", shape=falling_late, leave_out=left_out)
+    return [*folders, odd]

@@ -53,6 +53,14 @@ def curve(metric: str, steps: Sequence[int]) -> np.ndarray:
     return factor * np.exp(np.interp(at, known, np.log(PILOT[name])))
 
 
+def falling_late(metric: str, steps: Sequence[int]) -> np.ndarray:
+    """The same, but effective rank falls again from step 350 on."""
+    values = curve(metric, steps)
+    if metric == "effective_rank":
+        values = values * np.exp(-0.9 * np.clip(np.log(np.asarray(steps) + 1.0) - math.log(351.0), 0, None))
+    return values
+
+
 def geometry_rows(metric: str, site: str, convention: str, value: float, rng: np.random.Generator) -> list[dict]:
     """The rows of one metric at one place: as measured, and bias-corrected where the catalog has that row."""
     record = CATALOG[metric]

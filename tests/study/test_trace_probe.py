@@ -114,7 +114,7 @@ def blocks_of(probe: TraceProbe) -> dict[tuple[int, ...], int]:
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.lists(st.integers(1, 60), min_size=1, max_size=24, unique=True))
+@given(st.lists(st.integers(1, 60), min_size=1, max_size=24, unique=True).filter(lambda sizes: max(sizes) > 1))
 def test_windows_fill_all_blocks_evenly_and_a_block_holds_whole_stretches(tmp_path: Path, sizes: list[int]) -> None:
     """Sixteen stretches at most: no block holds windows from between those of another."""
     rows = [{"text": text(4 * size, size)} for size in sizes]

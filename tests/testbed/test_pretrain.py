@@ -48,6 +48,7 @@ def test_steps_are_log_spaced_with_both_ends(steps: int, count: int) -> None:
 def test_the_start_is_kept_and_the_first_step_of_a_warmup_is_not() -> None:
     assert kept_steps(TINY.model_copy(update={"warmup_steps": 0})) == [0, 1, 2, 3]
     assert kept_steps(TINY.model_copy(update={"warmup_steps": 1})) == [0, 2, 3]
+    assert kept_steps(TINY.model_copy(update={"warmup_steps": 1, "steps": 1})) == [0, 1]
 
 
 def test_one_checkpoint_is_the_last() -> None:

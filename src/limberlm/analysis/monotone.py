@@ -74,29 +74,31 @@ class _Pools:
 
     def push(self, values: Floats) -> None:
         """One more point for every stack that has begun, and for those that begin with it."""
-        old = self.begun
-        self.begun += self.lanes
-        at = self.floor[:old] + self.depth[:old]
-        self.below_mean[at], self.below_weight[at] = self.mean[:old], self.weight[:old]
-        self.depth[:old] += 1
-        self.mean[: self.begun].reshape(-1, self.lanes)[:] = values
-        self.weight[: self.begun] = 1
-        going: Places = np.arange(old)
+        old, lanes = self.begun, self.lanes
+        higher = (self.mean[:old].reshape(-1, lanes) >= values).ravel()
+        above, going = np.flatnonzero(~higher), np.flatnonzero(higher)
+        at = self.floor[above] + self.depth[above]
+        self.below_mean[at], self.below_weight[at] = self.mean[above], self.weight[above]
+        self.depth[above] += 1
+        self.mean[above], self.weight[above] = values[above % lanes], 1
+        self._merge(going, values[going % lanes], np.ones(len(going)))
+        self.mean[old : old + lanes], self.begun = values, old + lanes
+        going = going[self.depth[going] > 0]
         while going.size:
-            going = self._pool(going)
+            at = self.floor[going] + self.depth[going] - 1
+            higher = self.below_mean[at] >= self.mean[going]
+            going, at = going[higher], at[higher]
+            self._merge(going, self.below_mean[at], self.below_weight[at])
+            self.depth[going] -= 1
+            going = going[self.depth[going] > 0]
 
-    def _pool(self, going: Places) -> Places:
-        """Merge the top pool into the one below wherever that is higher; returns the stacks to look at again."""
-        at = self.floor[going] + self.depth[going] - 1
-        violating = self.below_mean[at] >= self.mean[going]
-        going, at = going[violating], at[violating]
-        lower, upper = self.below_weight[at], self.weight[going]
-        both, gap = lower + upper, self.below_mean[at] - self.mean[going]
-        self.cost[going] += lower * upper / both * gap**2
-        self.mean[going] += gap * lower / both
-        self.weight[going] = both
-        self.depth[going] -= 1
-        return going[self.depth[going] > 0]
+    def _merge(self, stacks: Places, mean: Floats, weight: Floats) -> None:
+        """Take a pool into the top one."""
+        own, gap = self.weight[stacks], mean - self.mean[stacks]
+        both = own + weight
+        self.cost[stacks] += own * weight / both * gap**2
+        self.mean[stacks] += gap * weight / both
+        self.weight[stacks] = both
 
 
 class MonotoneFits:
@@ -117,42 +119,41 @@ class MonotoneFits:
         allowed = stretch_costs(curves)
         for start in range(n):
             allowed[start, : start + min_size - 1] = np.inf
-        # tables[k - 1][rises] is [n, curves]: the least cost of k stretches on points 0..j, the last of that direction,
-        # and where that last one begins
-        first = (allowed[0, :, 0], allowed[0, :, 1])
-        tables: list[tuple[Floats, Floats]] = [first]
-        self._starts: list[tuple[Places, Places]] = [(np.zeros_like(first[0], np.intp),) * 2]
+        self._allowed = allowed
+        # [k - 1][rises] is [n, curves]: the least cost of k stretches on points 0..j, the last of that direction
+        self._tables: list[tuple[Floats, Floats]] = [(allowed[0, :, 0], allowed[0, :, 1])]
         for _ in range(1, most):
-            found = [_extended(tables[-1][1 - rises], allowed[:, :, rises]) for rises in (0, 1)]
-            tables.append((found[0][0], found[1][0]))
-            self._starts.append((found[0][1], found[1][1]))
-        self._ends = np.array([[falls[-1], rises[-1]] for falls, rises in tables]).reshape(most, 2, len(curves))
+            falls, rises = self._tables[-1]
+            self._tables.append((_extended(rises, allowed[:, :, 0]), _extended(falls, allowed[:, :, 1])))
         constant = np.square(curves - curves.mean(axis=1, keepdims=True)).sum(axis=1)
-        self.cost = np.concatenate([constant[None], self._ends.min(axis=1)])
-        self._last = n - 1
+        self.cost = np.array([constant, *(np.minimum(falls[-1], rises[-1]) for falls, rises in self._tables)])
 
     def stretches(self, count: int, curve: int = 0, *, first_rises: bool | None = None) -> tuple[Stretch, ...]:
         """The stretches of the best fit of `count`, of either direction first unless that is given."""
         if count == 0:
             return ()
         if first_rises is None:
-            falls_cost, rises_cost = self._ends[count - 1, :, curve]
-            rises = bool(rises_cost <= falls_cost)
+            falls_table, rises_table = self._tables[count - 1]
+            rises = bool(rises_table[-1, curve] <= falls_table[-1, curve])
         else:
             rises = first_rises == (count % 2 == 1)
-        found, end = [], self._last
-        for left in range(count, 0, -1):
-            start = int(self._starts[left - 1][int(rises)][end, curve])
+        found, end = [], len(self._allowed) - 1
+        for before in range(count - 1, 0, -1):
+            totals = (
+                self._tables[before - 1][1 - rises][:end, curve] + self._allowed[1 : end + 1, end, int(rises), curve]
+            )
+            start = int(totals.argmin()) + 1
             found.append(Stretch(start, end, rises))
             end, rises = start - 1, not rises
-        return tuple(reversed(found))
+        return (Stretch(0, end, rises), *reversed(found))
 
 
-def _extended(before: Floats, costs: Floats) -> tuple[Floats, Places]:
-    """One more stretch behind `before` [n, curves], at `costs` [n, n, curves]: least costs, and where it begins."""
-    total = before[:-1, None] + costs[1:]
-    best = total.argmin(axis=0)
-    return np.take_along_axis(total, best[None], axis=0)[0], best + 1
+def _extended(before: Floats, costs: Floats) -> Floats:
+    """The least costs [n, curves] with one more stretch, at `costs` [n, n, curves], behind `before` [n, curves]."""
+    best = np.full_like(before, np.inf)
+    for end in range(1, len(before)):
+        best[end] = (before[:end] + costs[1 : end + 1, end]).min(axis=0)
+    return best
 
 
 def fitted(curve: Floats, stretches: Sequence[Stretch]) -> Floats:

@@ -78,8 +78,8 @@ class Infinigram:
     def load(cls, folder: str | Path, *, tokenizer: str | None = None, verify: bool = True) -> Infinigram:
         """An index from disk, memory-mapped.
 
-        `verify` reads it all once and compares digests (1.2 s of CPU a gigabyte, measured; an index has 6 bytes a token);
-        without it only the manifest, the sizes and the types are checked, in milliseconds.
+        `verify` reads it all once and compares digests (1.2 s of CPU a gigabyte, measured; an index has 6 bytes a
+        token); without it only the manifest, the sizes and the types are checked, in milliseconds.
 
         Raises:
             UserError: the index is missing, damaged or foreign, or was tokenized by another tokenizer than

@@ -121,9 +121,7 @@ def _indexed(
     if path.suffix == ".npy":
         corpus = load_rows(path)
         if corpus.tokenizer != tokenizer_digest:
-            raise UserError(
-                f"memorization.corpus: {path}: was written with another tokenizer than the series reads with"
-            )
+            raise UserError(f"memorization.corpus: {path}: its tokenizer is not the series'")
         rows = corpus.rows
         index = None if there else corpus.index(progress)
     else:

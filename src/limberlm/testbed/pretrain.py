@@ -97,7 +97,9 @@ def kept_steps(settings: PretrainSettings) -> list[int]:
 
     Not step 1 of a warmup, whose learning rate is 0: it would be the start again.
     """
-    return [0, *(s for s in log_spaced(settings.steps, settings.checkpoints) if s > 1 or not settings.warmup_steps)]
+    spaced = log_spaced(settings.steps, settings.checkpoints)
+    idle = settings.warmup_steps > 0 and settings.steps > 1
+    return [0, *(step for step in spaced if step > 1 or not idle)]
 
 
 class _Windows(Dataset[dict[str, Tensor]]):

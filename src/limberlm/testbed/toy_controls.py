@@ -93,6 +93,35 @@ def run_control(control: Control) -> ToyRun:
     return descend(features, weights, targets, rate=RATE, steps=control.steps, loss=control.loss)
 
 
+@dataclass(frozen=True)
+class Summary:
+    """A control in numbers: shares of seeds in [0, 1], and medians over seeds.
+
+    `declines` and `strong_declines`: more than 0.002 and 0.01 below the peak afterwards; `falls`: a fall of more than
+    0.002 anywhere after the dip.
+    """
+
+    control: Control
+    declines: float
+    strong_declines: float
+    falls: float
+    dip: float
+    peak: float
+
+
+def summarise(control: Control) -> Summary:
+    """Run a control and count."""
+    own = swings(run_control(control).rank)
+    return Summary(
+        control,
+        declines=float((own.decline > 0.002).mean()),
+        strong_declines=float((own.decline > 0.01).mean()),
+        falls=float((own.fall > 0.002).mean()),
+        dip=float(np.median(own.dip)),
+        peak=float(np.median(own.peak)),
+    )
+
+
 def jittered_start(scale: float, seed: int) -> tuple[Floats, Floats]:
     """The golden start before its jitter, where the two rare classes coincide, with jitter of `scale` (f, then W)."""
     u = np.array([np.cos(np.deg2rad(100)), np.sin(np.deg2rad(100))])

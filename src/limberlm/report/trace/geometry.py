@@ -100,7 +100,7 @@ def layer_map(trace: Trace, stage: Stage, metric: str, convention: str) -> go.Fi
         "xgap": 1,
         "ygap": 1,
     }
-    named = few(len(steps), 7)
+    named = few(len(steps))
     ticks = {"tickvals": named, "ticktext": [short(steps[place]) for place in named]}
     xaxis = {
         "title": {"text": f"{stage.axis.title}, checkpoint by checkpoint"},

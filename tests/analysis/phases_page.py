@@ -12,8 +12,8 @@ import numpy as np
 from limberlm.analysis import find_phases
 from tests.analysis.curves import KNOTS, MONOTONE, Floats, Noise, noisy, patterns, steps, with_outlier
 
-REPETITIONS = 60
-ALARMS = 200
+REPETITIONS = 40
+ALARMS = 150
 
 
 @dataclass(frozen=True)
@@ -62,8 +62,8 @@ INTRO = """# Phases
 
 Over pretraining the effective rank of the last token's state falls, rises and falls again, reports
 [2509.23024](https://arxiv.org/abs/2509.23024), which calls it RankMe. The paper names the three parts **warmup**,
-**entropy-seeking** and **compression-seeking**, and gives no algorithm that finds them. The definition and the procedure
-here are our choice: `limberlm.analysis.find_phases`.
+**entropy-seeking** and **compression-seeking**, and gives no algorithm that finds them. The definition and the
+procedure here are our choice: `limberlm.analysis.find_phases`.
 
 The page is made by
 
@@ -81,8 +81,8 @@ A stretch of checkpoints over which the logarithm of effective rank is monotone 
 - by an amount whose interval over probe blocks excludes 0,
 - and does not rest on one checkpoint.
 
-"The lowest point comes first" and "the highest point comes first" are no definitions: a late fall can undercut the first
-trough, and a run can start at its highest point.
+"The lowest point comes first" and "the highest point comes first" are no definitions: a late fall can undercut the
+first trough, and a run can start at its highest point.
 
 ## How they are found
 
@@ -203,7 +203,7 @@ def table(head: list[str], rows: Iterable[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in [head, ["---"] * len(head), *rows]) + "\n"
 
 
-def page(repetitions: int = REPETITIONS, alarms: int = ALARMS, minutes: int = 15) -> str:
+def page(repetitions: int = REPETITIONS, alarms: int = ALARMS, minutes: int = 6) -> str:
     """The page as Markdown."""
     cells = {name: [cell(name, setting, repetitions) for setting in SETTINGS] for name in KNOTS}
     named = [[name, *(text for text, _ in row)] for name, row in cells.items()]

@@ -22,7 +22,7 @@ from limberlm.outcomes.memorization import COLUMNS, memorization_table
 from limberlm.outcomes.table import outcome_row, outcome_table
 
 BLOCKS, SEQUENCES, LENGTH, LAYERS, WIDTH = 16, 2048, 64, 4, 128
-STEPS = (0, 1, 2, 3, 4, 6, 8, 10, 13, 15, 19, 23, 28, 35, 43, 53, 66, 81, 100, 124, 152, 230, 350, 433, 600, 800, 1000)
+STEPS = (0, 1, 2, 4, 7, 10, 15, 19, 23, 28, 35, 43, 53, 70, 100, 152, 230, 350, 433, 600, 800, 1000)
 PILOT_STEPS = (0, 10, 15, 19, 23, 28, 35, 53, 100, 152, 433, 1000)
 PILOT = {
     "effective_rank": (50.4, 73.3, 56.8, 25.4, 6.45, 1.65, 1.55, 2.59, 5.81, 11.5, 34.6, 47.0),
@@ -267,19 +267,20 @@ def write_trace(
     tables: dict[str, list[pd.DataFrame]] = {}
     for i, place in enumerate(places):
         number = 1000 * seed + i
-        made = {
-            # stages share their noise with what they start from: they read the same probe
-            "trace.parquet": checkpoint_table(place.values, 1000 * seed + min(i, len(STEPS) - 1)),
-            "outcomes.parquet": outcome_table(outcomes_at(place, number)),
-            "memorization.parquet": memorization_table(memorization_at(place, number)),
-            "spectra.parquet": spectrum_at(place),
-            "ablation.parquet": ablation_at(place, number),
+        # stages share their noise with what they start from: they read the same probe
+        noise = 1000 * seed + min(i, len(STEPS) - 1)
+        made: dict[str, Callable[[], pd.DataFrame]] = {
+            "trace.parquet": lambda p=place, n=noise: checkpoint_table(p.values, n),
+            "outcomes.parquet": lambda p=place, n=number: outcome_table(outcomes_at(p, n)),
+            "memorization.parquet": lambda p=place, n=number: memorization_table(memorization_at(p, n)),
+            "spectra.parquet": lambda p=place: spectrum_at(p),
+            "ablation.parquet": lambda p=place, n=number: ablation_at(p, n),
         }
-        for file, table in made.items():
-            tables.setdefault(file, []).append(place.labelled(table))
+        for file, make in made.items():
+            if file not in leave_out:
+                tables.setdefault(file, []).append(place.labelled(make()))
     for file, parts in tables.items():
-        if file not in leave_out:
-            pd.concat(parts, ignore_index=True).to_parquet(folder / file)
+        pd.concat(parts, ignore_index=True).to_parquet(folder / file)
     if "phases.json" not in leave_out:
         found = phases_of(pd.concat(tables["trace.parquet"], ignore_index=True), x)
         (folder / "phases.json").write_text(json.dumps(found))

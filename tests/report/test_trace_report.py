@@ -56,6 +56,15 @@ def rank_rows(trace: Trace, stage: str = "pretraining") -> pd.DataFrame:
     return table[here].sort_values("step")
 
 
+def thinned(source: Path, folder: Path, keep: Sequence[int] = (0, 10, 35, 230, 1000)) -> Path:
+    """A copy with some of the pretraining's checkpoints: quick to render."""
+    shutil.copytree(source, folder)
+    for path in folder.glob("*.parquet"):
+        table = pd.read_parquet(path)
+        table[(table["stage"] == "pretraining") & table["step"].isin(keep)].reset_index(drop=True).to_parquet(path)
+    return folder
+
+
 def line(figure: dict, name: str) -> dict:
     (found,) = [part for part in figure["data"] if part.get("name") == name and part.get("customdata")]
     return found
@@ -177,7 +186,7 @@ def test_what_a_stage_changed_is_the_paired_jackknife_of_its_ends(chain: Trace, 
     cells = stage_cells(text)["sft"]
     assert cells[0] == pytest.approx(math.exp(pseudo.mean()), rel=1e-12)
     assert math.exp(pseudo.mean() - half) > 1.02
-    assert [words for words in ("expands", "expands", "compresses")] == directions(text)
+    assert directions(text) == ["expands", "expands", "compresses"]
 
 
 def test_pass_at_k_of_a_stage_is_paired_by_problem(chain: Trace, text: str) -> None:
@@ -249,7 +258,7 @@ def test_memorization_lines_are_the_rows_of_their_statistic(chain: Trace, text: 
     of_corpus = table[(table["stage"] == "pretraining") & (table["statistic"] == "log_probability")]
     once = of_corpus[(of_corpus["copies"] == 1).fillna(False)].sort_values("step")["value"].tolist()
     assert line(by_copies, "1 copy")["y"] == once
-    assert [part["name"] for part in by_copies["data"]][0] == "held out"
+    assert next(part["name"] for part in by_copies["data"]) == "held out"
 
 
 def test_ablation_is_averaged_over_tasks_and_draws(chain: Trace, text: str) -> None:
@@ -281,8 +290,7 @@ def test_the_map_has_a_cell_for_every_site_and_checkpoint(chain: Trace, text: st
 
 @pytest.mark.parametrize("missing", [*FIGURES_OF, "phases.json", "series.yaml", "checkpoints.json"])
 def test_what_is_missing_is_said_and_the_rest_shown(chain_folder: Path, tmp_path: Path, missing: str) -> None:
-    folder = tmp_path / "part"
-    shutil.copytree(chain_folder, folder)
+    folder = thinned(chain_folder, tmp_path / "part")
     (folder / missing).unlink()
     text = render_trace([read_trace(folder)])
     section = FIGURES_OF.get(missing)
@@ -296,8 +304,7 @@ def test_what_is_missing_is_said_and_the_rest_shown(chain_folder: Path, tmp_path
 
 
 def test_a_rank_that_is_undefined_leaves_a_gap(chain_folder: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "gap"
-    shutil.copytree(chain_folder, folder)
+    folder = thinned(chain_folder, tmp_path / "gap", keep=STEPS)
     table = pd.read_parquet(folder / "trace.parquet")
     here = table["metric"].str.startswith("effective_rank") & (table["step"] == 35)
     table.loc[here, ["value", "low", "high", "std_error"]] = math.nan

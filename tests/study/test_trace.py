@@ -97,7 +97,7 @@ def test_each_checkpoint_reads_what_brute_force_reads(world: Path, traced: Trace
     texts = [json.loads(line)["text"] for line in (world / "probe.jsonl").read_text().splitlines()]
     for number, step in enumerate(STEPS):
         rows = last_states(world / "run" / f"step-{step:06d}", texts, 24)
-        variances = np.linalg.svd(rows - rows.mean(0), compute_uv=False) ** 2 / len(rows)
+        variances = np.linalg.svd(rows - rows.mean(0), compute_uv=False) ** 2 / (len(rows) - 1)
         expected = {
             "effective_rank": entropy_rank(rows),
             **{f"head_removed_rank_{k}": entropy_rank(rows, k) for k in (1, 2, 8)},
@@ -321,7 +321,7 @@ def test_fewer_rows_than_dimensions_tell_no_rank_and_say_so(world: Path, tmp_pat
     done = run_trace(load_series(write_series(tmp_path / "s.yaml", [PRETRAINING], probe=few)), tmp_path / "trace")
     assert np.isnan(headline(done, "effective_rank") + headline(done, "effective_rank_corrected")).all()
     assert not np.isnan(headline(done, "variance_share_1") + headline(done, "trace")).any()
-    assert done.notes == ("undersampled: 30 rows in 32 dimensions tell no rank; give more texts",)
+    assert done.notes == ("undersampled: 30 rows in 32 dimensions have no rank; give more probe texts",)
     path = write_series(tmp_path / "s.yaml", [PRETRAINING], probe={**few, "sequences": 60}, name="more")
     more = run_trace(load_series(path), tmp_path / "more")
     assert not np.isnan(headline(more, "effective_rank")).any()

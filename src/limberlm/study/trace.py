@@ -236,7 +236,7 @@ def _refuse_foreign(out: Path, series: Series) -> None:
         raise UserError(f"{out}: is a file; choose a folder with --out")
     recorded = out / SERIES
     if recorded.is_file():
-        if not (out / "nodes").is_dir():
+        if not (out / ".lock").is_file():
             raise UserError(f"{out}: holds the series' own file, not a trace of it; choose another --out")
         owner = (yaml.safe_load(recorded.read_text(encoding="utf-8")) or {}).get("name")
         if owner != series.name:

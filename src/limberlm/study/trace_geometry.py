@@ -106,14 +106,15 @@ def companions(geometry: Geometry) -> pa.Table:
         if f"{name}/covariance" not in geometry.statistics:
             continue
         covariance = geometry.covariance(FINAL_NORM, convention).double()
-        mean = geometry.statistics[f"{name}/mean"].double()
+        mean, count = (geometry.statistics[f"{name}/{part}"].double() for part in ("mean", "count"))
+        second = covariance * (count - 1) / count + torch.outer(mean, mean)
         own = geometry.table[(geometry.table["site"] == FINAL_NORM) & (geometry.table["convention"] == convention)]
         first = {str(name): value for name, value in own.iloc[0].items()}
         first |= dict.fromkeys(("std_error", "low", "high", "null_value"), nan)
         first |= {"family": "spectrum", "replicates": []}
         rows.append(first | {"metric": "trace", "value": float(covariance.trace())})
         rows.append(
-            first | {"metric": "effective_rank_uncentred", "value": _rank(covariance + torch.outer(mean, mean))}
+            first | {"metric": "effective_rank_uncentred", "value": _rank(second)}
         )
     return pa.table({field.name: pa.array([row[field.name] for row in rows], field.type) for field in SCHEMA})
 

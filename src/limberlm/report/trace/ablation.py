@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from limberlm.report import words
 from limberlm.report.headline import NOTHING, Cell
-from limberlm.report.trace.data import ABLATION, Stage, Trace
-from limberlm.report.trace.memorization import rows_where
+from limberlm.report.trace.data import ABLATION, Stage, Trace, rows_where
 from limberlm.report.trace.panels import Line, Panel
 from limberlm.report.trace.runs import Show, run_of
 from limberlm.report.trace.view import Grid, Part, View, pictured
@@ -32,6 +31,9 @@ HEADS = (
     ("Variance", "share of the directions"),
 )
 KINDS = {"top": "leading", "random": "random", "matched": "random of equal variance"}
+VARIANT = ["action", "k", "directions", "mean"]
+"""The columns that name a variant."""
+
 DROPPED = ", mean left out"
 
 
@@ -63,27 +65,34 @@ def _ks(trace: Trace, stage: Stage) -> list[int]:
 def _line(view: View, name: str, position: int, **fields: object) -> Line:
     runs = []
     for trace, stage in zip(view.runs, view.stages, strict=True):
-        table = rows_where(trace.tables[ABLATION], outcome=SCORE, stage=stage.name, **fields)
-        rows = pd.DataFrame(list(_by_step(table)), columns=["stage", "step", "value", "low", "high", "n", "counted"])
-        runs.append(run_of(trace, stage, rows, name, words.percent))
+        table = trace.where(ABLATION, stage=stage.name, outcome=SCORE, **fields)
+        draws = int(table["draw"].nunique()) if len(table) else 0
+        counted = "questions" + (f", mean of {draws} draws" if draws > 1 else "")
+        runs.append(run_of(trace, stage, _over_tasks(table, ["step"], "value"), name, words.percent, counted=counted))
     return Line(name, runs, position, view.mean)
 
 
-def _by_step(table: pd.DataFrame) -> Iterator[tuple[str, int, float, float, float, float, str]]:
-    for (stage, step), rows in table.groupby(["stage", "step"], sort=False) if len(table) else ():
-        value, low, high = _over_tasks(rows, "value", "low", "high")
-        draws = int(rows["draw"].nunique())
-        counted = "questions" + (f", mean of {draws} draws" if draws > 1 else "")
-        yield str(stage), int(str(step)), value, low, high, float(rows.drop_duplicates("task")["n"].sum()), counted
+def _over_tasks(rows: pd.DataFrame, by: list[str], value: str) -> pd.DataFrame:
+    """The mean over tasks and draws of `value` in each group: `by`, value, low, high and n.
 
-
-def _over_tasks(rows: pd.DataFrame, value: str, low: str, high: str) -> tuple[float, float, float]:
-    """The mean over tasks and draws. Draws answer the same questions, so only tasks make the interval narrower."""
-    by_task = rows.groupby("task")[[value, low, high]].mean()
-    half = (by_task[high] - by_task[low]) / 2
-    centre, mean = float(((by_task[high] + by_task[low]) / 2).mean()), float(by_task[value].mean())
-    width = float(np.sqrt((half**2).sum()) / len(by_task))
-    return mean, centre - width, centre + width
+    Draws answer the same questions, so only tasks make the interval narrower: the half widths of T tasks with
+    intervals that are independent give one of sqrt(sum half^2) / T.
+    """
+    if rows.empty:
+        return pd.DataFrame(columns=[*by, "value", "low", "high", "n"])
+    low, high = ("low", "high") if value == "value" else (f"{value}_low", f"{value}_high")
+    by_task = rows.groupby([*by, "task"], sort=False, dropna=False)[[value, low, high, "n"]].mean()
+    made = pd.DataFrame(
+        {
+            "value": by_task[value],
+            "centre": (by_task[low] + by_task[high]) / 2,
+            "square": ((by_task[high] - by_task[low]) / 2) ** 2,
+            "n": by_task["n"],
+        }
+    ).groupby(by, sort=False, dropna=False)
+    mean, half = made[["value", "centre"]].mean(), np.sqrt(made["square"].sum(min_count=1)) / made.size()
+    found = {"value": mean["value"], "low": mean["centre"] - half, "high": mean["centre"] + half, "n": made["n"].sum()}
+    return pd.DataFrame(found).reset_index()
 
 
 def _table(trace: Trace, stage: Stage) -> list[Grid]:
@@ -92,8 +101,13 @@ def _table(trace: Trace, stage: Stage) -> list[Grid]:
     if table.empty or "action" not in table:
         return []
     last = table[table["step"] == table["step"].max()]
-    groups = last.groupby(["action", "k", "directions", "mean"], sort=False)
-    rows = [(_name(*(str(part) for part in key)), _cells(own)) for key, own in groups if isinstance(key, tuple)]
+    cells = {
+        "accuracy": _cells(last[last["outcome"] == SCORE], "value", words.percent),
+        "difference": _cells(last[last["outcome"] == SCORE], "difference", words.points),
+        "loss": _cells(last[last["outcome"] == LOSS], "value", words.number),
+        "share": {key: _share(own) for key, own in last.groupby(VARIANT, sort=False)["variance_share"].mean().items()},
+    }
+    rows = [(_name(*map(str, key)), [of.get(key, NOTHING) for of in cells.values()]) for key in cells["share"]]
     title = f"All variants at step {words.count(float(last['step'].iloc[0]))}, mean over tasks"
     return [Grid(HEADS, rows, title, "Variant")]
 
@@ -104,19 +118,16 @@ def _name(action: str, k: str, directions: str, mean: str) -> str:
     return f"{k} {KINDS.get(directions, directions)} {action}" + (DROPPED if mean == "dropped" else "")
 
 
-def _cells(rows: pd.DataFrame) -> Sequence[Cell]:
-    scores, losses = (rows[rows["outcome"] == outcome] for outcome in (SCORE, LOSS))
-    share = rows["variance_share"].mean()
-    return [
-        _cell(scores, ("value", "low", "high"), words.percent),
-        _cell(scores, ("difference", "difference_low", "difference_high"), words.points),
-        _cell(losses, ("value", "low", "high"), words.number),
-        Cell(float(share), words.percent(float(share))),
-    ]
+def _cells(rows: pd.DataFrame, value: str, show: Show) -> dict[Any, Cell]:
+    """A cell for each variant."""
+    found = _over_tasks(rows, VARIANT, value)
+    return {tuple(row[name] for name in VARIANT): _cell(row, show) for row in found.to_dict("records")}
 
 
-def _cell(rows: pd.DataFrame, names: tuple[str, str, str], show: Show) -> Cell:
-    if rows.empty or rows[names[0]].isna().all():
-        return NOTHING
-    value, low, high = _over_tasks(rows, *names)
-    return Cell(value, show(value), f"{show(low)} to {show(high)}", "", low, high)
+def _cell(row: dict[Any, Any], show: Show) -> Cell:
+    value, low, high = (float(row[name]) for name in ("value", "low", "high"))
+    return NOTHING if math.isnan(value) else Cell(value, show(value), f"{show(low)} to {show(high)}", "", low, high)
+
+
+def _share(value: float) -> Cell:
+    return Cell(float(value), words.percent(float(value)))

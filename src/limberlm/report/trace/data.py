@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import yaml
+from numpy.typing import NDArray
 
 from limberlm.errors import UserError
 from limberlm.observe.sites import BAND, FINAL_NORM
@@ -32,6 +35,14 @@ TABLES: Mapping[str, tuple[str, ...]] = {
 
 HEAVY = ("replicates", "items")
 """Columns that only the comparison of a stage's ends needs; they are most of the bytes."""
+
+KEYS: Mapping[str, tuple[str, ...]] = {
+    TRACE: ("stage", "site", "convention", "metric"),
+    OUTCOMES: ("stage", "outcome"),
+    MEMORIZATION: ("stage", "statistic", "task"),
+    ABLATION: ("stage", "outcome"),
+}
+"""What rows are looked up by, so that a large table is gone through once."""
 
 PLACES = ((FINAL_NORM, "last"), (FINAL_NORM, "rms"), (FINAL_NORM, "raw"), (BAND, "rms"))
 """Where one number stands for the checkpoint, best first: the paper's own place leads."""
@@ -73,6 +84,23 @@ class Trace:
         """The rows of `trace.parquet`, without replicates."""
         return self.tables[TRACE]
 
+    def where(self, file: str, **fields: object) -> pd.DataFrame:
+        """The rows of a table whose columns equal `fields`; None asks for an empty cell."""
+        table, keys = self.tables[file], KEYS.get(file, ())
+        if keys and all(fields.get(name) is not None for name in keys):
+            table = table.take(self._places.get((file, *(fields[name] for name in keys)), []))
+            fields = {name: value for name, value in fields.items() if name not in keys}
+        return rows_where(table, **fields)
+
+    @cached_property
+    def _places(self) -> dict[tuple[object, ...], NDArray[np.intp]]:
+        found: dict[tuple[object, ...], NDArray[np.intp]] = {}
+        for file, keys in KEYS.items():
+            if all(name in self.tables[file] for name in keys):
+                groups = self.tables[file].groupby(list(keys), sort=False).indices
+                found |= {(file, *key): places for key, places in groups.items() if isinstance(key, tuple)}
+        return found
+
     def heavy(self, file: str, keep: pd.Series) -> pd.DataFrame:
         """Some rows of a table again, `keep` a mask over its rows, with the columns that `tables` leaves out."""
         table = self.tables[file].loc[keep]
@@ -95,6 +123,21 @@ class Trace:
         """(site, convention) of the headline numbers: the final norm under `last` if it was read there."""
         there = set(zip(self.geometry["site"], self.geometry["convention"], strict=True))
         return next((place for place in PLACES if place in there), min(there))
+
+
+def rows_where(table: pd.DataFrame, **fields: object) -> pd.DataFrame:
+    """The rows whose columns equal `fields`; None asks for an empty cell.
+
+    >>> rows_where(pd.DataFrame({"order": ["1", None], "value": [0.5, 0.7]}), order=None)["value"].tolist()
+    [0.7]
+    """
+    for name, wanted in fields.items():
+        if name not in table:
+            return table.iloc[:0]
+        column = table[name]
+        same = column.isna() if wanted is None else column == wanted
+        table = table[same.fillna(False).to_numpy(dtype=bool)]
+    return table
 
 
 def read_trace(folder: str | Path) -> Trace:

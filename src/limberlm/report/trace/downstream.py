@@ -90,6 +90,6 @@ def _p(value: float) -> Cell:
 
 
 def _chance(view: View, outcome: str) -> Sequence[tuple[float, str]]:
-    table = view.runs[0].tables[OUTCOMES]
-    values = {0.5} if outcome == "pair_accuracy" else set(setting(table[table["outcome"] == outcome], "chance"))
+    rows = view.runs[0].where(OUTCOMES, stage=view.stages[0].name, outcome=outcome)
+    values = {0.5} if outcome == "pair_accuracy" else set(setting(rows, "chance"))
     return [(value, f"chance ({words.percent(value)})") for value in sorted(values)]

@@ -8,7 +8,7 @@ import pandas as pd
 
 from limberlm.report import words
 from limberlm.report.headline import Cell
-from limberlm.report.trace.data import MEMORIZATION, Stage, Trace
+from limberlm.report.trace.data import MEMORIZATION, Stage, Trace, rows_where
 from limberlm.report.trace.panels import Line, Panel
 from limberlm.report.trace.runs import run_of
 from limberlm.report.trace.view import Grid, Part, View, pictured
@@ -70,7 +70,9 @@ def copies_panel(view: View) -> Panel:
 
 def gap_panel(view: View) -> Panel:
     """What corpus spans have over held-out ones."""
-    line = _line(view, "corpus minus held out", 1, " nats per token", statistic="memorization_gap", copies=None)
+    line = _line(
+        view, "corpus minus held out", 1, " nats per token", statistic="memorization_gap", task="spans", copies=None
+    )
     return Panel("Corpus minus held out<br>(nats per token)", [line], 190, levels=[(0.0, "no difference")])
 
 
@@ -94,24 +96,9 @@ def _tasks(view: View) -> list[str]:
 def _line(view: View, name: str, position: int, unit: str = "", **fields: Any) -> Line:
     runs = []
     for trace, stage in zip(view.runs, view.stages, strict=True):
-        rows = rows_where(trace.tables[MEMORIZATION], **fields)
-        runs.append(run_of(trace, stage, rows.assign(counted="examples"), name, unit=unit))
+        rows = trace.where(MEMORIZATION, stage=stage.name, **fields)
+        runs.append(run_of(trace, stage, rows, name, unit=unit, counted="examples"))
     return Line(name, runs, position, view.mean)
-
-
-def rows_where(table: pd.DataFrame, **fields: Any) -> pd.DataFrame:
-    """The rows whose columns equal `fields`; None asks for an empty cell.
-
-    >>> rows_where(pd.DataFrame({"order": ["1", None], "value": [0.5, 0.7]}), order=None)["value"].tolist()
-    [0.7]
-    """
-    kept = pd.Series(True, index=table.index)
-    for name, wanted in fields.items():
-        if name not in table:
-            return table.iloc[:0]
-        column = table[name]
-        kept &= column.isna() if wanted is None else (column == wanted).fillna(False).astype(bool)
-    return table[kept]
 
 
 def _last(view: View, task: str) -> tuple[Trace, Stage, pd.DataFrame]:

@@ -86,19 +86,15 @@ def in_words(panels: Sequence[Panel], axis: Places, marks: Marks) -> str:
 
 def _told(line: Line, axis: Places) -> str:
     parts = []
-    for number, run in enumerate(line.runs):
+    for number, run in enumerate(line.runs, start=1):
         known = run.dropna(subset=["value"])
-        if known.empty:
-            continue
-        lowest, highest = (known.iloc[place(known["value"].to_numpy())] for place in (np.argmin, np.argmax))
-        seed = f" (seed {number + 1} of {len(line.runs)})" if len(line.runs) > 1 else ""
-        first, last = (_at(known.iloc[place], axis) for place in (0, -1))
-        parts.append(f"{line.name}{seed}: {first}; lowest {_at(lowest, axis)}; highest {_at(highest, axis)}; {last}.")
+        points = list(zip(known["value"].tolist(), known["t"].tolist(), strict=True))
+        if points:
+            seed = f" (seed {number} of {len(line.runs)})" if len(line.runs) > 1 else ""
+            chosen = (points[0], min(points), max(points), points[-1])
+            first, lowest, highest, last = (f"{words.number(value)} at {axis.say(t)}" for value, t in chosen)
+            parts.append(f"{line.name}{seed}: {first}; lowest {lowest}; highest {highest}; {last}.")
     return " ".join(parts)
-
-
-def _at(row: Any, axis: Places) -> str:
-    return f"{words.number(row['value'])} at {axis.say(row['t'])}"
 
 
 def _line(line: Line, axis: Places, *, named: bool, band: bool) -> list[Drawn]:

@@ -9,8 +9,8 @@ from typing import Any
 
 import pandas as pd
 
-from limberlm.report import traces, words
-from limberlm.report.trace.data import OUTCOMES, Stage, Trace
+from limberlm.report import words
+from limberlm.report.trace.data import OUTCOMES, TRACE, Stage, Trace
 from limberlm.report.trace.panels import Line
 from limberlm.report.traces import plain
 
@@ -18,6 +18,9 @@ RANK = "effective_rank"
 PAPER_NAME = "called RankMe in 2509.23024"
 RANK_LINE, ALPHA_LINE = "effective rank", "alpha-ReQ"
 """The lines whose turning points are marked, as the figures name them."""
+RUN = ("t", "value", "low", "high", "label", "text")
+"""The columns of a run."""
+
 Show = Callable[[float], str]
 
 
@@ -36,16 +39,29 @@ def exact(value: float) -> str:
 
 
 def run_of(
-    trace: Trace, stage: Stage, rows: pd.DataFrame, what: str, show: Show = exact, unit: str = ""
+    trace: Trace,
+    stage: Stage,
+    rows: pd.DataFrame,
+    what: str,
+    show: Show = exact,
+    unit: str = "",
+    counted: str = "items",
 ) -> pd.DataFrame:
-    """Rows of one quantity as a run: `t` beside them, in its order, with `label` and `text` for the hover.
+    """Rows of one quantity in one stage as a run: t, value, low, high, and the two texts of the hover, in order of t.
 
-    A row's count `n`, if there is one, is told as well.
+    A row's count `n` of what is `counted` is told as well, if there is one.
     """
-    kept = rows[rows["stage"] == stage.name].drop_duplicates("step")
-    kept = kept.drop(columns=["t"], errors="ignore").merge(stage.checkpoints[["step", "t"]], on="step").sort_values("t")
-    texts = [_text(row, what, show, unit) for row in kept.to_dict("records")]
-    return kept.assign(label=labels(trace, stage, kept), text=texts)
+    places = dict(zip(stage.checkpoints["step"].tolist(), stage.checkpoints["t"].tolist(), strict=True))
+    columns = [_floats(rows, name) for name in ("value", "low", "high", "n")]
+    first = {step: row for step, *row in reversed(list(zip(rows["step"].tolist(), *columns, strict=True)))}
+    found = sorted((places[step], step, *row) for step, row in first.items() if step in places)
+    return pd.DataFrame(
+        [
+            (t, value, low, high, label(trace, stage, step, t), _text(value, low, high, n, what, show, unit, counted))
+            for t, step, value, low, high, n in found
+        ],
+        columns=list(RUN),
+    )
 
 
 def metric_run(trace: Trace, stage: Stage, metric: str, place: tuple[str, str] | None = None) -> pd.DataFrame:
@@ -54,11 +70,10 @@ def metric_run(trace: Trace, stage: Stage, metric: str, place: tuple[str, str] |
     `place` is (site, convention), the trace's own by default.
     """
     site, convention = place or trace.place()
-    table = trace.geometry
-    here = (table["site"] == site) & (table["convention"] == convention)
-    rows = table[here & (table["metric"] == metric + words.CORRECTED)]
-    rows = rows if len(rows) else table[here & (table["metric"] == metric)]
-    return run_of(trace, stage, rows.assign(n=rows["n_sequences"], counted="sequences"), metric_name(metric))
+    where = {"stage": stage.name, "site": site, "convention": convention}
+    rows = trace.where(TRACE, **where, metric=metric + words.CORRECTED)
+    rows = rows if len(rows) else trace.where(TRACE, **where, metric=metric)
+    return run_of(trace, stage, rows.assign(n=rows["n_sequences"]), metric_name(metric), counted="sequences")
 
 
 def metric_line(
@@ -80,8 +95,7 @@ def outcome_lines(
     unit: str = "",
 ) -> list[Line]:
     """An outcome of one stage, a line per task and split, colours from position `first` on."""
-    tables = [run.tables[OUTCOMES] for run in runs]
-    tables = [table[table["outcome"] == outcome] for table in tables]
+    tables = [run.where(OUTCOMES, stage=stage.name, outcome=outcome) for run, stage in zip(runs, stages, strict=True)]
     keys = dict.fromkeys(key for table in tables for key in zip(table["task"], _splits(table), strict=True))
     lines = []
     for position, (task, split) in enumerate(keys, start=first):
@@ -91,7 +105,7 @@ def outcome_lines(
             for trace, stage, table in zip(runs, stages, tables, strict=True)
         ]
         lines.append(Line(name, found, position, mean))
-    return [line for line in lines if any(len(run) for run in line.runs)]
+    return lines
 
 
 def setting(rows: pd.DataFrame, name: str) -> list[Any]:
@@ -104,32 +118,23 @@ def setting(rows: pd.DataFrame, name: str) -> list[Any]:
     return list(dict.fromkeys(found[name] for found in said if name in found))
 
 
-def labels(trace: Trace, stage: Stage, rows: pd.DataFrame) -> list[str]:
-    """The first line of each hover: the trace, its stage and the checkpoint."""
-    head = plain(f"{trace.name}, {stage.name}")
-    tokens = stage.axis.column == "tokens"
-    steps = zip(rows["step"], rows["t"], strict=True)
-    return [f"{head}, step {words.count(step)}" + (f" ({stage.axis.say(t)})" if tokens else "") for step, t in steps]
+def label(trace: Trace, stage: Stage, step: float, t: float) -> str:
+    """The first line of a hover: the trace, its stage and the checkpoint."""
+    said = f"{trace.name}, {stage.name}, step {words.count(step)}"
+    return plain(said + (f" ({stage.axis.say(t)})" if stage.axis.column == "tokens" else ""))
 
 
 def _splits(table: pd.DataFrame) -> pd.Series:
     return table["split"].fillna("").astype(str) if "split" in table else pd.Series("", index=table.index)
 
 
-def _text(row: dict[Any, Any], what: str, show: Show, unit: str) -> str:
-    low, high = row.get("low", math.nan), row.get("high", math.nan)
+def _floats(rows: pd.DataFrame, name: str) -> list[float]:
+    found: list[float] = rows[name].astype(float).tolist() if name in rows else [math.nan] * len(rows)
+    return found
+
+
+def _text(value: float, low: float, high: float, n: float, what: str, show: Show, unit: str, counted: str) -> str:
     known = not (math.isnan(low) or math.isnan(high))
     span = f"95 % interval {show(low)} to {show(high)}{unit}" if known else "no interval"
-    n = row.get("n", math.nan)
-    count = "" if math.isnan(n) else f"<br>{words.count(n)} {row.get('counted', 'items')}"
-    return f"{plain(what)}: {show(row['value'])}{unit}<br>{span}{count}"
-
-
-def has_value(lines: Sequence[Line]) -> bool:
-    """Whether any of the lines has a number."""
-    return any(run["value"].notna().any() for line in lines for run in line.runs)
-
-
-def level_texts(values: Sequence[float], name: str) -> list[tuple[float, str]]:
-    """Reference values with a name each, for a panel."""
-    return [(float(value), f"{name} ({traces.plain(words.number(value, 3))})") for value in values]
+    count = "" if math.isnan(n) else f"<br>{words.count(n)} {counted}"
+    return f"{plain(what)}: {show(value)}{unit}<br>{span}{count}"

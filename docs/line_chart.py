@@ -193,8 +193,8 @@ def _ticks_across(axis: Axis, across: _Scale, end: float) -> Iterator[str]:
 def _turned_title(title: str, y: float) -> Iterator[str]:
     rows = title.split("<br>")
     for number, row in enumerate(rows):
-        x = 13 + 15 * number
-        yield f'<text transform="translate({x} {y:.0f}) rotate(-90)" text-anchor="middle">{escape(row)}</text>'
+        place = f"translate({13 + 15 * number} {y:.0f}) rotate(-90)"
+        yield f'<text transform="{place}" text-anchor="middle">{escape(unescape(row))}</text>'
 
 
 Entry = tuple[str, str, dict[str, Any]]

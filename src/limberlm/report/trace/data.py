@@ -171,7 +171,7 @@ def _table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
         return pd.DataFrame(columns=list(columns))
     try:
         light = [name for name in _names(path) if name not in HEAVY]
-        table: pd.DataFrame = pq.read_table(path, columns=light).to_pandas()
+        table: pd.DataFrame = pq.read_table(path, columns=light).to_pandas().reset_index(drop=True)
     except (OSError, ValueError) as error:  # pyarrow's own errors are of these two kinds
         raise UserError(f"{path}: cannot be read ({str(error).splitlines()[0]})") from None
     for column in columns:

@@ -43,7 +43,7 @@ def rank_panels(runs: Sequence[Trace], stages: Sequence[Stage], mean: bool) -> l
 
 
 def _loss_title(losses: Sequence[Line]) -> str:
-    return f"Loss on {losses[0].name}" if len(losses) == 1 else "Held-out loss"
+    return f"Loss on {plain(losses[0].name)}" if len(losses) == 1 else "Held-out loss"
 
 
 def head_panels(runs: Sequence[Trace], stages: Sequence[Stage], mean: bool) -> list[Panel]:
@@ -89,7 +89,7 @@ def layer_map(trace: Trace, stage: Stage, metric: str, convention: str) -> go.Fi
         "type": "heatmap",
         "z": [[_height(cell, metric) for cell in row] for row in grid],
         "x": list(range(len(steps))),
-        "y": [words.site_title(site) for site in sites],
+        "y": [plain(words.site_title(site)) for site in sites],
         "customdata": [
             [_cell_text(trace, stage, site, t, cell, metric) for t, cell in zip(steps, row, strict=True)]
             for site, row in zip(sites, grid, strict=True)

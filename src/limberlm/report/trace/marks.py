@@ -129,7 +129,7 @@ def _band(axis: Places, start: float, end: float, fill: str) -> dict[str, Any]:
 def _entry(name: str) -> Drawn:
     # a group of its own: entries without one are stacked as soon as any other has one
     empty = {"type": "scatter", "x": [None], "y": [None], "hoverinfo": "skip"}
-    return empty | {"name": plain(name), "legendgroup": f"mark {name}", "legendrank": 1500}
+    return empty | {"name": plain(name), "legendgroup": f"mark {plain(name)}", "legendrank": 1500}
 
 
 def _solid(span: Span) -> str:

@@ -3,8 +3,8 @@
     limber run recipes/post_training.yaml --out runs/post_training
     python examples/trace_post_training.py runs/post_training traces/post_training
 
-Traces every chain and seed of a study's run inside its stages, says for each stage in which direction the effective rank
-went over the seeds, and compares pass@k of the last stages. Safe to interrupt: what is measured is kept.
+Traces every chain and seed of a run inside its stages, says for each stage which way the effective rank went over the
+seeds, and measures pass@k along the way. Safe to interrupt: what is measured is kept.
 """
 
 from __future__ import annotations

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from limberlm.stages import TRAINERS
+from limberlm.stages.arguments import trainer_config
 from limberlm.study import Study
 from limberlm.study.plan import Plan
 
@@ -21,12 +23,21 @@ def plan_of(path: Path) -> Plan:
 
 
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
-def test_a_recipe_is_a_study_whose_every_setting_is_accepted(path: Path) -> None:
+def test_a_recipe_is_a_study_of_its_files_name_whose_every_argument_is_trls(path: Path) -> None:
     study = Study.load(path)
     assert study.settings.name == path.stem
+    for name, stage in study.settings.stages.items():
+        trainer_config(TRAINERS[stage.trainer], stage.args, where=name, seed=0, scratch=Path("unused"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+def test_a_recipes_base_and_data_are_there(path: Path) -> None:
+    study = Study.load(path)
     assert len(plan_of(path).chains) == len(study.settings.chains) * len(study.settings.seeds)
 
 
+@pytest.mark.slow
 def test_post_training_shares_its_first_stage_and_keeps_checkpoints_everywhere() -> None:
     [path] = [path for path in STUDIES if path.stem == "post_training"]
     plan = plan_of(path)

@@ -34,7 +34,9 @@ def write_trace(
             where = {"site": "final_norm", "depth": 1.0, "convention": "last", "n_tokens": 500, "n_sequences": 500}
             replicates = (level + 0.0002 * rng.standard_normal(16)).tolist()
             value = {"value": exp(level), "low": exp(level - 0.01), "high": exp(level + 0.01), "replicates": replicates}
-            rows += [{**head, **where, **value, "metric": name} for name in ("effective_rank", "effective_rank_corrected")]
+            rows += [
+                {**head, **where, **value, "metric": name} for name in ("effective_rank", "effective_rank_corrected")
+            ]
         before = listed[-1]["x"]
     folder.mkdir()
     pd.DataFrame(rows).to_parquet(folder / "trace.parquet")
@@ -58,17 +60,19 @@ def test_warmup_is_a_step_and_is_put_on_the_axis_of_tokens(tmp_path: Path) -> No
 
 def test_a_later_stage_starts_again_at_its_own_step_0_and_knows_no_warmup(tmp_path: Path) -> None:
     later = [(s, 200_000 + s, y) for s, y in zip(STEPS[1:], CURVE[1:], strict=True)]
-    folder = write_trace(tmp_path / "t", {**one_stage(), "sft": later}, warmup_end=3)
-    with pytest.raises(UserError, match="nodes"):
-        analyse_trace(folder)  # what a stage did is read from the nodes, which are not here
+    found = analyse_trace(write_trace(tmp_path / "t", {**one_stage(), "sft": later}, warmup_end=3))
+    sft = found["stages"]["sft"]
+    assert ([turn["step"] for turn in sft["turns"]], sft["warmup_end"]) == ([4, 128], None)
+    assert list(found["directions"]) == ["sft"]
+    assert found["directions"]["sft"]["word"] == "inconclusive"  # its geometries are not here
 
 
 def test_one_curve_over_all_stages_where_that_is_asked_for(tmp_path: Path) -> None:
     halves = {"one": [(s, 0, y) for s, y in zip(STEPS[:6], CURVE[:6], strict=True)]}
     halves["two"] = [(s - 16, 0, y) for s, y in zip(STEPS[6:], CURVE[6:], strict=True)]
-    folder = write_trace(tmp_path / "t", halves, x="step", per_stage=False)
-    table = pd.read_parquet(folder / "trace.parquet")
-    assert table["x"].drop_duplicates().tolist() == list(STEPS)
+    found = analyse_trace(write_trace(tmp_path / "t", halves, x="step", per_stage=False))["stages"]
+    assert list(found) == ["all stages"]
+    assert [turn["step"] for turn in found["all stages"]["turns"]] == [4, 128]
 
 
 def test_the_answer_is_written_beside_the_table(tmp_path: Path) -> None:

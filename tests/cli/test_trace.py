@@ -61,18 +61,23 @@ def test_numbers_come_as_json_and_nothing_else_on_stdout(limber: Limber, world: 
     assert [one["step"] for one in found["checkpoints"]] == list(STEPS)
     assert all(one["rank_low"] < one["rank"] < one["rank_high"] for one in found["checkpoints"])
     assert {one["alpha"] for one in found["checkpoints"]} == {None}  # 32 dimensions have no ranks 12 to 100
-    assert found["stages"]["pretraining"]["pattern"] == json.loads((first / "phases.json").read_text())["stages"][
-        "pretraining"
-    ]["pattern"]
+    assert (
+        found["stages"]["pretraining"]["pattern"]
+        == json.loads((first / "phases.json").read_text())["stages"]["pretraining"]["pattern"]
+    )
 
 
 def test_a_plain_folder_of_checkpoints_is_traced_without_a_file(limber: Limber, world: Path, tmp_path: Path) -> None:
     for step in (0, 4):
-        shutil.copytree(world / "run" / f"step-{step:06d}", tmp_path / "run" / f"checkpoint-{step}")
+        copied = tmp_path / "run" / f"checkpoint-{step}"
+        shutil.copytree(world / "run" / f"step-{step:06d}", copied)
+        (copied / "chat_template.jinja").unlink()  # no model of the testbed: it is asked none of its questions
     options = ("--probe", world / "probe.jsonl", "--sequences", "40", "--out", tmp_path / "trace")
     done = limber("trace", tmp_path / "run", *options, "--json", "--quiet")
     assert [one["label"] for one in done.json["checkpoints"]] == ["training-000000", "training-000004"]
     assert done.json["stages"]["training"]["answer"] == "undetermined: too few checkpoints"
+    outcomes = pd.read_parquet(tmp_path / "trace" / "outcomes.parquet")
+    assert set(outcomes["outcome"]) == {"loss"}
     rows = pd.read_parquet(tmp_path / "trace" / "trace.parquet")
     assert set(rows[rows["convention"] == "last"]["n_sequences"]) == {40}
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -51,3 +53,13 @@ def seed_folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     folders = [write_trace(root / f"s{i}", name=f"seed-{i}", seed=i, x="step", leave_out=left_out) for i in range(3)]
     odd = write_trace(root / "odd", name="odd", seed=3, x="step", shape=falling_late, leave_out=left_out)
     return [*folders, odd]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A real browser."""
+    from tests.report.chromium import start
+
+    driver = start()
+    yield driver
+    driver.quit()

@@ -2,50 +2,20 @@
 
 from __future__ import annotations
 
-import json
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from limberlm.report import ReportData, write_report
+from tests.report.chromium import errors, fetched, needs_chromium, show, webdriver
 from tests.report.synthetic import build
 
-webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
-from selenium.webdriver.common.action_chains import ActionChains  # noqa: E402
-from selenium.webdriver.common.by import By  # noqa: E402
-from selenium.webdriver.support.ui import Select, WebDriverWait  # noqa: E402
+from selenium.webdriver.common.action_chains import ActionChains  # isort: skip
+from selenium.webdriver.common.by import By  # isort: skip
+from selenium.webdriver.support.ui import Select, WebDriverWait  # isort: skip
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-DRIVER = shutil.which("chromedriver")
 HOSTILE = "<img src=x onerror='window.hacked=1'>"
-pytestmark = pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="needs Chromium and chromedriver")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[webdriver.Chrome]:
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for argument in (
-        "--headless=new",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-dev-shm-usage",
-        "--window-size=1200,1000",
-    ):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
-    yield driver
-    driver.quit()
-
-
-def show(browser: webdriver.Chrome, path: Path) -> None:
-    for kind in ("browser", "performance"):
-        browser.get_log(kind)
-    browser.get(path.as_uri())
-    WebDriverWait(browser, 20).until(lambda b: b.execute_script("return document.documentElement.dataset.ready"))
+pytestmark = needs_chromium
 
 
 @pytest.fixture(scope="module")
@@ -69,9 +39,8 @@ def filters(page: webdriver.Chrome) -> list[Select]:
 
 
 def test_console_shows_no_error_and_nothing_is_fetched(page: webdriver.Chrome) -> None:
-    assert [entry for entry in page.get_log("browser") if entry["level"] == "SEVERE"] == []
-    messages = [json.loads(entry["message"])["message"] for entry in page.get_log("performance")]
-    urls = [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
+    assert errors(page) == []
+    urls = fetched(page)
     assert urls, "the performance log saw not even the page itself"
     assert [url for url in urls if not url.startswith(("file:", "data:", "blob:"))] == []
 
@@ -160,7 +129,7 @@ def test_the_chain_picker_shows_another_run(browser: webdriver.Chrome, many: Rep
     ticks = browser.find_elements(By.CSS_SELECTOR, '[data-figure="r3|stage"] .xtick')
     assert [tick.text for tick in ticks] == ["base", "math", "sft", "dpo"]
     assert column(browser, 1)[0] == "math"
-    assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []
+    assert errors(browser) == []
 
 
 def test_hostile_names_run_nothing(browser: webdriver.Chrome, tmp_path: Path) -> None:
@@ -177,4 +146,4 @@ def test_hostile_names_run_nothing(browser: webdriver.Chrome, tmp_path: Path) ->
 
 def test_an_empty_study_opens_without_error(browser: webdriver.Chrome, tmp_path: Path) -> None:
     show(browser, write_report(ReportData(title="nothing yet"), tmp_path / "empty.html"))
-    assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []
+    assert errors(browser) == []

@@ -18,6 +18,9 @@ from limberlm.stages.keep import kept_steps, save_adapter
 from limberlm.stages.kind import TrainerKind
 from tests.stages.runs import ADAPTER, load, run_stage
 
+EACH = pytest.mark.parametrize(
+    "trainer", [pytest.param(name, marks=[] if name == "sft" else pytest.mark.slow) for name in TRAINERS]
+)
 STEPS = [1, 2, 4]  # three of four steps, log-spaced
 IDS = torch.tensor([[5, 6, 7, 8, 9, 10]])
 
@@ -51,7 +54,7 @@ def files(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-@pytest.mark.parametrize("trainer", TRAINERS)
+@EACH
 def test_merging_a_kept_adapter_gives_the_model_of_its_step(
     tiny_model_folder: Path, tmp_path: Path, trainer: str
 ) -> None:
@@ -68,7 +71,7 @@ def test_merging_a_kept_adapter_gives_the_model_of_its_step(
         assert (read[1] - read[4]).abs().max() > 0.01
 
 
-@pytest.mark.parametrize("trainer", ["sft", "grpo"])
+@EACH
 def test_keeping_checkpoints_changes_nothing_in_the_training(
     tiny_model_folder: Path, tmp_path: Path, trainer: str
 ) -> None:

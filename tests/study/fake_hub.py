@@ -1,8 +1,7 @@
-"""A hub on this machine: the client's own code talks to it over HTTP, as it would to the real one.
+"""A hub of our own: the client's own code talks to it over HTTP, as it would to the real one.
 
-What it lists is `listings.json`: branch names as the repositories of 2509.23024 have them in public use, written down by
-hand from the paper's and the model cards' naming (all 154 of Pythia, the irregular ones of OLMo-2), in the order in
-which a hub lists them. Commits are made up.
+What it lists is `listings.json`: branch names as the repositories of 2509.23024 have them in public use, written down
+by hand (all 154 of Pythia, the irregular ones of OLMo-2), in the order in which a hub lists them. Commits are made up.
 """
 
 from __future__ import annotations
@@ -130,7 +129,9 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
     made = Hub()
     with serving(made) as address:
         monkeypatch.setattr(constants, "ENDPOINT", address)
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", address + "/{repo_id}/resolve/{revision}/{filename}")
+        monkeypatch.setattr(
+            constants, "HUGGINGFACE_CO_URL_TEMPLATE", address + "/{repo_id}/resolve/{revision}/{filename}"
+        )
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub-cache"))
         monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)

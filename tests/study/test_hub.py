@@ -1,7 +1,6 @@
 """Series from the hub, through the client's own code: names are listed and matched, commits pinned, files fetched once.
 
-The hub is a server on this machine (`fake_hub.py`): the tests have no internet, and what the real one sends was not
-recorded.
+The hub is a local server (`fake_hub.py`): the tests have no internet, and what the real one sends was not recorded.
 """
 
 from __future__ import annotations
@@ -108,7 +107,9 @@ def test_two_repositories_in_one_stage_are_told_of(hub: Hub, tmp_path: Path) -> 
         {"hub": EARLY, "revisions": "stage1-step{1000-tokens3B,2000-tokens5B}", "tokens_per_step": 2_097_152},
         {"hub": OLMO_1B, "revisions": "stage1-step10000-tokens21B", "tokens_per_step": 2_097_152},
     ]
-    assert load(tmp_path, *entries).notes == (f"training: comes from {OLMO_1B} and {EARLY}, which may be separate runs",)
+    assert load(tmp_path, *entries).notes == (
+        f"training: comes from {OLMO_1B} and {EARLY}, which may be separate runs",
+    )
 
 
 def test_branches_of_tulu_and_a_single_checkpoint_with_a_step_of_its_own(hub: Hub, tmp_path: Path) -> None:
@@ -124,7 +125,9 @@ def test_branches_of_tulu_and_a_single_checkpoint_with_a_step_of_its_own(hub: Hu
 
 def test_a_revision_that_is_not_listed_is_refused_with_the_nearest(hub: Hub, tmp_path: Path) -> None:
     message = refused(tmp_path, {"hub": PYTHIA, "revisions": "step{512,1500}"})
-    assert 'checkpoints.0.revisions: EleutherAI/pythia-1b has no revision "step1500"; the nearest are step1000' in message
+    assert (
+        'checkpoints.0.revisions: EleutherAI/pythia-1b has no revision "step1500"; the nearest are step1000' in message
+    )
     assert "no checkpoint is found there" in refused(tmp_path, {"hub": PYTHIA, "match": "stage9-*"})
     assert '"main" names no step' in refused(tmp_path, {"hub": PYTHIA, "revisions": ["step1", "main"]})
 
@@ -151,7 +154,9 @@ def test_every_recipe_of_a_trace_is_a_series_of_what_the_hub_lists(hub: Hub, pat
 def three(hub: Hub, tiny_model_folder: Path, tmp_path: Path) -> Hub:
     """Three small models where the hub has Pythia's first three."""
     for step in (0, 1, 2):
-        hub.put(PYTHIA, f"step{step}", write_checkpoint(tiny_model_folder, tmp_path / "there" / f"{step}", 0.1 / (1 + step)))
+        hub.put(
+            PYTHIA, f"step{step}", write_checkpoint(tiny_model_folder, tmp_path / "there" / f"{step}", 0.1 / (1 + step))
+        )
     return hub
 
 
@@ -206,9 +211,7 @@ def test_equal_weights_under_two_names_are_refused_when_the_second_comes(
         run_trace(series, tmp_path / "trace")
 
 
-def test_a_revision_without_safetensors_is_refused_before_anything_is_fetched(
-    three: Hub, tmp_path: Path
-) -> None:
+def test_a_revision_without_safetensors_is_refused_before_anything_is_fetched(three: Hub, tmp_path: Path) -> None:
     (tmp_path / "there" / "0" / "model.safetensors").rename(tmp_path / "there" / "0" / "pytorch_model.bin")
     entry = {"hub": PYTHIA, "revisions": "step{0,1,2}", "stage": "pretraining"}
     series = load_series(write_series(tmp_path / "s.yaml", [entry]))

@@ -7,7 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from limberlm.errors import UserError
-from limberlm.study.revisions import Revision, expand, nearest_revisions, parse_revision, refuse_unlisted, step_of_folder
+from limberlm.study.revisions import (
+    Revision,
+    expand,
+    nearest_revisions,
+    parse_revision,
+    refuse_unlisted,
+    step_of_folder,
+)
 from tests.study.fake_hub import LISTINGS
 
 B = 10**9

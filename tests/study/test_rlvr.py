@@ -54,7 +54,7 @@ def test_groups_that_do_not_fill_the_batch_are_refused_before_anything_is_traine
 
 def test_the_reward_names_the_node_and_checkpoints_do_not(make_study: Callable[..., Path]) -> None:
     def node(stage: dict[str, Any]) -> str:
-        return Study.load(make_study(stages={"s": stage})).plan().nodes[1].id
+        return Study.load(make_study(stages={"s": stage | {"rows": 16}})).plan().nodes[1].id
 
     assert node(SFT) == node(SFT | {"checkpoints": 5})
     assert node(RLVR) == node(RLVR | {"checkpoints": 5}) != node(SFT)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,15 @@ from limberlm.study import Study
 from limberlm.study.checkpoints import write_series as series_of_run
 from limberlm.study.resolved import resolved_yaml
 from limberlm.study.series import Series, load_series
+from limberlm.study.series_file import (
+    Entry,
+    MeasureSettings,
+    MemorizationSettings,
+    PhaseSettings,
+    ProbeSettings,
+    SeriesSettings,
+    parse_series,
+)
 from limberlm.study.sources import facts_of
 from limberlm.testbed import BUNDLED_BASE
 from limberlm.testbed.pretrain import PretrainSettings, series
@@ -98,7 +108,12 @@ def test_settings_given_beside_the_file_take_its_place(run: Path, tmp_path: Path
     entry = {"path": str(run / "step-*")}
     path.write_text(yaml.safe_dump({"checkpoints": [entry], "probe": {"path": "p.jsonl", "max_tokens": 9}}))
     found = load_series(path, {"probe": {"sequences": 5}, "dtype": "float64"}).settings
-    assert (found.probe.path, found.probe.max_tokens, found.probe.sequences, found.dtype) == ("p.jsonl", 9, 5, "float64")
+    assert (found.probe.path, found.probe.max_tokens, found.probe.sequences, found.dtype) == (
+        "p.jsonl",
+        9,
+        5,
+        "float64",
+    )
     assert load_series(path, {"probe": {"path": "testbed"}}).settings.probe.max_tokens == 64
 
 
@@ -186,7 +201,11 @@ def test_the_adapter_of_a_study_node_is_found_in_it(tiny_model_folder: Path, tmp
 UNKNOWN = [
     ({}, {"chekpoints": []}, 'chekpoints: unknown setting (did you mean "checkpoints"?)'),
     ({"stp": 3}, {}, 'checkpoints.0.stp: unknown setting (did you mean "step"?)'),
-    ({}, {"probe": {"path": "x.jsonl", "max_token": 3}}, 'probe.max_token: unknown setting (did you mean "max_tokens"?)'),
+    (
+        {},
+        {"probe": {"path": "x.jsonl", "max_token": 3}},
+        'probe.max_token: unknown setting (did you mean "max_tokens"?)',
+    ),
     ({}, {"measure": {"site": ["final_norm"]}}, 'measure.site: unknown setting (did you mean "sites"?)'),
     ({}, {"phases": {"warmup": 3}}, 'phases.warmup: unknown setting (did you mean "warmup_end"?)'),
     ({}, {"outcomes": {"pass_at_k": {"kk": [1]}}}, "outcomes.pass_at_k.kk: unknown setting"),
@@ -279,13 +298,17 @@ def test_equal_weights_are_refused_unless_they_are_a_control(
 ) -> None:
     copied = tmp_path / "run"
     shutil.copytree(run, copied)
-    moved(tiny_model_folder, 0.1 / 3).save_pretrained(copied / "step-200", max_shard_size="20kB")  # as step 2, in shards
+    moved(tiny_model_folder, 0.1 / 3).save_pretrained(
+        copied / "step-200", max_shard_size="20kB"
+    )  # as step 2, in shards
     assert len(list((copied / "step-200").glob("*.safetensors"))) > 1
     entry = {"path": str(copied / "step-*")}
     message = refused(tmp_path, entry)
     assert message.startswith("training-000200 and training-000002 have equal weights")
     assert len(load(tmp_path, {**entry, "null": True}).checkpoints) == 5
-    (tmp_path / "s.yaml").write_text(f"null: true\ncheckpoints:\n  - path: {copied}/step-*\n")  # YAML reads null as nothing
+    (tmp_path / "s.yaml").write_text(
+        f"null: true\ncheckpoints:\n  - path: {copied}/step-*\n"
+    )  # YAML reads null as nothing
     assert load_series(tmp_path / "s.yaml").settings.null
 
 
@@ -318,7 +341,9 @@ def test_damaged_weights_are_named(run: Path, tmp_path: Path) -> None:
     shutil.copytree(run, copied)
     weights = copied / "step-10" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
-    with pytest.raises(UserError, match=r"step-10/model\.safetensors: cannot be read as safetensors \(it ends too soon\)"):
+    with pytest.raises(
+        UserError, match=r"step-10/model\.safetensors: cannot be read as safetensors \(it ends too soon\)"
+    ):
         load_series(copied)
     weights.unlink()
     with pytest.raises(UserError, match=r"step-10: holds no \.safetensors file"):
@@ -355,3 +380,21 @@ def test_an_adapter_digest_follows_its_scale(tiny_model_folder: Path, tmp_path: 
     assert facts_of(folder).weights == before
     card.write_text(json.dumps(settings | {"lora_alpha": 8}))
     assert facts_of(folder).weights != before
+
+
+# --- what is shown
+
+
+def test_the_series_of_the_guide_is_one(tmp_path: Path) -> None:
+    guide = Path(__file__).parents[2] / "docs" / "guides" / "trace.md"
+    shown = re.findall(r'```yaml title="series.yaml"\n(.*?)```', guide.read_text(), re.DOTALL)
+    assert [parse_series(text, "guide", "guide").name for text in shown] == ["base"]
+
+
+def test_the_guide_names_every_setting(tmp_path: Path) -> None:
+    guide = (Path(__file__).parents[2] / "docs" / "guides" / "trace.md").read_text()
+    names = set(SeriesSettings.model_fields) | set(Entry.model_fields) | set(ProbeSettings.model_fields)
+    names |= (
+        set(MeasureSettings.model_fields) | set(PhaseSettings.model_fields) | set(MemorizationSettings.model_fields)
+    )
+    assert {name for name in names - {"name"} if name not in guide} == set()

@@ -1,5 +1,4 @@
-"""A trace measures each checkpoint once, says what an independent computation says, and ends with the same bytes however
-often it was stopped."""
+"""A trace measures each checkpoint once, as brute force does, and ends with the same bytes if stopped."""
 
 from __future__ import annotations
 
@@ -22,6 +21,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
 from limberlm.analysis import stage_direction
+from limberlm.analysis.of_folder import analyse_trace
 from limberlm.errors import UserError
 from limberlm.observe import Geometry
 from limberlm.study.series import Series, load_series
@@ -119,7 +119,9 @@ def test_each_checkpoint_reads_what_brute_force_reads(world: Path, traced: Trace
 def test_the_corrected_rank_is_the_block_jackknife_of_the_entropy(world: Path, traced: Traced) -> None:
     """J = 16 H - 15 mean H_(b); se^2 = 15/16 sum (H_(b) - mean)^2; J +- 2.131 se."""
     rows = table(traced)
-    one = rows[(rows["site"] == "final_norm") & (rows["convention"] == "last") & (rows["label"] == "pretraining-000004")]
+    one = rows[
+        (rows["site"] == "final_norm") & (rows["convention"] == "last") & (rows["label"] == "pretraining-000004")
+    ]
     whole, own = (one[one["metric"] == name].iloc[0] for name in ("effective_rank", "effective_rank_corrected"))
     without = np.array(own["replicates"])
     assert len(without) == 16
@@ -147,7 +149,9 @@ def test_adapters_are_measured_merged_into_the_end_of_the_stage_before(world: Pa
     merged.save_pretrained(folder)
     AutoTokenizer.from_pretrained(world / "run" / "step-000004").save_pretrained(folder)
     texts = [json.loads(line)["text"] for line in (world / "probe.jsonl").read_text().splitlines()]
-    assert headline(traced, "effective_rank")[-1] == pytest.approx(entropy_rank(last_states(folder, texts, 24)), rel=1e-4)
+    assert headline(traced, "effective_rank")[-1] == pytest.approx(
+        entropy_rank(last_states(folder, texts, 24)), rel=1e-4
+    )
 
 
 def test_the_tables_say_where_each_row_belongs(traced: Traced, series: Series) -> None:
@@ -167,7 +171,9 @@ def test_the_tables_say_where_each_row_belongs(traced: Traced, series: Series) -
     assert {"loss", "accuracy", "choice_accuracy_normalised"} == set(outcomes["outcome"]) - {"choice_accuracy_summed"}
     assert outcomes.groupby("label")["outcome"].count().tolist() == [4] * 5
     spectra = table(traced, "spectra")
-    tops = spectra[spectra["rank"] == 1]["eigenvalue"] / spectra.groupby("label", sort=False)["eigenvalue"].sum().tolist()
+    tops = (
+        spectra[spectra["rank"] == 1]["eigenvalue"] / spectra.groupby("label", sort=False)["eigenvalue"].sum().tolist()
+    )
     assert tops.tolist() == pytest.approx(headline(traced, "variance_share_1"), rel=1e-5)
 
 
@@ -219,7 +225,15 @@ class Stopped(Exception):
     pass
 
 
-@pytest.mark.parametrize("phase", ["loading", "geometry", "outcomes", "done"])
+@pytest.mark.parametrize(
+    "phase",
+    [
+        pytest.param("loading", marks=pytest.mark.slow),
+        "geometry",
+        pytest.param("outcomes", marks=pytest.mark.slow),
+        "done",
+    ],
+)
 def test_stopped_at_any_checkpoint_a_trace_goes_on_to_the_same_bytes(
     series: Series, traced: Traced, tmp_path: Path, phase: str
 ) -> None:
@@ -259,6 +273,7 @@ def test_leftovers_of_a_kill_are_removed(series: Series, traced: Traced, tmp_pat
     assert not (out / "downloads").exists()
 
 
+@pytest.mark.slow
 def test_a_changed_setting_gives_new_nodes_and_an_unchanged_one_none(world: Path, tmp_path: Path) -> None:
     def nodes(**settings: Any) -> list[str]:
         out = tmp_path / "trace"
@@ -273,6 +288,7 @@ def test_a_changed_setting_gives_new_nodes_and_an_unchanged_one_none(world: Path
     assert len(list((tmp_path / "trace" / "nodes").iterdir())) == 6
 
 
+@pytest.mark.slow
 def test_nodes_go_by_weights_and_not_by_place(world: Path, traced: Traced, tmp_path: Path) -> None:
     for name in ("run", "sft"):
         shutil.copytree(world / name, tmp_path / name)
@@ -296,6 +312,23 @@ def test_killed_at_any_instant_a_trace_resumes_to_the_same_bytes(world: Path, tr
     for name in ("phases.json", "report.html"):
         assert after.pop(name)
     assert after == contents(traced.out)
+
+
+# --- what stages did
+
+
+def test_what_a_stage_did_is_read_between_its_start_and_its_end(traced: Traced) -> None:
+    found = analyse_trace(traced.out)
+    (traced.out / "phases.json").unlink()
+    assert list(found["stages"]) == ["pretraining", "sft"]
+    nodes = {
+        one["label"]: one["node"] for one in json.loads((traced.out / "checkpoints.json").read_text())["checkpoints"]
+    }
+    ends = ("pretraining-000004", "sft-000006")
+    start, end = (Geometry.load(traced.out / "nodes" / nodes[label] / "geometry") for label in ends)
+    assert found["directions"]["sft"]["rank"]["change"] == pytest.approx(stage_direction(start, end).rank.change)
+    corrected = headline(traced, "effective_rank_corrected")
+    assert found["directions"]["sft"]["rank"]["change"] == pytest.approx(np.log(corrected[4] / corrected[2]), rel=1e-6)
 
 
 # --- controls
@@ -338,6 +371,7 @@ def test_the_released_estimator_stands_beside_ours_and_only_last_tokens_are_summ
     assert set(table(done)["site"]) == {"final_norm"}
 
 
+@pytest.mark.slow
 def test_all_sites_are_read_where_all_are_asked_for(world: Path, tmp_path: Path) -> None:
     (tmp_path / "run").symlink_to(world / "run")
     path = write_series(tmp_path / "s.yaml", [PRETRAINING], measure={"sites": ["all"]}, outcomes={"tasks": []})
@@ -397,8 +431,14 @@ def test_a_corpus_of_another_tokenizer_is_refused(world: Path, corpus: Path, tmp
 @pytest.mark.slow
 def test_ablation_and_pass_at_k_are_read_where_they_are_asked_for(world: Path, tmp_path: Path) -> None:
     (tmp_path / "run").symlink_to(world / "run")
-    outcomes = {"tasks": ["instructions"], "items": 4, "pass_at_k": {"samples": 4, "k": [1, 2], "items": 2, "compared": 2}}
-    path = write_series(tmp_path / "s.yaml", [PRETRAINING], outcomes=outcomes, ablation={"k": [2], "random": 1, "items": 4})
+    outcomes = {
+        "tasks": ["instructions"],
+        "items": 4,
+        "pass_at_k": {"samples": 4, "k": [1, 2], "items": 2, "compared": 2},
+    }
+    path = write_series(
+        tmp_path / "s.yaml", [PRETRAINING], outcomes=outcomes, ablation={"k": [2], "random": 1, "items": 4}
+    )
     done = run_trace(load_series(path), tmp_path / "trace")
     assert set(table(done, "ablation")["action"]) == {"none", "removed", "kept"}
     rows = table(done, "outcomes")
@@ -430,9 +470,7 @@ def test_the_trace_of_another_series_is_left_alone(world: Path, traced: Traced) 
         run_trace(other, traced.out)
 
 
-def test_a_checkpoint_without_a_tokenizer_takes_the_one_that_is_named(
-    tiny_model_folder: Path, tmp_path: Path
-) -> None:
+def test_a_checkpoint_without_a_tokenizer_takes_the_one_that_is_named(tiny_model_folder: Path, tmp_path: Path) -> None:
     for step in (1, 2):
         write_checkpoint(tiny_model_folder, tmp_path / "run" / f"step-{step}", 0.1 / step, tokenizer=False)
     entry = {**PRETRAINING, "path": "run/step-*"}
@@ -462,5 +500,3 @@ def make_broken(tiny_model_folder: Path) -> Callable[[Path], None]:
         model.save_pretrained(folder)
 
     return make
-
-

@@ -35,9 +35,7 @@ def lines(path: Path, rows: list[dict[str, object]]) -> Path:
     return path
 
 
-def build(
-    path: Path, tokenizer: PreTrainedTokenizerFast = TOKENIZER, context: int = 0, **asked: object
-) -> TraceProbe:
+def build(path: Path, tokenizer: PreTrainedTokenizerFast = TOKENIZER, context: int = 0, **asked: object) -> TraceProbe:
     return build_probe(ProbeSettings.model_validate({"path": path.name, **asked}), tokenizer, path.parent, context)
 
 

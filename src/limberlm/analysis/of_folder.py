@@ -52,15 +52,17 @@ def analyse_trace(out: Path) -> dict[str, Any]:
 
 
 def _read(out: Path) -> tuple[pd.DataFrame, dict[str, Any], PhaseSettings]:
+    for name in (TRACE, CHECKPOINTS, SERIES):
+        if not (out / name).is_file():
+            raise UserError(f"{out / name}: no such file; give a folder written by `limber trace`")
     try:
         table = pd.read_parquet(out / TRACE)
         listed = json.loads((out / CHECKPOINTS).read_text(encoding="utf-8"))
         settings = yaml.safe_load((out / SERIES).read_text(encoding="utf-8"))["phases"]
         return table, dict(listed), PhaseSettings.model_validate(settings)
-    except FileNotFoundError as error:
-        raise UserError(f"{error.filename}: no such file; give a folder written by `limber trace`") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{out}: cannot be read as a trace ({error})") from None
+    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"{out}: cannot be read as a trace ({reason})") from None
 
 
 def _phases(
@@ -86,8 +88,8 @@ def _direction(
 ) -> dict[str, Any]:
     start = [one for one in checkpoints if one["stage"] == before][-1]
     own = [one for one in checkpoints if one["stage"] == stage]
-    geometries = [Geometry.load(out / "nodes" / one["node"] / "geometry") for one in (start, *own)]
     try:
+        geometries = [Geometry.load(out / "nodes" / one["node"] / "geometry") for one in (start, *own)]
         found = stage_direction(geometries[0], geometries[-1], geometries[1:-1], convention=convention)
     except UserError as problem:
         return {"word": "inconclusive", "sentence": f"Inconclusive: {problem}."}

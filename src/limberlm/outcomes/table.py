@@ -61,7 +61,7 @@ def outcome_table(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
 def _wilson(share: float, n: int) -> tuple[float, float]:
     centre = (share + Z * Z / (2 * n)) / (1 + Z * Z / n)
     half = Z / (1 + Z * Z / n) * math.sqrt(share * (1 - share) / n + Z * Z / (4 * n * n))
-    return max(0.0, centre - half), min(1.0, centre + half)
+    return max(0.0, min(share, centre - half)), min(1.0, max(share, centre + half))  # rounding may cross the share
 
 
 def _bonett_price(differences: np.ndarray) -> tuple[float, float]:

@@ -21,11 +21,10 @@ from limberlm.study.series import SERIES, Series
 from limberlm.study.sources import Facts, facts_of, folder_tokenizer
 from limberlm.study.store import PARTIAL, Store, locked, write_durably
 from limberlm.study.trace_memory import build_memory, remove_drafts
-from limberlm.study.trace_node import Bench, measure_checkpoint
+from limberlm.study.trace_node import Bench, measure_checkpoint, testbed_skills
 from limberlm.study.trace_probe import build_probe
 from limberlm.study.trace_tables import Measured, write_tables
-from limberlm.testbed import SKILLS
-from limberlm.testbed.tokenizer import CHAT_TEMPLATE, tokenizer_digest
+from limberlm.testbed.tokenizer import tokenizer_digest
 
 FACTS, TOKENIZER = "facts.json", "tokenizer"
 OURS = (".lock", "nodes", "downloads", FACTS, TOKENIZER)
@@ -164,8 +163,7 @@ class _Run:
         probe = build_probe(settings.probe, tokenizer, self.series.folder, context)
         skills = settings.outcomes.tasks
         if skills is None:
-            speaks = tokenizer.chat_template == CHAT_TEMPLATE
-            skills = tuple(name for name, skill in SKILLS.items() if skill.kind == "sft") if speaks else ()
+            skills = testbed_skills(tokenizer, settings.outcomes.items, context)
         bench = Bench(settings, probe, tokenizer, digest, skills)
         if settings.memorization is None:
             return bench

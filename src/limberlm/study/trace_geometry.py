@@ -113,9 +113,7 @@ def companions(geometry: Geometry) -> pa.Table:
         first |= dict.fromkeys(("std_error", "low", "high", "null_value"), nan)
         first |= {"family": "spectrum", "replicates": []}
         rows.append(first | {"metric": "trace", "value": float(covariance.trace())})
-        rows.append(
-            first | {"metric": "effective_rank_uncentred", "value": _rank(second)}
-        )
+        rows.append(first | {"metric": "effective_rank_uncentred", "value": _rank(second)})
     return pa.table({field.name: pa.array([row[field.name] for row in rows], field.type) for field in SCHEMA})
 
 

@@ -20,7 +20,7 @@ from limberlm.observe import load_model
 from limberlm.outcomes.ablation import ablation_outcomes, ablation_table
 from limberlm.outcomes.choices import choice_outcomes
 from limberlm.outcomes.diversity import SamplingSettings, pass_at_k_outcomes
-from limberlm.outcomes.encoding import Example
+from limberlm.outcomes.encoding import Example, encode_sample
 from limberlm.outcomes.retention import loss_row, skill_outcomes
 from limberlm.outcomes.table import outcome_table
 from limberlm.stages import merge_adapters
@@ -30,10 +30,12 @@ from limberlm.study.series_file import TESTBED, SeriesSettings
 from limberlm.study.trace_geometry import companions, measure_geometry, spectrum
 from limberlm.study.trace_memory import Memory
 from limberlm.study.trace_probe import TraceProbe
+from limberlm.testbed import SKILLS, Sample, Skill
+from limberlm.testbed.tokenizer import CHAT_TEMPLATE
 
 # Raised when a change to the code changes what the settings of a node produce.
 ALGORITHM = 1
-LOSS_ROWS = 256
+LOSS_ROWS, LONGEST_CONTEXT = 256, 1024
 
 Report = Callable[[str, int, int], None]  # phase, done, total
 
@@ -135,6 +137,30 @@ def measure_checkpoint(
     }
     (out / "node.json").write_text(json.dumps(record, indent=2, sort_keys=True) + "\n")
     return clock
+
+
+def testbed_skills(tokenizer: PreTrainedTokenizerBase, items: int, context: int) -> tuple[str, ...]:
+    """The testbed's skills that a model is asked when none are named: none, unless it speaks the testbed's chat.
+
+    A skill of which a question with an option does not fit the context is left out.
+    """
+    if tokenizer.chat_template != CHAT_TEMPLATE:
+        return ()
+    limit = context or LONGEST_CONTEXT
+    return tuple(
+        name
+        for name, skill in SKILLS.items()
+        if skill.kind == "sft" and all(_fits(tokenizer, sample, limit) for sample in _asked(skill, items))
+    )
+
+
+def _asked(skill: Skill, items: int) -> list[Sample]:
+    return [*skill.samples("in_domain", items), *skill.samples("multiple_choice", items)]
+
+
+def _fits(tokenizer: PreTrainedTokenizerBase, sample: Sample, limit: int) -> bool:
+    answers = sample.choices or (sample.answer,)
+    return all(len(encode_sample(tokenizer, sample.prompt, answer, limit + 1).ids) <= limit for answer in answers)
 
 
 def _outcomes(bench: Bench, model: PreTrainedModel, report: Report) -> list[dict[str, Any]]:

@@ -87,7 +87,7 @@ class Axis:
             found = [tick for tick in found if self.least <= tick <= self.most * 1.01]
             if len(found) <= MOST_TICKS:
                 break
-        every = math.ceil(len(found) / MOST_TICKS)
+        every = max(1, math.ceil(len(found) / MOST_TICKS))
         return [0.0, *found[::-1][::every][::-1]]
 
 

@@ -18,7 +18,7 @@ from limberlm.report.trace.data import Stage
 from limberlm.report.trace.marks import Marks, Span
 from limberlm.report.trace.panels import Line, Panel, in_words, stack
 from limberlm.report.trace.runs import ALPHA_LINE, RANK, RANK_LINE, metric_run, outcome_lines
-from limberlm.report.trace.stages import TRIES, Chain
+from limberlm.report.trace.stages import Chain, tried
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def side_by_side(chain: Chain) -> tuple[go.Figure | None, str]:
         runs = [metric_run(chain.trace, stage, name) for stage in chain.all]
         return Line(title, [_joined(chain, axis, runs)], position)
 
-    tries = [line for k, name in enumerate(TRIES, start=1) for line in _tries(chain, axis, name, k)]
+    tries = [line for k, name in enumerate(tried(chain.trace), start=1) for line in _tries(chain, axis, name, k)]
     panels = [
         Panel("Effective rank", [metric(RANK, RANK_LINE, 1)], 220, log=True),
         Panel("alpha-ReQ", [metric("alpha_req", ALPHA_LINE, 2)], 170),

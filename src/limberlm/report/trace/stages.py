@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -17,7 +18,10 @@ from limberlm.report import words
 from limberlm.report.headline import NOTHING, Cell
 from limberlm.report.trace.data import OUTCOMES, TRACE, Stage, Trace
 
-TRIES = ("pass@1", "pass@4", "pass@16", "pass@64", "pass@256")
+TRY = re.compile(r"pass@(\d+)")
+WANTED = (1, 4, 16, 64, 256)
+"""Of pass@k the ks shown, the paper's; where none but 1 was measured, all that were."""
+
 STARTS = ("base", "pretrain", "train")
 """How the names of stages begin that others start from, if they come first."""
 
@@ -93,7 +97,7 @@ class Chain:
 
 def columns(chain: Chain) -> list[tuple[str, str]]:
     """The heads of the table of changes: what, and in which unit."""
-    return [*COLUMNS, *((name, "points") for name in _tried(chain.trace))]
+    return [*COLUMNS, *((name, "points") for name in tried(chain.trace))]
 
 
 def changes(chain: Chain) -> list[tuple[str, list[Cell]]]:
@@ -102,12 +106,12 @@ def changes(chain: Chain) -> list[tuple[str, list[Cell]]]:
 
 
 def _cells(chain: Chain, number: int) -> list[Cell]:
-    found, path, tried = chain.directions[number], chain.path(number), _tried(chain.trace)
+    found, path = chain.directions[number], chain.path(number)
     cells = [NOTHING] * len(COLUMNS)
     if found is not None:
         way = Cell(math.nan, found.word, "", "monotone" if found.rank.monotone else "")
         cells = [_cell(found.rank), way, _cell(found.alpha), _cell(found.head_removed)]
-    return cells + [_tries(chain.trace, name, path[0], path[-1]) if path else NOTHING for name in tried]
+    return cells + [_tries(chain.trace, name, path[0], path[-1]) if path else NOTHING for name in tried(chain.trace)]
 
 
 def _cell(change: Change | None) -> Cell:
@@ -120,9 +124,11 @@ def _cell(change: Change | None) -> Cell:
     return Cell(value, words.change(change.metric, value), span, "", low, high)
 
 
-def _tried(trace: Trace) -> list[str]:
-    there = set(trace.tables[OUTCOMES]["outcome"])
-    return [name for name in TRIES if name in there]
+def tried(trace: Trace) -> list[str]:
+    """The names of the pass@k outcomes shown, by k."""
+    there = sorted(int(found[1]) for name in set(trace.tables[OUTCOMES]["outcome"]) if (found := TRY.fullmatch(name)))
+    wanted = [k for k in there if k in WANTED]
+    return [f"pass@{k}" for k in (wanted if len(wanted) > 1 else there)]
 
 
 def _tries(trace: Trace, outcome: str, start: Place, end: Place) -> Cell:

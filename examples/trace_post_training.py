@@ -10,6 +10,7 @@ seeds, and measures pass@k along the way. Safe to interrupt: what is measured is
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,8 @@ from limberlm.analysis.direction import Direction, stage_direction
 from limberlm.analysis.seeds import over_seeds
 from limberlm.observe import Geometry
 from limberlm.study.results import Results
-from limberlm.study.series import load_series
+from limberlm.study.series import Series, load_series
+from limberlm.study.store import COMPLETE, PARTIAL
 from limberlm.study.trace import Event, run_trace
 
 SETTINGS = {
@@ -38,7 +40,9 @@ def main(run: Path, out: Path) -> None:
     for chain in Results(run).chains:
         name, seed = chain["name"], chain["seed"]
         folder = out / f"{'-'.join(name.split(' > '))}-seed{seed}"
-        run_trace(load_series(run, SETTINGS, chain=name, seed=seed), folder, watch)
+        series = load_series(run, SETTINGS, chain=name, seed=seed)
+        share_nodes(series, sorted(out.glob(f"*-seed{seed}")), folder)
+        run_trace(series, folder, watch)
         for stage, direction in directions(folder).items():
             by_stage.setdefault(stage, {})[seed] = direction
     found: dict[str, Any] = {}
@@ -47,6 +51,18 @@ def main(run: Path, out: Path) -> None:
         found[stage] = {"over seeds": summary.as_dict(), "seeds": {s: d.as_dict() for s, d in seeds.items()}}
         print(f"{stage}: {summary.sentence}", file=sys.stderr)
     print(json.dumps(found, indent=2))
+
+
+def share_nodes(series: Series, others: list[Path], folder: Path) -> None:
+    """Take over what other traces measured of the same labels: a node is named by all that decides what is in it."""
+    labels = {checkpoint.label for checkpoint in series.checkpoints}
+    for node in [node for other in others for node in sorted(other.glob("nodes/*-*"))]:
+        target = folder / "nodes" / node.name
+        if node.name.rpartition("-")[0] in labels and (node / COMPLETE).is_file() and not target.exists():
+            draft = target.with_name(node.name + PARTIAL)
+            shutil.rmtree(draft, ignore_errors=True)
+            shutil.copytree(node, draft)
+            draft.rename(target)
 
 
 def directions(trace: Path) -> dict[str, Direction]:

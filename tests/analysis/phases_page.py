@@ -14,6 +14,7 @@ from tests.analysis.curves import KNOTS, MONOTONE, Floats, Noise, noisy, pattern
 
 REPETITIONS = 40
 ALARMS = 150
+MINUTES = 6
 
 
 @dataclass(frozen=True)
@@ -126,26 +127,28 @@ compression-seeking, and they may repeat.
 
 ## How often it is right
 
-Curves of known pattern over log-spaced checkpoints 1 to 4,000, with noise of the given standard deviation: share of
+Curves of known pattern over n log-spaced checkpoints 1 to 4,000, with noise of the given standard deviation: share of
 {repetitions} repetitions with the right pattern. *One outlier* is a checkpoint ten deviations off, at least three from
 either end, and the share in brackets is how often it is named. *Heavy tails* are those of t with 3 degrees of freedom,
 *wandering* noise is AR(1) with coefficient 0.6.
 """
 
 ALARM = """
-A last fall of 0.1 is three deviations; where it is missed, the answer is nearly always F R. With noise of 0.3 the curve
-F R F reads {loud}.
+A last fall of 0.1 is about three deviations, the least that can be hoped to be seen. With noise of 0.3 the curve F R F
+reads {loud}.
 
 ## How often it finds a phase where there is none
 
-Share of {alarms} repetitions in which any stretch was found, and in which a turning point was.
+Share of {alarms} repetitions in which any stretch was found, and in which a turning point was; and, from the shares of
+the patterns found, how often three independent runs would show one and the same.
 """
 
 END = """
 The last two rows are why **no single run can show a phase**. Noise that neighbouring checkpoints share is read as too
 small, and its wander has stretches like those of phases; nothing in one run tells the two apart. So an answer about one
 run says "in this run", and a claim takes the same pattern in every seed, three or more
-(`limberlm.analysis.agreement`). Turning points are listed seed by seed, never averaged.
+(`limberlm.analysis.agreement`): the last column is what that is worth. Turning points are listed seed by seed, never
+averaged.
 
 ## A second opinion
 
@@ -178,9 +181,11 @@ def cell(name: str, setting: Setting, repetitions: int) -> tuple[str, float]:
 
 
 def alarm(make: Callable[[int], Floats], repetitions: int) -> list[str]:
-    """How often curves without a phase were given one, and a turning point."""
+    """How often curves without a phase were given one, and a turning point, and three of them the same."""
     answers = [find_phases(steps(len(make(0))), make(repetition)).pattern for repetition in range(repetitions)]
-    return [share(sum(map(bool, answers)), repetitions), share(sum(" " in one for one in answers), repetitions)]
+    thrice = sum((count / repetitions) ** 3 for pattern, count in Counter(answers).items() if pattern)
+    turning = sum(" " in pattern for pattern in answers)
+    return [share(sum(map(bool, answers)), repetitions), share(turning, repetitions), f"{thrice:.4f}"]
 
 
 def share(count: int, of: int) -> str:
@@ -203,7 +208,7 @@ def table(head: list[str], rows: Iterable[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in [head, ["---"] * len(head), *rows]) + "\n"
 
 
-def page(repetitions: int = REPETITIONS, alarms: int = ALARMS, minutes: int = 6) -> str:
+def page(repetitions: int = REPETITIONS, alarms: int = ALARMS, minutes: int = MINUTES) -> str:
     """The page as Markdown."""
     cells = {name: [cell(name, setting, repetitions) for setting in SETTINGS] for name in KNOTS}
     named = [[name, *(text for text, _ in row)] for name, row in cells.items()]
@@ -214,7 +219,7 @@ def page(repetitions: int = REPETITIONS, alarms: int = ALARMS, minutes: int = 6)
             table(["curve", *(setting.title for setting in SETTINGS)], named),
             ALARM.format(loud=loud(repetitions), alarms=alarms) + "\n",
             table(
-                ["without a phase", "any", "a turning point"],
+                ["without a phase", "any", "a turning point", "one pattern in three"],
                 ([name, *alarm(f, alarms)] for name, f in NOTHING.items()),
             ),
             END.format(repetitions=repetitions) + "\n",

@@ -8,7 +8,19 @@ from pathlib import Path
 import pytest
 
 from tests.analysis.curves import KNOTS
-from tests.analysis.phases_page import ALARMS, CLEAN, NOTHING, REPETITIONS, SETTINGS, alarm, cell
+from tests.analysis.phases_page import (
+    ALARM,
+    ALARMS,
+    CLEAN,
+    END,
+    INTRO,
+    MINUTES,
+    NOTHING,
+    REPETITIONS,
+    SETTINGS,
+    alarm,
+    cell,
+)
 
 PAGE = (Path(__file__).parents[2] / "docs" / "reference" / "phases.md").read_text(encoding="utf-8")
 
@@ -17,6 +29,14 @@ def printed(name: str) -> list[list[str]]:
     """The rows of the page that start with a name."""
     rows = re.findall(rf"^\| {re.escape(name)} \| (.*) \|$", PAGE, re.MULTILINE)
     return [row.split(" | ") for row in rows]
+
+
+def test_the_text_is_the_programs() -> None:
+    for text in (INTRO.format(repetitions=REPETITIONS, minutes=MINUTES), END.format(repetitions=REPETITIONS)):
+        assert text in PAGE
+    before, after = ALARM.format(alarms=ALARMS, loud="{loud}").split("{loud}")
+    assert before in PAGE
+    assert after in PAGE
 
 
 @pytest.mark.parametrize("name", KNOTS)
@@ -47,7 +67,9 @@ def test_false_alarms_are_as_printed(name: str) -> None:
 
 def test_false_alarms_are_few_unless_the_noise_wanders() -> None:
     for name in NOTHING:
-        [[anything, turning]] = printed(name)
+        [[anything, turning, thrice]] = printed(name)
         assert float(turning) <= float(anything)
+        assert float(thrice) <= float(anything) ** 3 + 0.01
+        assert float(thrice) < 0.05
         assert (float(anything) > 0.2) == ("wanders" in name)
         assert "wanders" in name or "heavy" in name or float(anything) <= 0.05

@@ -232,7 +232,10 @@ def pretraining(seed: int, x: str, shape: Callable[[str, Sequence[int]], np.ndar
     return places
 
 
-STAGE_STEPS = (10, 20, 40, 80, 120)
+STAGE_STEPS = (10, 30, 60, 120)
+OF_PRETRAINING = ("memorization.parquet", "ablation.parquet")
+"""Not asked of the stages after it."""
+
 DRIFT = {"sft": 0.10, "dpo": 0.04, "rlvr": -0.12}
 
 
@@ -277,7 +280,7 @@ def write_trace(
             "ablation.parquet": lambda p=place, n=number: ablation_at(p, n),
         }
         for file, make in made.items():
-            if file not in leave_out:
+            if file not in leave_out and (place.stage == "pretraining" or file not in OF_PRETRAINING):
                 tables.setdefault(file, []).append(place.labelled(make()))
     for file, parts in tables.items():
         pd.concat(parts, ignore_index=True).to_parquet(folder / file)

@@ -103,7 +103,7 @@ def test_the_page_never_scrolls_sideways(page: webdriver.Chrome, report: Path, w
 
 
 def test_the_stage_picker_shows_another_stage(page: webdriver.Chrome) -> None:
-    Select(page.find_element(By.CSS_SELECTOR, ".pick-run")).select_by_visible_text("rlvr (5 checkpoints)")
+    Select(page.find_element(By.CSS_SELECTOR, ".pick-run")).select_by_visible_text("rlvr (4 checkpoints)")
     keys = page.execute_script(f"{VISIBLE}.map(f => f.dataset.figure.split('|')[0])")
     assert set(keys) == {"s3", "c0"}
     title = page.find_element(By.CSS_SELECTOR, '[data-figure="s3|training|0"] .xtitle').text

@@ -172,7 +172,7 @@ def test_stages_are_set_side_by_side_on_equal_widths(chain: Trace, text: str) ->
     x = np.array(drawn["x"])
     assert x[0] == 0
     assert (np.diff(x) > 0).all()
-    np.testing.assert_allclose(x[[5, 10, 15]], [1, 2, 3])
+    np.testing.assert_allclose(x[[4, 8, 12]], [1, 2, 3])
 
 
 def test_what_a_stage_changed_is_the_paired_jackknife_of_its_ends(chain: Trace, text: str) -> None:
@@ -288,19 +288,26 @@ def test_the_map_has_a_cell_for_every_site_and_checkpoint(chain: Trace, text: st
     np.testing.assert_allclose(heatmap["z"][3], np.log10(rows["value"]), rtol=1e-12)
 
 
-@pytest.mark.parametrize("missing", [*FIGURES_OF, "phases.json", "series.yaml", "checkpoints.json"])
-def test_what_is_missing_is_said_and_the_rest_shown(chain_folder: Path, tmp_path: Path, missing: str) -> None:
+def test_what_is_missing_is_said_and_the_rest_shown(chain_folder: Path, tmp_path: Path) -> None:
+    folder = thinned(chain_folder, tmp_path / "part")
+    for path in folder.iterdir():
+        if path.name != "trace.parquet":
+            path.unlink()
+    text = render_trace([read_trace(folder)])
+    shown = {key.split("|")[1] for key in page_data(text)["figures"]}
+    assert shown == {"training", "head", "layers"}
+    for section in SECTIONS:
+        assert (section.empty in said(text)) == (section.key not in shown)
+    assert verdicts(text) == ["No phases were sought in the stage pretraining."]
+    assert len(page_data(text)["table"]["rows"]) == len(pd.read_parquet(folder / "trace.parquet"))
+
+
+@pytest.mark.parametrize("missing", FIGURES_OF)
+def test_one_missing_table_leaves_out_its_own_figures_alone(chain_folder: Path, tmp_path: Path, missing: str) -> None:
     folder = thinned(chain_folder, tmp_path / "part")
     (folder / missing).unlink()
-    text = render_trace([read_trace(folder)])
-    section = FIGURES_OF.get(missing)
-    keys = {key.split("|")[1] for key in page_data(text)["figures"] if key.startswith("s0")}
-    assert keys == {section.key for section in SECTIONS} - {section}
-    if section is not None:
-        (empty,) = [each.empty for each in SECTIONS if each.key == section]
-        assert empty in said(text)
-    if missing == "phases.json":
-        assert verdicts(text)[0] == "No phases were sought in the stage pretraining."
+    (view,) = views([read_trace(folder)])
+    assert {section.key for section in SECTIONS if not section.make(view)} == {FIGURES_OF[missing]}
 
 
 def test_a_rank_that_is_undefined_leaves_a_gap(chain_folder: Path, tmp_path: Path) -> None:
@@ -316,6 +323,8 @@ def test_a_rank_that_is_undefined_leaves_a_gap(chain_folder: Path, tmp_path: Pat
 def test_a_base_with_stages_but_no_pretraining_leads_with_the_stages(chain_folder: Path, tmp_path: Path) -> None:
     folder = tmp_path / "stages"
     shutil.copytree(chain_folder, folder)
+    for name in FIGURES_OF:
+        (folder / name).unlink()
     for path in folder.glob("*.parquet"):
         table = pd.read_parquet(path)
         table = table[(table["stage"] != "pretraining") | (table["step"] == 1000)]

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from limberlm.geometry import effective_rank, eigenvalues, head_removed_rank, jackknife, participation_ratio, rankme
+from limberlm.geometry import effective_rank, eigenvalues, jackknife, participation_ratio, rankme
+from limberlm.geometry.spectrum import head_removed_rank
 from limberlm.observe.sites import FINAL_NORM, locate
 from tests.observe.tiny import random_probe, tiny
 
@@ -58,7 +59,9 @@ def test_one_direction_of_share_w_takes_1000_dimensions_and_its_removal_brings_t
     share: float, expected: float
 ) -> None:
     """e^h(w) 1000^(1 - w)."""
-    spectrum = torch.cat([torch.tensor([share]).double(), torch.full((1000,), (1 - share) / 1000, dtype=torch.float64)])
+    spectrum = torch.cat(
+        [torch.tensor([share], dtype=torch.float64), torch.full((1000,), (1 - share) / 1000, dtype=torch.float64)]
+    )
     entropy = -share * log(share) - (1 - share) * log(1 - share)
     assert effective_rank(spectrum).item() == pytest.approx(exp(entropy) * 1000 ** (1 - share), rel=1e-9)
     assert effective_rank(spectrum).item() == pytest.approx(expected, rel=1e-5)

@@ -4,9 +4,10 @@
   const drawVisible = makeFigures(page, (node) => node.dataset.figure);
 
   // Six digits to read, all of them to sort and to copy.
+  const grouped = new Intl.NumberFormat("en");
   function text(value, whole) {
     if (value === null) return "–";
-    return (whole ? value.toLocaleString("en") : String(Number(value.toPrecision(6)))).replace("-", "−");
+    return (whole ? grouped.format(value) : String(Number(value.toPrecision(6)))).replace("-", "−");
   }
 
   const packed = page.table, texts = packed.names.length;

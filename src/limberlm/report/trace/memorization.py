@@ -19,8 +19,10 @@ RHOS = (
     ("partial_rho_unigram", "given length and unigram log-probability"),
 )
 ORDERS = ("1", "2", "3", "4", "5", "inf")
-TASKS = ("spans", "skills", "corpus")
-"""The examples shown, best first: spans of the corpus and of held-out text together, then skill questions."""
+TASKS = ("spans", "skills")
+"""The examples shown first: spans of the corpus and of held-out text together, then questions of all skills."""
+
+PARTS = ("corpus", "held_out")
 
 ALL = {"order": "inf", "zero": "floor", "stratum": "all"}
 MOST_TASKS = 2
@@ -88,9 +90,12 @@ def _headline(task: str) -> dict[str, str]:
 
 
 def _tasks(view: View) -> list[str]:
+    """The kinds of examples that correlations were taken on: those of `TASKS` first, parts of `spans` left out."""
     table = view.runs[0].tables[MEMORIZATION]
-    there = list(dict.fromkeys(table["task"].dropna())) if "task" in table else []
-    return ([task for task in TASKS if task in there] or there)[:MOST_TASKS]
+    rows = rows_where(table, statistic="partial_rho", stage=view.stages[0].name)
+    there = list(dict.fromkeys(rows["task"].dropna())) if "task" in rows else []
+    whole = [task for task in there if task not in PARTS or "spans" not in there]
+    return sorted(whole, key=lambda task: TASKS.index(task) if task in TASKS else len(TASKS))[:MOST_TASKS]
 
 
 def _line(view: View, name: str, position: int, unit: str = "", **fields: Any) -> Line:

@@ -92,4 +92,4 @@ def measured(runs: Sequence[Trace]) -> str:
 
 def warnings(runs: Sequence[Trace]) -> list[str]:
     """What was written down about the numbers when they were taken, without repeats."""
-    return list(dict.fromkeys(str(note) for run in runs for note in run.measured.get("notes") or []))
+    return list(dict.fromkeys(str(note).rstrip(".") for run in runs for note in run.measured.get("notes") or []))

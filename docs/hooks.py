@@ -6,6 +6,7 @@ import metric_pages
 import preset_page
 import testbed_page
 import toy_page
+import trace_page
 import typer
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
@@ -30,8 +31,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Put every command's help and the testbed's tables where a page asks for them."""
-    markdown = toy_page.filled(testbed_page.filled(markdown))
+    """Put every command's help, the testbed's tables and the figures of traces where a page asks for them."""
+    markdown = trace_page.fill(toy_page.filled(testbed_page.filled(markdown)))
     return markdown.replace(COMMANDS, commands()) if COMMANDS in markdown else markdown
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from limberlm.report import style, traces
-from limberlm.report.trace.axis import Axis
+from limberlm.report.trace.axis import Places
 from limberlm.report.trace.marks import Marks
 from limberlm.report.trace.panels import MOST_BANDS, Line, Panel, in_words, mean_of
 
@@ -36,7 +36,7 @@ class _Scale:
         return self.start + (self.end - self.start) * (value - self.low) / (self.high - self.low)
 
 
-def line_chart(panels: Sequence[Panel], axis: Axis, marks: Marks, title: str) -> str:
+def line_chart(panels: Sequence[Panel], axis: Places, marks: Marks, title: str) -> str:
     """The panels that have a value, as an SVG with a title and a description; empty if none has.
 
     Every point has a tooltip of its own (an SVG title) with its exact value and interval.
@@ -70,7 +70,7 @@ def _bottom(panel: Panel, top: float) -> float:
     return top + ROW * len(_rows(_line_entries(panel))) + panel.height
 
 
-def _panel(panel: Panel, axis: Axis, marks: Marks, across: _Scale, top: float) -> Iterator[str]:
+def _panel(panel: Panel, axis: Places, marks: Marks, across: _Scale, top: float) -> Iterator[str]:
     for entries in _rows(_line_entries(panel)):
         yield from _legend_row(entries, top)
         top += ROW
@@ -91,7 +91,7 @@ def _panel(panel: Panel, axis: Axis, marks: Marks, across: _Scale, top: float) -
             yield _diamond(across.at(x), up.at(value), said)
 
 
-def _line(line: Line, axis: Axis, across: _Scale, up: _Scale, *, band: bool) -> Iterator[str]:
+def _line(line: Line, axis: Places, across: _Scale, up: _Scale, *, band: bool) -> Iterator[str]:
     colour, several = style.colour(line.position), len(line.runs) > 1
     for run in line.runs:
         known = run.dropna(subset=["value"])
@@ -134,7 +134,7 @@ def _ribbon(run: pd.DataFrame, xs: Sequence[float], up: _Scale, colour: str) -> 
         yield f'<polygon class="band" points="{" ".join(edge)}" fill="{colour}" fill-opacity="0.18"/>'
 
 
-def _shades(axis: Axis, marks: Marks, across: _Scale, top: float, height: float) -> Iterator[str]:
+def _shades(axis: Places, marks: Marks, across: _Scale, top: float, height: float) -> Iterator[str]:
     for shape in marks.shapes(axis):
         left, right = across.at(shape["x0"]), across.at(shape["x1"])
         if shape["type"] == "line":
@@ -183,10 +183,10 @@ def _value_ticks(panel: Panel, up: _Scale) -> list[tuple[float, str]]:
     return [(tick, f"{tick:.{decimals}f}".replace("-", "−")) for tick in ticks]
 
 
-def _ticks_across(axis: Axis, across: _Scale, end: float) -> Iterator[str]:
+def _ticks_across(axis: Places, across: _Scale, end: float) -> Iterator[str]:
     layout = axis.layout()
     for place, text in zip(layout["tickvals"], layout["ticktext"], strict=True):
-        yield _text(across.at(place), end + 17, text, anchor="middle", faint=True)
+        yield _text(across.at(place), end + 17, text.replace("<br>", " "), anchor="middle", faint=True)
     yield _text((LEFT + WIDTH - RIGHT) / 2, end + 37, layout["title"]["text"], anchor="middle")
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from limberlm.testbed import SKILLS, SPLITS, Sample
 
 TABLE, EXAMPLES = "<!-- testbed skills -->", "<!-- testbed examples -->"
@@ -40,7 +42,7 @@ def _row(split: str, sample: Sample) -> tuple[str, str, str]:
     return split, _code(sample.prompt), answer
 
 
-def _table(heads: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+def _table(heads: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     return "".join(f"| {' | '.join(cells)} |\n" for cells in (heads, ("---",) * len(heads), *rows))
 
 

@@ -24,12 +24,19 @@ from limberlm.geometry import CATALOG
 from limberlm.report.trace import data
 from limberlm.report.trace.page import views
 from limberlm.report.trace.sections import PANELS
+from limberlm.report.trace.stage_figure import stage_panels
+from limberlm.report.trace.stages import Chain
 from limberlm.report.trace.verdict import verdict_of
 from limberlm.report.trace.view import View
 
 TRACES = Path(__file__).parent / "reference" / "traces"
 MARK = re.compile(r"<!-- trace (?P<names>[\w.+-]+) (?P<figure>[\w-]+) -->")
-VERDICT = "verdict"
+VERDICT, STAGES, DIRECTIONS = "verdict", "stages", "directions"
+STAGES_CAPTION = (
+    "Every stage has the same width, its steps on a logarithmic axis of its own; every second one is shaded. Bands are "
+    "95 % intervals, of pass@k over problems."
+)
+POINT = "Point at a marker for its exact value and interval."
 CONVENTIONS = ("last", "rms")
 SERIES_KEPT = ("name", "x", "phases", "dtype", "seed")
 """Of the settings, what figures need and what tells nothing of where the trace was made."""
@@ -38,7 +45,8 @@ SERIES_KEPT = ("name", "x", "phases", "dtype", "seed")
 def fill(markdown: str) -> str:
     """A page with every mark replaced; NAME may be several joined by `+`, seeds of one series.
 
-    FIGURE is `verdict`, or one of `limberlm.report.trace.sections.PANELS`.
+    FIGURE is `verdict`, `directions` (what each stage did), `stages` (all of them side by side), or one of
+    `limberlm.report.trace.sections.PANELS`. The first of several traces gives `directions` and `stages`.
 
     Raises:
         UserError: there is no such trace, or it has no such figure.
@@ -48,7 +56,7 @@ def fill(markdown: str) -> str:
 
 
 def figure(names: tuple[str, ...], kind: str) -> str:
-    """A figure with its caption as HTML; for `verdict` the sentences.
+    """A figure with its caption as HTML; for `verdict` and `directions` sentences as Markdown.
 
     Raises:
         UserError: there is no such trace, or it has no such figure.
@@ -58,17 +66,24 @@ def figure(names: tuple[str, ...], kind: str) -> str:
     if kind == VERDICT:
         said = verdict_of(view)
         return f"**{escape(said.summary)}** {escape(' '.join(said.details))}".strip()
-    if kind not in PANELS:
-        known = [VERDICT, *PANELS]
+    if kind == DIRECTIONS:
+        found = view.runs[0].phases.get("directions") or {}
+        return "\n".join(f"- `{stage}`: {escape(str(record['sentence']))}" for stage, record in found.items())
+    if kind != STAGES and kind not in PANELS:
+        known = [VERDICT, STAGES, DIRECTIONS, *PANELS]
         raise UserError(f'trace {name}: no figure "{kind}"{nearest(kind, known)}; there are {", ".join(known)}')
-    make, caption = PANELS[kind]
-    drawn = line_chart(make(view), view.axis, view.marks, f"{kind.capitalize()} over training, {name}")
+    title = f"{kind.capitalize()} over training, {name}"
+    if kind == STAGES:
+        chain, caption = Chain.of(view.runs[0]), STAGES_CAPTION
+        drawn = "" if chain is None else line_chart(*stage_panels(chain), title)
+    else:
+        make, caption = PANELS[kind]
+        drawn = line_chart(make(view), view.axis, view.marks, title)
     if not drawn:
         raise UserError(f"trace {name}: holds nothing that the figure {kind} shows")
-    more = "Point at a marker for its exact value and interval."
     return (
         f'<figure class="response" data-search-exclude>\n{drawn}\n'
-        f"<figcaption>{escape(f'{caption} {more}')}</figcaption>\n</figure>"
+        f"<figcaption>{escape(f'{caption} {POINT}')}</figcaption>\n</figure>"
     )
 
 

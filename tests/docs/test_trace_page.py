@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
+import shutil
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -25,7 +27,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two traces as made, and as stored for the pages."""
     root = tmp_path_factory.mktemp("traces")
     for seed, name in enumerate(("one", "two")):
-        made = write_trace(root / "made" / name, name=name, seed=seed)
+        made = write_trace(root / "made" / name, name=name, seed=seed, stages=("sft", "rlvr"))
         content = yaml.safe_load((made / "series.yaml").read_text())
         content["checkpoints"] = [{"path": "/somewhere/runs/base"}]
         (made / "series.yaml").write_text(yaml.safe_dump(content))
@@ -45,10 +47,10 @@ def svg_of(html: str) -> ElementTree.Element:
 def ranks(root: Path) -> pd.DataFrame:
     table = read_trace(root / "stored" / "one").geometry
     here = (table["metric"] == "effective_rank_corrected") & (table["convention"] == "last")
-    return table[here].sort_values("step")
+    return table[here & (table["stage"] == "pretraining")].sort_values("step")
 
 
-@pytest.mark.parametrize("kind", PANELS)
+@pytest.mark.parametrize("kind", [*PANELS, "stages"])
 def test_every_figure_can_be_drawn_from_what_is_stored(root: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     drawn = trace_page.figure(("one",), kind)
     svg = svg_of(drawn)
@@ -95,6 +97,23 @@ def test_phases_are_shaded_and_turning_points_marked(root: Path) -> None:
     assert len(shades) == 3 * (len(found["swings"]) + len(found["turns"]))
     names = [text.text for text in svg.iter(f"{SPACE}text")]
     assert {"warmup ↗", "warmup ↘", "entropy-seeking ↗", "end of learning-rate warmup (step 40)"} <= set(names)
+
+
+def test_stages_are_drawn_side_by_side_and_what_they_did_is_listed(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    svg = svg_of(trace_page.figure(("one",), "stages"))
+    table = read_trace(root / "stored" / "one").geometry
+    here = (table["metric"] == "effective_rank_corrected") & (table["convention"] == "last")
+    after = table[here & (table["stage"] != "pretraining")]["value"].tolist()
+    points = [float(point.get("data-value", "nan")) for point in svg.iter(f"{SPACE}circle")]
+    assert points[: 1 + len(after)] == pytest.approx([ranks(root)["value"].iloc[-1], *after], rel=1e-9)
+    assert {"pretraining", "sft 120", "rlvr 120"} <= {text.text for text in svg.iter(f"{SPACE}text")}
+    shutil.copytree(root / "stored" / "one", tmp_path / "told")
+    directions = {"directions": {"sft": {"word": "expands", "sentence": "Expands: by <a lot>."}}}
+    (tmp_path / "told" / "phases.json").write_text(json.dumps(directions))
+    monkeypatch.setattr(trace_page, "TRACES", tmp_path)
+    assert trace_page.fill("<!-- trace told directions -->") == "- `sft`: Expands: by &lt;a lot&gt;."
 
 
 def test_seeds_share_a_figure_with_their_mean_thick() -> None:

@@ -144,12 +144,8 @@ def memorization_at(place: Place, seed: int) -> list[dict]:
         replicates = (value + 0.01 * rng.normal(size=BLOCKS)).tolist()
         found = jackknife(value, replicates)
         row = dict.fromkeys(COLUMNS) | {"statistic": statistic, "task": task, "stratum": "all", "n": 256}
-        rows.append(
-            row
-            | {"value": value, "std_error": found.std_error, "low": found.low, "high": found.high}
-            | {"replicates": replicates}
-            | fields
-        )
+        ends = {"value": value, "std_error": found.std_error, "low": found.low, "high": found.high}
+        rows.append(row | ends | {"replicates": replicates} | fields)
 
     shares = {"rho": 1.1, "partial_rho": 1.0, "partial_rho_unigram": 0.7, "rho_per_token": 0.9}
     for task in ("spans", "skills"):
@@ -227,15 +223,12 @@ def pretraining(seed: int, x: str, shape: Callable[[str, Sequence[int]], np.ndar
         own = {metric: float(v[i] * math.exp(0.02 * wobble[i])) for metric, v in values.items()}
         own["mean_share"] = min(own["mean_share"], 0.9999)
         tokens = step * TOKENS_PER_STEP
-        place = Place("pretraining", step, tokens, tokens if x == "tokens" else step, own, float(losses[i]))
-        places.append(place)
+        places.append(Place("pretraining", step, tokens, tokens if x == "tokens" else step, own, float(losses[i])))
     return places
 
 
 STAGE_STEPS = (10, 30, 60, 120)
-OF_PRETRAINING = ("memorization.parquet", "ablation.parquet")
-"""Not asked of the stages after it."""
-
+OF_PRETRAINING = ("memorization.parquet", "ablation.parquet")  # not asked of the stages after it
 DRIFT = {"sft": 0.10, "dpo": 0.04, "rlvr": -0.12}
 
 

@@ -16,7 +16,7 @@ from limberlm.study.trace import run_trace
 from limberlm.testbed.prose import documents
 from limberlm.testbed.tokenizer import tokenizer_digest
 from tests.report.test_html import page_data
-from tests.report.test_trace_report import said, stage_cells, verdicts
+from tests.report.trace_text import said, stage_cells, verdicts
 from tests.study.series_world import write_adapter, write_run, write_series
 
 pytestmark = pytest.mark.slow

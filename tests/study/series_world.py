@@ -16,7 +16,6 @@ from transformers import LlamaForCausalLM
 from limberlm.testbed.prose import passages
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
-OUTCOMES = {"tasks": ["instructions"], "items": 4}
 PROBE_ROWS = 96
 
 
@@ -67,12 +66,13 @@ def write_probe(path: Path, rows: int = PROBE_ROWS) -> Path:
 
 
 def write_series(path: Path, checkpoints: Sequence[dict[str, Any]], **settings: Any) -> Path:
-    """A series file that reads little."""
+    """A series file that reads little: last tokens, and the loss."""
     probe = write_probe(path.parent / "probe.jsonl")
     content = {
         "checkpoints": list(checkpoints),
         "probe": {"path": probe.name, "max_tokens": 24, "min_tokens": 4},
-        "outcomes": OUTCOMES,
+        "outcomes": {"tasks": []},
+        "measure": {"conventions": ["last"]},
     }
     path.write_text(yaml.safe_dump({**content, **settings}, sort_keys=False))
     return path

@@ -47,13 +47,26 @@ def world(tmp_path_factory: pytest.TempPathFactory, tiny_model_folder: Path) -> 
     write_run(tiny_model_folder, folder / "run", STEPS)
     for step in (2, 6):
         write_adapter(tiny_model_folder, folder / "sft" / f"step-{step}", step)
-    write_series(folder / "series.yaml", [PRETRAINING, SFT], name="world")
+    outcomes = {"tasks": ["instructions"], "items": 4}
+    write_series(folder / "series.yaml", [PRETRAINING, SFT], name="world", measure={}, outcomes=outcomes)
     return folder
 
 
 @pytest.fixture(scope="module")
 def series(world: Path) -> Series:
     return load_series(world / "series.yaml")
+
+
+@pytest.fixture(scope="module")
+def small(world: Path) -> Series:
+    """Of the pretraining alone, last tokens alone."""
+    return load_series(write_series(world / "small.yaml", [PRETRAINING], name="small"))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(small: Series, tmp_path_factory: pytest.TempPathFactory) -> Traced:
+    """The trace of the small series."""
+    return run_trace(small, tmp_path_factory.mktemp("small") / "trace")
 
 
 @pytest.fixture(scope="module")
@@ -198,7 +211,9 @@ def test_batches_and_the_order_of_the_texts_change_nothing(world: Path, traced: 
     (tmp_path / "probe.jsonl").write_text("".join(texts))
     (tmp_path / "run").symlink_to(world / "run")
     settings = {"path": "probe.jsonl", "max_tokens": 24, "min_tokens": 4}
-    path = write_series(tmp_path / "series.yaml", [PRETRAINING], measure={"batch_size": 1}, probe=settings)
+    path = write_series(
+        tmp_path / "series.yaml", [PRETRAINING], measure={"batch_size": 1, "conventions": ["last"]}, probe=settings
+    )
     (tmp_path / "probe.jsonl").write_text("".join(texts))
     other = run_trace(load_series(path), tmp_path / "trace")
     for metric in ("effective_rank_corrected", "participation_ratio_debiased", "mean_share"):
@@ -216,9 +231,9 @@ def test_a_second_run_measures_nothing_and_leaves_the_same_bytes(series: Series,
     assert contents(traced.out) == before
 
 
-def test_the_folder_replays_the_trace(traced: Traced, tmp_path: Path) -> None:
-    again = run_trace(load_series(traced.out), tmp_path / "again")
-    assert contents(again.out) == contents(traced.out)
+def test_the_folder_replays_the_trace(undisturbed: Traced, tmp_path: Path) -> None:
+    again = run_trace(load_series(undisturbed.out), tmp_path / "again")
+    assert contents(again.out) == contents(undisturbed.out)
 
 
 class Stopped(Exception):
@@ -235,31 +250,29 @@ class Stopped(Exception):
     ],
 )
 def test_stopped_at_any_checkpoint_a_trace_goes_on_to_the_same_bytes(
-    series: Series, traced: Traced, tmp_path: Path, phase: str
+    small: Series, undisturbed: Traced, tmp_path: Path, phase: str
 ) -> None:
     out = tmp_path / "trace"
-    for stop in range(len(series.checkpoints)):
+    for stop in range(len(small.checkpoints)):
 
         def watch(event: Event, stop: int = stop) -> None:
             if event.position == stop and event.phase == phase:
                 raise Stopped
 
         with pytest.raises(Stopped):
-            run_trace(series, out, watch)
+            run_trace(small, out, watch)
         assert not (out / "trace.parquet").exists()
-        if stop == 2:
-            break  # the first, one in the middle, and a stage's end
     events: list[Event] = []
-    run_trace(series, out, events.append)
+    run_trace(small, out, events.append)
     kept = [event.position for event in events if event.phase == "kept"]
     assert kept == list(range(3 if phase == "done" else 2))
-    assert contents(out) == contents(traced.out)
+    assert contents(out) == contents(undisturbed.out)
 
 
-def test_leftovers_of_a_kill_are_removed(series: Series, traced: Traced, tmp_path: Path) -> None:
+def test_leftovers_of_a_kill_are_removed(small: Series, undisturbed: Traced, tmp_path: Path) -> None:
     """What `kill -9` can leave behind, put there by hand."""
     out = tmp_path / "trace"
-    shutil.copytree(traced.out, out)
+    shutil.copytree(undisturbed.out, out)
     node = sorted((out / "nodes").iterdir())[0]
     (node / "COMPLETE").unlink()
     (out / "nodes" / (node.name + ".partial")).mkdir()
@@ -267,8 +280,8 @@ def test_leftovers_of_a_kill_are_removed(series: Series, traced: Traced, tmp_pat
     (out / "trace.parquet.partial").write_bytes(b"half")
     (out / ".index.77.tmp").mkdir()
     (out / "downloads" / "someone--else--1").mkdir(parents=True)
-    run_trace(series, out)
-    assert contents(out) == contents(traced.out)
+    run_trace(small, out)
+    assert contents(out) == contents(undisturbed.out)
     assert not list(out.glob("**/*.partial"))
     assert not (out / "downloads").exists()
 
@@ -292,7 +305,9 @@ def test_a_changed_setting_gives_new_nodes_and_an_unchanged_one_none(world: Path
 def test_nodes_go_by_weights_and_not_by_place(world: Path, traced: Traced, tmp_path: Path) -> None:
     for name in ("run", "sft"):
         shutil.copytree(world / name, tmp_path / name)
-    done = run_trace(load_series(write_series(tmp_path / "series.yaml", [PRETRAINING, SFT])), tmp_path / "trace")
+    outcomes = {"tasks": ["instructions"], "items": 4}
+    path = write_series(tmp_path / "series.yaml", [PRETRAINING, SFT], measure={}, outcomes=outcomes)
+    done = run_trace(load_series(path), tmp_path / "trace")
     here, there = (sorted(path.name for path in (one.out / "nodes").iterdir()) for one in (done, traced))
     assert here == there
 
@@ -374,7 +389,7 @@ def test_the_released_estimator_stands_beside_ours_and_only_last_tokens_are_summ
 @pytest.mark.slow
 def test_all_sites_are_read_where_all_are_asked_for(world: Path, tmp_path: Path) -> None:
     (tmp_path / "run").symlink_to(world / "run")
-    path = write_series(tmp_path / "s.yaml", [PRETRAINING], measure={"sites": ["all"]}, outcomes={"tasks": []})
+    path = write_series(tmp_path / "s.yaml", [PRETRAINING], measure={"sites": ["all"]})
     done = run_trace(load_series(path), tmp_path / "trace")
     assert set(table(done)["site"]) == {"embed", "block.0", "block.1", "final_norm", "band"}
 

@@ -91,7 +91,7 @@ class MeasureSettings(_Settings):
     blocks: Literal[16] = 16
     alpha_window: tuple[Literal[12], Literal[100]] = (12, 100)
     head_removed: tuple[Literal[1, 2, 8, 32], ...] = (1, 2, 8, 32)
-    batch_size: int = Field(64, ge=1)
+    batch_size: int = Field(16, ge=1)
 
     @model_validator(mode="after")
     def _sites_have_numbers(self) -> MeasureSettings:

@@ -62,6 +62,12 @@ class StageAxis:
 
 def side_by_side(chain: Chain) -> tuple[go.Figure | None, str]:
     """The figure of all stages, and what it shows in words."""
+    panels, axis, marks = stage_panels(chain)
+    return stack(panels, axis, marks), in_words(panels, axis, Marks())
+
+
+def stage_panels(chain: Chain) -> tuple[list[Panel], StageAxis, Marks]:
+    """Effective rank, alpha-ReQ and pass@k through all stages, every second of which is shaded."""
     axis = StageAxis(chain.stages, chain.before.name if chain.before else "start")
     marks = Marks([Span(s.name, "", i, i + 1) for i, s in enumerate(chain.stages) if i % 2], [], [])
 
@@ -78,7 +84,7 @@ def side_by_side(chain: Chain) -> tuple[go.Figure | None, str]:
         ),
         Panel("pass@k", tries, 220),
     ]
-    return stack(panels, axis, marks), in_words(panels, axis, Marks())
+    return panels, axis, marks
 
 
 def _joined(chain: Chain, axis: StageAxis, runs: Sequence[pd.DataFrame]) -> pd.DataFrame:

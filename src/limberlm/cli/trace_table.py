@@ -11,13 +11,16 @@ import pandas as pd
 from limberlm.study.trace_tables import TRACE
 
 TITLE = "Final norm, last token; effective_rank is what 2509.23024 calls RankMe, bias-corrected; 95 % intervals"
-HEADS = ("checkpoint", "step", "tokens", "RankMe (2509.23024)", "interval", "alpha", "interval", "loss", "accuracy")
+HEADS = ("checkpoint", "step", "tokens", "RankMe (2509.23024)", "interval", "alpha", "s.e.", "loss", "accuracy")
 RANK, ALPHA = "effective_rank_corrected", "alpha_req"
 ACCURACIES = ("accuracy", "pair_accuracy")
 
 
 def trace_rows(out: Path) -> list[dict[str, Any]]:
-    """The headline numbers of each checkpoint: `rank` and `alpha` with intervals, `loss`, mean `accuracy` of skills."""
+    """The headline numbers of each checkpoint: `rank` and `alpha` with intervals, `loss`, mean `accuracy` of skills.
+
+    Alpha is the fit to the spectrum as it is; its interval is about the value without sampling bias.
+    """
     table = pd.read_parquet(out / TRACE)
     convention = "last" if "last" in set(table["convention"]) else table["convention"].iloc[0]
     table = table[(table["site"] == "final_norm") & (table["convention"] == convention)]
@@ -43,7 +46,7 @@ def table_rows(rows: list[dict[str, Any]]) -> list[list[str]]:
             _text(row["rank"]),
             _interval(row["rank_low"], row["rank_high"]),
             _text(row["alpha"]),
-            _interval(row["alpha_low"], row["alpha_high"]),
+            _text(row["alpha_std_error"]),
             _text(row["loss"]),
             "-" if row["accuracy"] is None else f"{row['accuracy']:.1%}",
         ]
@@ -53,8 +56,10 @@ def table_rows(rows: list[dict[str, Any]]) -> list[list[str]]:
 
 def _numbers(own: pd.DataFrame, metric: str, name: str) -> dict[str, float]:
     found = own[own["metric"] == metric]
-    values = found.iloc[0][["value", "low", "high"]].tolist() if len(found) else [math.nan] * 3
-    return dict(zip((name, f"{name}_low", f"{name}_high"), map(float, values), strict=True))
+    columns = ["value", "std_error", "low", "high"]
+    values = found.iloc[0][columns].tolist() if len(found) else [math.nan] * len(columns)
+    names = (name, f"{name}_std_error", f"{name}_low", f"{name}_high")
+    return dict(zip(names, map(float, values), strict=True))
 
 
 def _mean(outcomes: pd.DataFrame | None, names: tuple[str, ...]) -> float | None:

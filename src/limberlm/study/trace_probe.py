@@ -76,9 +76,9 @@ def build_probe(
     token added. Of more rows than `sequences`, so many are taken: evenly spaced (packed) or of smallest hash (natural).
 
     Jackknife blocks: all rows of one document share one. Documents, cut into stretches where there are fewer than
-    blocks, are dealt to 16 blocks, the largest first, each to the emptiest (our choice: with rows of a document in
-    different blocks the standard error came out 1.6 times too small on the testbed's ten books). Natural rows that name
-    no document are one each, and go by hash.
+    blocks, are dealt to 16 blocks, the largest first, each to the emptiest (our choice). Rows of one document in
+    different blocks make the standard error too small where they are alike. Natural rows that name no document are one
+    each, and go by hash.
 
     Args:
         settings: of the probe.

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.harness import Figure, Goal, in_fresh_process, in_turns
-from limberlm.outcomes.infinigram import Infinigram
+from limberlm.outcomes.memorization.infinigram import Infinigram
 
 VOCABULARY, BLOCK = 32_000, 500
 PROMPT, TARGET = 24, 8

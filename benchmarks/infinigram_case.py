@@ -10,7 +10,7 @@ import numpy as np
 
 from benchmarks.harness import peak_memory
 from benchmarks.infinigram import VOCABULARY, corpus
-from limberlm.outcomes.infinigram import Infinigram
+from limberlm.outcomes.memorization.infinigram import Infinigram
 
 
 def main(size: int) -> None:

@@ -19,9 +19,9 @@ from limberlm.analysis.direction import Direction, stage_direction
 from limberlm.analysis.seeds import over_seeds
 from limberlm.observe import Geometry
 from limberlm.study.results import Results
-from limberlm.study.series import Series, load_series
+from limberlm.study.series.series import Series, load_series
 from limberlm.study.store import COMPLETE, PARTIAL
-from limberlm.study.trace import Event, run_trace
+from limberlm.study.trace.run import Event, run_trace
 
 SETTINGS = {
     "probe": {"sequences": 2048},

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from tests.cli.conftest import Limber
-from tests.study.series_world import write_run, write_series
+from tests.study.series.series_world import write_run, write_series
 
 STEPS = (0, 1, 2, 3, 4, 5, 6, 8, 10)
 ENTRY = {"path": "run/step-*", "tokens_per_step": 100, "stage": "pretraining"}

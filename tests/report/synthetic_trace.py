@@ -18,7 +18,7 @@ from limberlm.observe.table import frame_of
 from limberlm.outcomes.ablation import COLUMNS as ABLATION_COLUMNS
 from limberlm.outcomes.ablation import ablation_table
 from limberlm.outcomes.diversity import pass_at_k_rows
-from limberlm.outcomes.memorization import COLUMNS, memorization_table
+from limberlm.outcomes.memorization.table import COLUMNS, memorization_table
 from limberlm.outcomes.table import outcome_row, outcome_table
 
 BLOCKS, SEQUENCES, LENGTH, LAYERS, WIDTH = 16, 2048, 64, 4, 128

@@ -11,13 +11,13 @@ from transformers import AutoTokenizer
 
 from limberlm.analysis.of_folder import analyse_trace
 from limberlm.report.trace import read_trace, render_trace, trace_report
-from limberlm.study.series import load_series
-from limberlm.study.trace import run_trace
+from limberlm.study.series.series import load_series
+from limberlm.study.trace.run import run_trace
 from limberlm.testbed.prose import documents
 from limberlm.testbed.tokenizer import tokenizer_digest
 from tests.report.test_html import page_data
 from tests.report.trace_text import said, stage_cells, verdicts
-from tests.study.series_world import write_adapter, write_run, write_series
+from tests.study.series.series_world import write_adapter, write_run, write_series
 
 pytestmark = pytest.mark.slow
 

@@ -15,9 +15,9 @@ from limberlm.analysis.direction import stage_direction
 from limberlm.analysis.from_trace import trace_phases
 from limberlm.errors import UserError
 from limberlm.observe import Geometry
-from limberlm.study.series_file import PhaseSettings
+from limberlm.study.series.settings import PhaseSettings
 from limberlm.study.store import write_durably
-from limberlm.study.trace_tables import CHECKPOINTS, TRACE
+from limberlm.study.trace.tables import CHECKPOINTS, TRACE
 
 PHASES, SERIES = "phases.json", "series.yaml"
 WHOLE = "all stages"

@@ -10,8 +10,8 @@ import typer
 from limberlm.cli.console import JsonOption, QuietOption, err, print_json, print_table, progress_bar
 
 if TYPE_CHECKING:
-    from limberlm.study.series import Series
-    from limberlm.study.trace import Event, Traced
+    from limberlm.study.series.series import Series
+    from limberlm.study.trace.run import Event, Traced
 
 
 def trace(
@@ -36,7 +36,7 @@ def trace(
     Example: limber trace runs/base --out traces/base
     """
     from limberlm.cli.quiet import quiet_libraries
-    from limberlm.study.series import load_series
+    from limberlm.study.series.series import load_series
 
     quiet_libraries()
     loaded = load_series(series, _changes(series, probe, sequences, dtype, device), chain=chain, seed=seed)
@@ -60,7 +60,7 @@ def _changes(
 
 
 def _run_with_progress(series: Series, out: Path, quiet: bool) -> Traced:
-    from limberlm.study.trace import run_trace
+    from limberlm.study.trace.run import run_trace
 
     with progress_bar(quiet) as bar:
         task = bar.add_task("reading the series", total=None)
@@ -101,7 +101,7 @@ def _finish(done: Traced, as_json: bool) -> None:
 
 
 def _print_plan(series: Series, out: Path, as_json: bool) -> None:
-    from limberlm.study.trace_plan import plan_trace
+    from limberlm.study.trace.plan import plan_trace
 
     plan = plan_trace(series, out)
     for note in series.notes:

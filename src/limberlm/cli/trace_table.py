@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from limberlm.study.trace_tables import TRACE
+from limberlm.study.trace.tables import TRACE
 
 TITLE = "Final norm, last token; effective_rank is what 2509.23024 calls RankMe, bias-corrected; 95 % intervals"
 HEADS = ("checkpoint", "step", "tokens", "RankMe (2509.23024)", "interval", "alpha", "s.e.", "loss", "accuracy")

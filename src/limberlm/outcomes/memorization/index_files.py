@@ -1,0 +1,121 @@
+"""An infinity-gram index on disk: `tokens.npy`, `suffixes.npy`, and `manifest.json` with their sizes and digests."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from limberlm.errors import UserError, storage_problem
+from limberlm.outcomes.memorization.suffix_array import Suffixes, Tokens
+from limberlm.version import __version__
+
+KIND, FORMAT = "limberlm infinity-gram index", 1
+MANIFEST, TOKENS, SUFFIXES = "manifest.json", "tokens.npy", "suffixes.npy"
+_TYPES = {TOKENS: ("<u2", "<u4"), SUFFIXES: ("<i4",)}
+_FIELDS = {"tokens": int, "vocab_size": int, "tokenizer": str, "files": dict}
+_AGAIN = "build the index again"
+
+Manifest = dict[str, Any]
+
+
+def write(folder: Path, tokens: Tokens, suffixes: Suffixes, vocab_size: int, tokenizer: str) -> None:
+    """Write an index; a crash leaves no half-written one, and the same index always gives the same bytes.
+
+    Raises:
+        UserError: the folder exists and is no index, or cannot be written.
+
+    """
+    if folder.exists() and not (folder / MANIFEST).is_file():
+        raise UserError(f"{folder}: exists and is not an index; choose another folder")
+    draft, old = (folder.with_name(f".{folder.name}.{os.getpid()}.{end}") for end in ("tmp", "old"))
+    for leftover in (draft, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    try:
+        draft.mkdir(parents=True)
+        for name, array in ((TOKENS, tokens), (SUFFIXES, suffixes)):
+            np.save(draft / name, array.astype(array.dtype.newbyteorder("<"), copy=False), allow_pickle=False)
+        files = {name: {"bytes": (draft / name).stat().st_size, "digest": _digest(draft / name)} for name in _TYPES}
+        manifest = {"kind": KIND, "format": FORMAT, "limberlm": __version__, "tokens": len(tokens)}
+        manifest |= {"vocab_size": vocab_size, "tokenizer": tokenizer, "files": files}
+        text = json.dumps({**manifest, "digest": _of_content(manifest)}, indent=2, sort_keys=True)
+        (draft / MANIFEST).write_text(text + "\n", encoding="utf-8")
+        for part in draft.iterdir():
+            with part.open("rb") as handle:
+                os.fsync(handle.fileno())
+        if folder.exists():
+            folder.rename(old)
+        draft.rename(folder)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written ({storage_problem(error) or error})") from error
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def read(folder: Path, verify: bool) -> tuple[Tokens, Suffixes, Manifest]:
+    """The memory-mapped arrays and the manifest, after the checks; `verify` compares the digests of the arrays too.
+
+    Raises:
+        UserError: names the file that is missing, was changed since, or is not of this format.
+
+    """
+    manifest = _manifest(folder)
+    for name in _TYPES:
+        path, record = folder / name, manifest["files"][name]
+        if not path.is_file():
+            raise UserError(f"{path}: no such file; {_AGAIN}")
+        if path.stat().st_size != record["bytes"]:
+            raise UserError(f"{path}: {path.stat().st_size} bytes, {MANIFEST} says {record['bytes']}; {_AGAIN}")
+        if verify and _digest(path) != record["digest"]:
+            raise UserError(f"{path}: differs from the digest in {MANIFEST}; {_AGAIN}")
+    tokens, suffixes = (_mapped(folder / name, manifest["tokens"]) for name in (TOKENS, SUFFIXES))
+    return tokens, suffixes, manifest
+
+
+def _mapped(path: Path, length: int) -> NDArray[Any]:
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read ({str(error).splitlines()[0]}); {_AGAIN}") from None
+    if array.dtype.str not in _TYPES[path.name] or array.shape != (length,):
+        wanted = " or ".join(_TYPES[path.name])
+        raise UserError(f"{path}: {array.dtype.str} of shape {array.shape}, not {wanted} of ({length},); {_AGAIN}")
+    plain: NDArray[Any] = array.view(np.ndarray)  # indexing a memmap makes memmaps, slowly
+    return plain
+
+
+def _manifest(folder: Path) -> Manifest:
+    path = folder / MANIFEST
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; give the folder of an infinity-gram index") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); {_AGAIN}") from None
+    if not isinstance(manifest, dict) or manifest.get("kind") != KIND:
+        raise UserError(f"{path}: not the manifest of an infinity-gram index; give the folder of one")
+    if manifest.get("format") != FORMAT:
+        raise UserError(f"{path}: format {manifest.get('format')!r}, this limberlm reads {FORMAT}; {_AGAIN}")
+    if manifest.pop("digest", None) != _of_content(manifest):
+        raise UserError(f"{path}: differs from its own digest; {_AGAIN}")
+    if any(not isinstance(manifest.get(name), kind) for name, kind in _FIELDS.items()):
+        raise UserError(f"{path}: lacks one of {', '.join(_FIELDS)}; {_AGAIN}")
+    if set(manifest["files"]) != set(_TYPES):
+        raise UserError(f"{path}: lists no digests of {' and '.join(_TYPES)}; {_AGAIN}")
+    return manifest
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+
+
+def _of_content(manifest: Manifest) -> str:
+    return hashlib.blake2b(json.dumps(manifest, sort_keys=True).encode(), digest_size=16).hexdigest()

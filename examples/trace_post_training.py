@@ -38,7 +38,7 @@ def main(run: Path, out: Path) -> None:
     """Trace every chain of a run and print one JSON object: by stage, the change in each seed and over the seeds."""
     by_stage: dict[str, dict[int, Direction]] = {}
     for chain in Results(run).chains:
-        name, seed = chain["name"], chain["seed"]
+        name, seed = chain.name, chain.seed
         folder = out / f"{'-'.join(name.split(' > '))}-seed{seed}"
         series = load_series(run, SETTINGS, chain=name, seed=seed)
         share_nodes(series, sorted(out.glob(f"*-seed{seed}")), folder)

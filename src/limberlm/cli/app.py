@@ -10,7 +10,7 @@ import warnings
 import typer
 from typer.exceptions import TyperException
 
-from limberlm.cli import compare, demo, measure, metrics, pretrain, report, run, status, testbed, trace, updates
+from limberlm.cli import compare, demo, measure, metrics, pretrain, prune, report, run, status, testbed, trace, updates
 from limberlm.cli.console import err
 from limberlm.errors import LimberError, UserError, storage_problem
 from limberlm.version import __version__
@@ -22,7 +22,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for module in (measure, compare, updates, run, status, trace, report, metrics, testbed, pretrain, demo):
+for module in (measure, compare, updates, run, status, prune, trace, report, metrics, testbed, pretrain, demo):
     module.register(app)
 
 

@@ -9,10 +9,12 @@ from typing import Annotated
 import typer
 
 from limberlm.cli.console import JsonOption, QuietOption
+from limberlm.cli.run import JobsOption
 
 
 def demo(
     out: Annotated[Path, typer.Option(help="Run directory.")] = Path("runs/demo"),
+    jobs: JobsOption = 1,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -20,14 +22,14 @@ def demo(
 
     Example: limber demo --out runs/demo
     """
-    from limberlm.cli.quiet import quiet_libraries
-    from limberlm.cli.run import finish, run_with_progress
+    from limberlm.cli.run import run_and_finish
+    from limberlm.observe.quiet import quiet_libraries
     from limberlm.study import Study
 
     quiet_libraries()
     with resources.as_file(resources.files("limberlm.testbed").joinpath("data", "demo.yaml")) as study:
         loaded = Study.load(study, out)
-    finish(run_with_progress(loaded, quiet), as_json)
+    run_and_finish(loaded, as_json=as_json, quiet=quiet, jobs=jobs)
 
 
 def register(app: typer.Typer) -> None:

@@ -31,7 +31,7 @@ def pretrain(
     """
     from pydantic import ValidationError
 
-    from limberlm.cli.quiet import quiet_libraries
+    from limberlm.observe.quiet import quiet_libraries
     from limberlm.testbed.pretrain import PretrainSettings
     from limberlm.testbed.pretrain import pretrain as train
 

@@ -22,8 +22,8 @@ def report(
     from limberlm.study import Results
 
     results = Results(folder)
-    if not any(results.store.is_complete(entry["id"]) for entry in results.plan["nodes"]):
-        raise UserError(f"{folder}: nothing is finished yet; run the study first")
+    if not results.measured:
+        raise UserError(f"{folder}: nothing is measured yet; run the study first")
     finish(results, as_json)
 
 

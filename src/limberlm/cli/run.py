@@ -7,51 +7,57 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from limberlm.cli.console import JsonOption, QuietOption, err, print_json, print_table, progress_bar
+from limberlm.cli.console import JsonOption, QuietOption, print_json
 
 if TYPE_CHECKING:
     from limberlm.study import Results, Study
-    from limberlm.study.run import Event
+
+JobsOption = Annotated[int, typer.Option(help="So many tasks at once, each in a process of its own.", min=1, max=1024)]
 
 
 def run(
     study: Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="The study file.")],
     out: Annotated[Path | None, typer.Option(help="Run directory; runs/NAME if left out.")] = None,
+    jobs: JobsOption = 1,
+    retry: Annotated[bool, typer.Option("--retry", help="Try again what failed before.")] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Check everything and print the plan; train nothing.")
+        bool, typer.Option("--dry-run", help="Check everything; print the tree, its cost and what is there.")
     ] = False,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
     """Run a study. Safe to interrupt: run it again and it goes on with what is not finished.
 
-    Example: limber run study.yaml --out runs/first
+    Several runners may share a run directory: no node is made twice.
+
+    Example: limber run study.yaml --out runs/first --jobs 2
     """
-    from limberlm.cli.quiet import quiet_libraries
+    from limberlm.cli.tree import print_plan
+    from limberlm.observe.quiet import quiet_libraries
     from limberlm.study import Study
 
     quiet_libraries()
     loaded = Study.load(study, out)
     if dry_run:
-        _print_plan(loaded, as_json)
+        print_plan(loaded, as_json)
         return
-    finish(run_with_progress(loaded, quiet), as_json)
+    run_and_finish(loaded, as_json=as_json, quiet=quiet, jobs=jobs, retry=retry)
 
 
-def run_with_progress(study: Study, quiet: bool) -> Results:
-    """Run a study under a progress display; one line per node where there is no terminal."""
-    with progress_bar(quiet) as bar:
-        task = bar.add_task("reading the study", total=None)
+def run_and_finish(study: Study, *, as_json: bool, quiet: bool, jobs: int = 1, retry: bool = False) -> None:
+    """Run a study under a live display, then write its report and print its table, also where a node failed."""
+    from limberlm.cli.live import shown
+    from limberlm.errors import NodeFailed
+    from limberlm.study import Results
 
-        def watch(event: Event) -> None:
-            where = f"[{event.position + 1}/{event.nodes}] {event.node.stage}: {event.phase}"
-            value = f", {event.headline} {event.value:.3f}" if event.value is not None else ""
-            bar.update(task, description=where + value, completed=event.done, total=event.total)
-            if event.phase in ("done", "kept") and not quiet:
-                verb = "finished" if event.phase == "done" else "already there, kept"
-                err.print(f"[{event.position + 1}/{event.nodes}] {event.node.id}: {verb}", markup=False)
-
-        return study.run(watch=watch)
+    try:
+        with shown(quiet) as watch:
+            study.run(watch=watch, jobs=jobs, retry=retry)
+    except NodeFailed:
+        if Results(study.out).measured:
+            finish(Results(study.out), as_json)
+        raise
+    finish(Results(study.out), as_json)
 
 
 def finish(results: Results, as_json: bool) -> None:
@@ -68,22 +74,6 @@ def finish(results: Results, as_json: bool) -> None:
         return
     print_headline(data)
     typer.echo(f"report: {path}")
-
-
-def _print_plan(study: Study, as_json: bool) -> None:
-    from limberlm.study.node import is_done
-    from limberlm.study.store import Store
-
-    plan, store = study.plan(), Store(study.out)
-    nodes = [
-        {"node": node.id, "parent": node.parent, "seed": node.stage_seed, "done": is_done(store, study.settings, node)}
-        for node in plan.nodes
-    ]
-    if as_json:
-        print_json({"out": str(study.out), "chains": [chain.name for chain in plan.chains], "nodes": nodes})
-        return
-    rows = [[str(n["node"]), str(n["parent"] or "-"), "done" if n["done"] else "to do"] for n in nodes]
-    print_table(f"{len(plan.chains)} chain(s), {len(nodes)} nodes, in {study.out}", ["node", "after", "state"], rows)
 
 
 def register(app: typer.Typer) -> None:

@@ -2,44 +2,70 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from limberlm.cli.console import JsonOption, print_json, print_table
+from limberlm.cli.console import JsonOption, out, print_json, print_table
+
+if TYPE_CHECKING:
+    from limberlm.study import Results
 
 
 def status(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A run directory.")], as_json: JsonOption = False
 ) -> None:
-    """Which nodes of a study are finished, and how long each took.
+    """Which nodes of a study are finished, measured, at work or failed, how long each took, and the disk they use.
 
     Example: limber status runs/first
     """
     from limberlm.study import Results
 
     results = Results(folder)
-    nodes = []
-    for entry in results.plan["nodes"]:
-        done = results.store.is_complete(entry["id"])
-        record = json.loads((results.store.node(entry["id"]) / "COMPLETE").read_text()) if done else {}
-        nodes.append({"node": entry["id"], "after": entry["parent"], "done": done, "seconds": record.get("seconds")})
+    nodes = [_node(results, identity) for identity in results.nodes]
     if as_json:
         print_json({"nodes": nodes})
         return
     rows = [
         [
-            n["node"],
-            n["after"] or "-",
-            "done" if n["done"] else "to do",
-            "-" if n["seconds"] is None else f"{n['seconds']:.1f}",
+            node["node"],
+            node["after"] or "-",
+            node["state"],
+            ", ".join(node["parts"]) or "-",
+            "-" if node["seconds"] is None else f"{node['seconds']:.1f}",
+            f"{node['bytes'] / 1e6:.1f}",
         ]
-        for n in nodes
+        for node in nodes
     ]
-    finished = sum(bool(n["done"]) for n in nodes)
-    print_table(f"{finished} of {len(nodes)} nodes finished", ["node", "after", "state", "seconds"], rows)
+    finished = sum(bool(node["done"]) for node in nodes)
+    heads = ["node", "after", "state", "measured", "seconds", "MB"]
+    print_table(f"{finished} of {len(nodes)} nodes finished", heads, rows)
+    for node in nodes:
+        for why in node["failed"]:
+            out.print(f"{node['node']}: {why.splitlines()[0]}", markup=False, soft_wrap=True)
+
+
+def _node(results: Results, identity: str) -> dict[str, Any]:
+    from limberlm.study.lease import Leases
+
+    store = results.store
+    folder = store.node(identity)
+    done = store.is_complete(identity)
+    tasks = [f"{identity}.{kind}" for kind in ("make", "measure")]
+    failed = [why for why in map(store.failure, tasks) if why is not None]
+    at_work = (store.root / "leases").is_dir() and any(map(Leases(store.root / "leases").held_by_another, tasks))
+    parts = sorted(part.parent.name for part in folder.glob("*/COMPLETE"))
+    return {
+        "node": identity,
+        "after": results.nodes[identity].parent,
+        "done": done,
+        "state": "at work" if at_work else "failed" if failed else "done" if done else "to do",
+        "parts": parts,
+        "seconds": store.seconds(identity),
+        "bytes": sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()),
+        "failed": failed,
+    }
 
 
 def register(app: typer.Typer) -> None:

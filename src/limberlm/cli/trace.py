@@ -35,7 +35,7 @@ def trace(
 
     Example: limber trace runs/base --out traces/base
     """
-    from limberlm.cli.quiet import quiet_libraries
+    from limberlm.observe.quiet import quiet_libraries
     from limberlm.study.series.series import load_series
 
     quiet_libraries()

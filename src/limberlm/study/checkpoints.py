@@ -13,6 +13,7 @@ import yaml
 from limberlm.errors import UserError, nearest
 from limberlm.stages.keep import FOLDER, kept_steps
 from limberlm.study.config import load_settings
+from limberlm.study.plan import Chain
 from limberlm.study.results import Results
 from limberlm.testbed.pretrain import checkpoint_folder
 
@@ -56,7 +57,7 @@ def chain_checkpoints(run_dir: Path, chain: str | None = None, seed: int | None 
     found = [ChainCheckpoint("base", 0, 0, base, ())]
     merged: tuple[Path, ...] = ()
     before = 0
-    path = _choose(results, run_dir, chain, seed)["nodes"][1:]
+    path = _choose(results, run_dir, chain, seed).nodes[1:]
     names = [results.stage_of(node) for node in path]
     for index, node in enumerate(path):
         if not results.store.is_complete(node):
@@ -82,7 +83,7 @@ def write_series(run_dir: Path, chain: str | None = None, seed: int | None = Non
     checkpoints = chain_checkpoints(run_dir, chain, seed)
     settings, chosen = load_settings(run_dir / "study.yaml"), _choose(Results(run_dir), run_dir, chain, seed)
     entries = [_entry(checkpoint, run_dir) for checkpoint in checkpoints]
-    name = "-".join([settings.name, *chosen["ordering"], f"seed{chosen['seed']}"])
+    name = "-".join([settings.name, *chosen.ordering, f"seed{chosen.seed}"])
     probe = settings.measure.probe
     content = {
         "name": name,
@@ -93,19 +94,19 @@ def write_series(run_dir: Path, chain: str | None = None, seed: int | None = Non
     return yaml.safe_dump(content, sort_keys=False, width=200)
 
 
-def _choose(results: Results, run_dir: Path, chain: str | None, seed: int | None) -> dict[str, Any]:
-    names = list(dict.fromkeys(each["name"] for each in results.chains))
+def _choose(results: Results, run_dir: Path, chain: str | None, seed: int | None) -> Chain:
+    names = list(dict.fromkeys(each.name for each in results.chains))
     if chain is not None and _plain(chain) not in map(_plain, names):
         raise UserError(f'{run_dir}: no chain is called "{chain}"{nearest(chain, names)}; there are {", ".join(names)}')
     if chain is None and len(names) > 1:
         raise UserError(f"{run_dir}: has {len(names)} chains; name one of {', '.join(names)}")
-    same = [each for each in results.chains if _plain(each["name"]) == _plain(chain or names[0])]
-    seeds = [each["seed"] for each in same]
+    same = [each for each in results.chains if _plain(each.name) == _plain(chain or names[0])]
+    seeds = [each.seed for each in same]
     if seed is None and len(seeds) > 1:
         raise UserError(f"{run_dir}: the chain was run with seeds {', '.join(map(str, seeds))}; give one of them")
     if seed is not None and seed not in seeds:
         raise UserError(f"{run_dir}: the chain was not run with seed {seed}; there are {', '.join(map(str, seeds))}")
-    return next(each for each in same if seed in (None, each["seed"]))
+    return next(each for each in same if seed in (None, each.seed))
 
 
 def _plain(name: str) -> str:

@@ -1,53 +1,37 @@
-"""One node: train its stage from its parent's checkpoint, then measure what came out."""
+"""One node: made from its parent's checkpoint, by training or, as a control, in random directions."""
 
 from __future__ import annotations
 
 import json
+import os
 import platform
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from contextlib import nullcontext
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from limberlm.errors import NodeFailed
-from limberlm.observe import ProbeSet, load_model, measure
-from limberlm.outcomes.ood import ood_outcomes
-from limberlm.outcomes.plasticity import plasticity_outcomes
-from limberlm.outcomes.retention import loss_outcome, prose_outcome, skill_outcomes
-from limberlm.outcomes.table import outcome_table
-from limberlm.stages import TRAINERS, merge_adapters, train_stage
+from limberlm.stages import TRAINERS
+from limberlm.stages.adapter import AdapterSettings
 from limberlm.stages.arguments import trainer_config
-from limberlm.stages.data import StageData
+from limberlm.stages.hand_over import Left
 from limberlm.stages.keep import kept_steps
-from limberlm.study.config import StudySettings
+from limberlm.stages.random_adapter import random_adapter
+from limberlm.stages.train import train_stage
 from limberlm.study.plan import Node
-from limberlm.study.store import Store, file_digest
+from limberlm.study.store import Publishing, Store, file_digest
+from limberlm.study.workplace import Workplace
 from limberlm.testbed.pretrain import log_spaced
 
 PACKAGES = ("limberlm", "torch", "transformers", "trl", "peft", "datasets", "accelerate", "numpy")
-PROSE_ITEMS = 64
-
-ADAPTER = "adapter/adapter_model.safetensors"
+WEIGHTS = ("adapter/adapter_model.safetensors", "model/model.safetensors")
 
 Report = Callable[[str, int, int, float | None], None]  # phase, done, total, the stage's headline quantity
-
-
-@dataclass(frozen=True)
-class Workplace:
-    """What every node of a study needs."""
-
-    settings: StudySettings
-    store: Store
-    base: Path | str
-    tokenizer: PreTrainedTokenizerBase
-    probe: ProbeSet
-    data: Callable[[str, int], StageData]
 
 
 def versions() -> dict[str, str]:
@@ -55,22 +39,31 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
 
 
-def is_done(store: Store, settings: StudySettings, node: Node) -> bool:
-    """Whether a node is finished and holds the checkpoints that its stage keeps now.
+def left_by(store: Store, path: tuple[str, ...]) -> list[Left]:
+    """What the nodes of a path left on disk, the base aside, in order."""
+    return [_left(store.node(identity)) for identity in path[1:]]
+
+
+def _left(folder: Path) -> Left:
+    return Left("full", folder / "model") if (folder / "model").is_dir() else Left("lora", folder / "adapter")
+
+
+def is_made(store: Store, node: Node) -> bool:
+    """Whether a node is there and holds the checkpoints that its stage keeps now.
 
     `checkpoints` is no part of a node's name, for it changes nothing in what is trained. So a finished node without
-    them counts as unfinished and is trained again, to the same adapter; the nodes after it stay.
+    them counts as unfinished and is trained again, to the same weights; the nodes after it stay.
     """
-    if not store.is_complete(node.id) or node.parent is None:
+    if not store.is_complete(node.id) or node.make != "train":
         return store.is_complete(node.id)
-    wanted = settings.stages[node.stage].checkpoints
+    wanted = node.stage_settings.checkpoints
     if not wanted:
         return True
     steps = int(pd.read_parquet(store.node(node.id) / "training.parquet", columns=["step"])["step"].max())
     return set(log_spaced(steps, wanted)) <= set(kept_steps(store.node(node.id)))
 
 
-def run_node(place: Workplace, node: Node, report: Report) -> None:
+def make_node(place: Workplace, store: Store, node: Node, report: Report, publishing: Publishing = nullcontext) -> None:
     """Make a node in the store; it is there whole when this returns, and not at all if it raises.
 
     A finished node that is made again, for its checkpoints, stays as it was if this raises.
@@ -79,56 +72,59 @@ def run_node(place: Workplace, node: Node, report: Report) -> None:
         NodeFailed: the stage's training went wrong, or did not end where it ended the first time.
 
     """
-    with place.store.writing(node.id) as folder:
-        ancestors = [place.store.node(identity) / "adapter" for identity in node.path[1:-1]]
-        if node.parent is not None:
-            _train(place, node, ancestors, folder, report)
-            _refuse_other_adapter(place.store, node, folder)
-            ancestors.append(folder / "adapter")
-        _observe(place, node, _checkpoint(place, ancestors), folder, report)
-        record = {**asdict(node), "task": _task(place, node), "versions": versions()}
+    with store.writing(node.id, publishing=publishing) as folder:
+        record: dict[str, object] = {"node": node.model_dump(mode="json"), "task": task_of(place, node)}
+        if node.make == "train":
+            record["hand_over"] = _train(place, store, node, folder, report)
+            _refuse_other_weights(store, node, folder)
+        elif node.make == "random":
+            report("random directions", 0, 1, None)
+            _randomise(store, node, folder)
+        record |= {"versions": versions(), "threads": torch.get_num_threads()}
         (folder / "node.json").write_text(json.dumps(record, indent=2) + "\n")
 
 
-def _refuse_other_adapter(store: Store, node: Node, folder: Path) -> None:
+def task_of(place: Workplace, node: Node) -> str | None:
+    """What a node teaches; None for the base, for controls that teach nothing, and for several in one."""
+    if node.make != "train" or node.joined:
+        return None
+    return place.settings.task(node.stage.partition(".")[0])
+
+
+def _refuse_other_weights(store: Store, node: Node, folder: Path) -> None:
     """Checkpoints of another run than the one whose end later stages start from would mislead."""
-    if store.is_complete(node.id) and file_digest(folder / ADAPTER) != store.digests(node.id)[ADAPTER]:
+    if not store.is_complete(node.id):
+        return
+    before = store.digests(node.id)
+    if any(name in before and file_digest(folder / name) != before[name] for name in WEIGHTS):
         raise NodeFailed(
-            "trained again for its checkpoints, the stage ended at another adapter than before, as it can on another "
+            "trained again for its checkpoints, the stage ended at other weights than before, as it can on another "
             "machine or other library versions; run the study in a new --out"
         )
 
 
-def _task(place: Workplace, node: Node) -> str | None:
-    return place.settings.task(node.stage) if node.parent is not None else None
-
-
-def _checkpoint(place: Workplace, adapters: list[Path]) -> PreTrainedModel:
-    """A stage's start: base and earlier adapters, in float32, built the same way whoever asks."""
-    model = merge_adapters(load_model(place.base, dtype=torch.float32), adapters)
-    model.eval()
-    return model
-
-
-def _train(place: Workplace, node: Node, ancestors: list[Path], folder: Path, report: Report) -> None:
-    stage = place.settings.stages[node.stage]
+def _train(place: Workplace, store: Store, node: Node, folder: Path, report: Report) -> dict[str, object]:
+    stage = node.stage_settings
     kind, scratch = TRAINERS[stage.trainer], folder / "trainer"
-    config = trainer_config(kind, stage.args, where=f"stages.{node.stage}.args", seed=node.stage_seed, scratch=scratch)
+    where = f"stages.{node.stage.partition('.')[0]}.args"
     run = train_stage(
         kind,
-        config,
-        _checkpoint(place, ancestors),
+        trainer_config(kind, stage.args, where=where, seed=node.stage_seed, scratch=scratch),
+        place.base,
+        left_by(store, node.path[:-1]),
+        place.settings.hand_over,
         place.tokenizer,
-        place.data(node.stage, node.stage_seed),
-        place.settings.adapter,
-        folder / "adapter",
-        base=place.settings.base,
+        place.rows_of(node),
+        node.adapter if isinstance(node.adapter, AdapterSettings) else None,
+        folder,
+        base_name=place.settings.base,
         checkpoints=stage.checkpoints,
         progress=lambda step, steps, value: report("training", step, steps, value),
     )
     run.training.to_parquet(folder / "training.parquet", index=False)
     _keep_completions(scratch, folder)
     shutil.rmtree(scratch, ignore_errors=True)
+    return asdict(run.hand_over)
 
 
 def _keep_completions(scratch: Path, folder: Path) -> None:
@@ -139,32 +135,9 @@ def _keep_completions(scratch: Path, folder: Path) -> None:
         table.to_parquet(folder / "completions.parquet", index=False)
 
 
-def _observe(place: Workplace, node: Node, model: PreTrainedModel, folder: Path, report: Report) -> None:
-    settings = place.settings
-    geometry = measure(
-        model,
-        place.probe,
-        batch_size=settings.measure.batch_size,
-        progress=lambda done, total: report("geometry", done, total, None),
-    )
-    geometry.manifest["checkpoint"] = {"model": settings.base, "node": node.id}
-    geometry.save(folder / "geometry")
-    report("outcomes", 0, 1, None)
-    rows: list[dict[str, Any]] = skill_outcomes(model, place.tokenizer, settings.skills, settings.outcomes.items)
-    if settings.outcomes.ood:
-        rows += ood_outcomes(model, place.tokenizer, settings.skills, settings.outcomes.items)
-    rows.append(prose_outcome(model, place.tokenizer, PROSE_ITEMS))
-    for task, name in {settings.task(name): name for name in settings.stages}.items():
-        # seed 0: every node must be scored on the same held-out rows, whatever seed its own stage trained with
-        held_out = place.data(name, 0).held_out
-        if held_out:
-            rows.append(loss_outcome(model, place.tokenizer, task, held_out))
-    if settings.outcomes.plasticity is not None:
-        rows += plasticity_outcomes(
-            model,
-            place.tokenizer,
-            settings.adapter.lora(),
-            settings.outcomes.plasticity,
-            progress=lambda done, total: report("plasticity", done, total, None),
-        )
-    outcome_table(rows).to_parquet(folder / "outcomes.parquet", index=False)
+def _randomise(store: Store, node: Node, folder: Path) -> None:
+    trained = _left(store.node(str(node.like)))
+    if trained.kind == "lora":
+        random_adapter(trained.folder, folder / "adapter", seed=node.stage_seed)
+    else:
+        raise NotImplementedError(os.fspath(trained.folder))

@@ -4,46 +4,93 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
 
-from limberlm.stages import load_stage_data
-from limberlm.stages.data import StageData
-from limberlm.study.config import StudySettings
+from pydantic import BaseModel, ConfigDict
+
+from limberlm.errors import UserError
+from limberlm.study.config import Adapter, Names, StageSettings, StudySettings
+from limberlm.study.orderings import balance
+from limberlm.study.steps import Course, Step
 
 # Raised when a change to the code changes what a node's settings produce.
-ALGORITHM = 1
+ALGORITHM = 2
+BASE = "base"
 
 
-@dataclass(frozen=True)
-class Node:
-    """One stage run. `id` is the stage's name and the hash of everything that determines the run."""
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Node(_Record):
+    """One stage run, and all it takes to make it again.
+
+    Attributes:
+        id: the step's label and the hash of everything that determines the run.
+        stage: the step's label; `base` for the start.
+        parent: the node it starts from; None for the base.
+        seed: the study's seed.
+        stage_seed: the trainer's, the data order's and the fresh adapter's.
+        path: node ids from the base to this one.
+        make: how it comes about: the base as it is, by training, or from the `like` node's update in random directions.
+        like: the trained node whose singular values a random one has.
+        settings: the stage as it is run; None for the base.
+        adapter: what it trains.
+        joined: the stages whose rows it trains on together, where there are several.
+        data_digest: of its rows.
+
+    """
 
     id: str
     stage: str
     parent: str | None
     seed: int
     stage_seed: int
-    path: tuple[str, ...]  # node ids from the base to this one
-    data_digest: str | None
+    path: Names
+    make: Literal["base", "train", "random"]
+    like: str | None = None
+    settings: StageSettings | None = None
+    adapter: Adapter | None = None
+    joined: Names = ()
+    data_digest: str | None = None
+
+    def __hash__(self) -> int:
+        return hash(self.id)
+
+    @property
+    def after(self) -> Names:
+        """The nodes that must be there first."""
+        return tuple(other for other in (self.parent, self.like) if other is not None)
+
+    @property
+    def stage_settings(self) -> StageSettings:
+        """The settings of a node that is not the base."""
+        assert self.settings is not None, self.id
+        return self.settings
 
 
-@dataclass(frozen=True)
-class Chain:
-    """One ordering with one seed, and the nodes it goes through, base first."""
+class Chain(_Record):
+    """One ordering with one seed under one arm, or a control of it, and the nodes it goes through, base first."""
 
     name: str
-    ordering: tuple[str, ...]
+    ordering: Names
     seed: int
-    nodes: tuple[str, ...]
+    nodes: Names
+    arm: str
+    control: str | None = None
 
 
-@dataclass(frozen=True)
-class Plan:
-    """Nodes in an order in which every parent comes first, and the chains they form."""
+class Plan(_Record):
+    """Nodes in an order in which every parent comes first, and the chains they form.
+
+    `balance` tells of the orderings how often each stage stands in each place, and how often each follows each.
+    """
 
     nodes: tuple[Node, ...]
     chains: tuple[Chain, ...]
+    balance: dict[str, Any] = {}
 
     def node(self, identity: str) -> Node:
         """The node of that id."""
@@ -51,7 +98,24 @@ class Plan:
 
     def as_json(self) -> str:
         """The plan as it is written to `plan.json`."""
-        return json.dumps(asdict(self), indent=2) + "\n"
+        return self.model_dump_json(indent=2) + "\n"
+
+    @classmethod
+    def read(cls, path: Path) -> Plan:
+        """A plan that `as_json` wrote.
+
+        Raises:
+            UserError: it cannot be read, or another version wrote it.
+
+        """
+        try:
+            return cls.model_validate_json(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read ({error.strerror}); give a folder made by limber run") from None
+        except ValueError:
+            raise UserError(
+                f"{path}: written by another version, or damaged; run the study again, in a new --out"
+            ) from None
 
 
 def stage_seed(study_seed: int, stage: str, occurrence: int) -> int:
@@ -64,66 +128,82 @@ def stage_seed(study_seed: int, stage: str, occurrence: int) -> int:
     return int.from_bytes(digest, "big") % (2**31)
 
 
-def plan_study(settings: StudySettings, base_digest: str, probe_digest: str, data: StageSource) -> Plan:
+def plan_study(
+    settings: StudySettings, base_digest: str, chains: Sequence[Course], data_digest: Callable[[Step, int], str]
+) -> Plan:
     """Plan a study.
 
     Args:
         settings: the study.
         base_digest: the digest of the base model's files.
-        probe_digest: the digest of the probe set: nodes measured on other texts are other nodes.
-        data: reads a stage's rows, so that their digest enters the node's id.
+        chains: its chains, from `courses`.
+        data_digest: the digest of the rows of a step under a seed, which enters the node's id.
 
     """
-    nodes: dict[str, Node] = {}
-    chains = []
-    observed = {"probe": probe_digest, "outcomes": settings.outcomes.model_dump()}
-    for seed in settings.seeds:
-        for ordering in settings.chains:
-            root = _identity("base", {"base": base_digest, "algorithm": ALGORITHM, **observed})
-            nodes.setdefault(root, Node(root, "base", None, seed, 0, (root,), None))
-            path = [root]
-            for position, stage in enumerate(ordering):
-                derived = stage_seed(seed, stage, ordering[:position].count(stage))
-                rows = data(stage, derived)
-                identity = _identity(stage, _determinants(settings, stage, path[-1], derived, rows))
-                parent, path = path[-1], [*path, identity]
-                nodes.setdefault(identity, Node(identity, stage, parent, seed, derived, tuple(path), rows.digest))
-            chains.append(Chain(" > ".join(ordering), ordering, seed, tuple(path)))
-    return Plan(tuple(nodes.values()), tuple(chains))
+    tree = _Tree(settings, base_digest, data_digest)
+    planned = tuple(tree.chain(course, seed) for seed in settings.seeds for course in chains)
+    return Plan(nodes=tuple(tree.nodes.values()), chains=planned, balance=balance(settings.chains).as_dict())
 
 
-class StageSource:
-    """Reads stage data once per (stage, seed)."""
+class _Tree:
+    def __init__(self, settings: StudySettings, base_digest: str, data_digest: Callable[[Step, int], str]) -> None:
+        self.settings, self.data_digest = settings, data_digest
+        self.nodes: dict[str, Node] = {}
+        self.root = _identity(BASE, {"base": base_digest, "algorithm": ALGORITHM})
+        self.nodes[self.root] = Node(
+            id=self.root, stage=BASE, parent=None, seed=settings.seeds[0], stage_seed=0, path=(self.root,), make="base"
+        )
 
-    def __init__(self, settings: StudySettings, chat: bool, folder: Any) -> None:
-        self._settings, self._chat, self._folder = settings, chat, folder
-        self._cache: dict[tuple[str, int], StageData] = {}
+    def chain(self, course: Course, seed: int) -> Chain:
+        path: Names = (self.root,)
+        for step in course.steps:
+            path = (self._random if step.random else self._trained)(step, seed, path).path
+        return Chain(
+            name=course.name, ordering=course.ordering, seed=seed, nodes=path, arm=course.arm, control=course.control
+        )
 
-    def __call__(self, stage: str, seed: int) -> StageData:
-        """The rows of a stage under a seed."""
-        key = (stage, seed)
-        if key not in self._cache:
-            chosen = self._settings.stages[stage]
-            self._cache[key] = load_stage_data(
-                chosen.data, chosen.trainer, seed=seed, rows=chosen.rows, chat=self._chat, folder=self._folder
+    def _trained(self, step: Step, seed: int, path: Names) -> Node:
+        derived = stage_seed(seed, step.name, step.occurrence)
+        rows = self.data_digest(step, derived)
+        determinants = {
+            "parent": path[-1],
+            "stage": step.label,
+            "trainer": step.stage.trainer,
+            "reward": step.stage.reward,
+            "args": step.stage.args,
+            "adapter": step.adapter if step.adapter == "full" else step.adapter.model_dump(),
+            "hand_over": self.settings.hand_over,
+            "data": rows,
+            "seed": derived,
+        }
+        return self._add(step, seed, derived, path, determinants, data_digest=rows)
+
+    def _random(self, step: Step, seed: int, path: Names) -> Node:
+        like = self._trained(_untwinned(step), seed, path)
+        derived = stage_seed(seed, step.label, step.occurrence)
+        return self._add(step, seed, derived, path, {"like": like.id, "seed": derived}, like=like.id)
+
+    def _add(self, step: Step, seed: int, derived: int, path: Names, determinants: Any, **more: Any) -> Node:
+        identity = _identity(step.label, determinants)
+        if identity not in self.nodes:
+            self.nodes[identity] = Node(
+                id=identity,
+                stage=step.label,
+                parent=path[-1],
+                seed=seed,
+                stage_seed=derived,
+                path=(*path, identity),
+                make="random" if step.random else "train",
+                settings=step.stage,
+                adapter=step.adapter,
+                joined=step.joined,
+                **more,
             )
-        return self._cache[key]
+        return self.nodes[identity]
 
 
-def _determinants(settings: StudySettings, stage: str, parent: str, seed: int, data: StageData) -> dict[str, Any]:
-    # `checkpoints` is left out: keeping adapters on the way changes nothing in what is trained
-    chosen = settings.stages[stage]
-    return {
-        **({"reward": chosen.reward} if chosen.reward else {}),
-        "parent": parent,
-        "stage": stage,
-        "trainer": chosen.trainer,
-        "args": chosen.args,
-        "adapter": settings.adapter.model_dump(),
-        "hand_over": settings.hand_over,
-        "data": data.digest,
-        "seed": seed,
-    }
+def _untwinned(step: Step) -> Step:
+    return Step(step.label.removesuffix(".random"), step.stage, step.adapter, step.occurrence)
 
 
 def _identity(stage: str, determinants: dict[str, Any]) -> str:

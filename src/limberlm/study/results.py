@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,13 +12,16 @@ import pandas as pd
 
 from limberlm.errors import UserError
 from limberlm.observe import Geometry, compare
+from limberlm.observe.updates import Updates
 from limberlm.outcomes.ood import SPLIT
 from limberlm.outcomes.retention import backward_transfer
-from limberlm.outcomes.table import Kind, outcome_row
+from limberlm.outcomes.table import Kind, outcome_row, outcome_table
 from limberlm.outcomes.win_rate import Judge, win_row
+from limberlm.study.parts import GEOMETRY, OUTCOMES, UPDATES
+from limberlm.study.plan import Chain, Node, Plan
 from limberlm.study.store import Store
 
-TableName = Literal["geometry", "outcomes", "training", "comparisons"]
+TableName = Literal["geometry", "outcomes", "training", "updates", "comparisons"]
 
 # retention row -> the outcomes it is computed from, and what their differences are
 RETENTION: dict[str, tuple[tuple[str, ...], Kind]] = {
@@ -40,100 +44,130 @@ class Results:
 
     def __init__(self, root: Path) -> None:
         self.store = Store(root)
-        try:
-            self.plan: dict[str, Any] = json.loads((root / "plan.json").read_text())
-            self.settings = (root / "study.yaml").read_text()
-        except FileNotFoundError as error:
-            raise UserError(
-                f"{root}: not a run directory (no {Path(error.filename).name}); give one made by limber run"
-            ) from error
-        except (OSError, ValueError) as error:
-            raise UserError(f"{root}: cannot be read as a run directory ({error})") from error
+        if not (root / "plan.json").is_file() or not (root / "study.yaml").is_file():
+            raise UserError(f"{root}: not a run directory; give one made by limber run")
+        self.plan = Plan.read(root / "plan.json")
+        self.settings = (root / "study.yaml").read_text()
 
     def table(self, name: TableName) -> pd.DataFrame:
-        """One row per number, with the columns node, chain, stage, stage_index and seed in front.
+        """One row per number, with the columns node, chain, stage, stage_index, seed, arm and control in front.
 
         `geometry`: the geometry tables. `outcomes`: every outcome, and `retention` (accuracy on the tasks of earlier
         stages minus its value right after them) and `retention_loss` (the same in nats) where there are earlier stages,
         and `win_rate` against the chain's base on the out-of-domain prompts, by both judges of `win_row`.
-        `training`: the trainers' logs. `comparisons`: every stage's geometry against the base's and the previous
-        stage's (`against`), as in `limberlm.compare`.
+        `training`: the trainers' logs. `updates`: what each stage and its chain changed in the weights, over modules,
+        as `limberlm.Updates.summary`, its columns `stage` and `other` called `update` and `other_update`.
+        `comparisons`: every stage's geometry against the base's and the previous stage's (`against`), as in
+        `limberlm.compare`.
         """
         frames = {
             "geometry": self._geometry,
             "outcomes": self._outcomes,
             "training": self._training,
+            "updates": self._updates,
             "comparisons": self._comparisons,
         }[name]()
         return pd.concat(list(frames), ignore_index=True) if frames else pd.DataFrame()
 
     @property
-    def chains(self) -> list[dict[str, Any]]:
-        """The chains of the plan: name, ordering, seed and node ids."""
-        return list(self.plan["chains"])
+    def chains(self) -> tuple[Chain, ...]:
+        """The chains of the plan."""
+        return self.plan.chains
+
+    @cached_property
+    def nodes(self) -> dict[str, Node]:
+        """The nodes of the plan by id."""
+        return {node.id: node for node in self.plan.nodes}
+
+    @property
+    def measured(self) -> bool:
+        """Whether there is a geometry to tell of."""
+        return any(self._has(node, GEOMETRY) for node in self.nodes)
 
     def stage_of(self, node: str) -> str:
         """The stage a node runs."""
-        return str(next(entry["stage"] for entry in self.plan["nodes"] if entry["id"] == node))
+        return self.nodes[node].stage
 
     def targets(self) -> dict[str, str]:
         """For each finished stage, the task it teaches."""
-        records = (self._record(entry["id"]) for entry in self.plan["nodes"] if self.store.is_complete(entry["id"]))
-        return {record["stage"]: record["task"] for record in records if record["task"]}
+        records = {node.stage: self.record(node.id) for node in self.plan.nodes if self.store.is_complete(node.id)}
+        return {stage: record["task"] for stage, record in records.items() if record["task"]}
 
     def versions(self) -> dict[str, str]:
         """The versions that made the first finished node."""
-        finished = [entry["id"] for entry in self.plan["nodes"] if self.store.is_complete(entry["id"])]
-        return dict(self._record(finished[0])["versions"]) if finished else {}
+        finished = [node.id for node in self.plan.nodes if self.store.is_complete(node.id)]
+        return dict(self.record(finished[0])["versions"]) if finished else {}
 
-    def _record(self, node: str) -> dict[str, Any]:
+    def record(self, node: str) -> dict[str, Any]:
+        """What `node.json` holds: the node, its task, how it was handed over, and the versions that made it."""
         return dict(json.loads((self.store.node(node) / "node.json").read_text()))
 
-    def _places(self) -> Iterator[tuple[dict[str, Any], int, str]]:
-        """Every finished place of every chain: the chain, the stage's index in it, and the node."""
+    def _places(self, part: str | None = None) -> Iterator[tuple[Chain, int, str]]:
+        """Every finished place of every chain: the chain, the stage's index in it, and the node that has the part."""
         for chain in self.chains:
-            for index, node in enumerate(chain["nodes"]):
-                if self.store.is_complete(node):
+            for index, node in enumerate(chain.nodes):
+                if self.store.is_complete(node) and (part is None or self._has(node, part)):
                     yield chain, index, node
 
-    def _labelled(self, frame: pd.DataFrame, chain: dict[str, Any], index: int, node: str) -> pd.DataFrame:
+    def _has(self, node: str, part: str) -> bool:
+        return self.store.part_identity(node, part) is not None
+
+    def _labelled(self, frame: pd.DataFrame, chain: Chain, index: int, node: str) -> pd.DataFrame:
         labels = {
             "node": node,
-            "chain": chain["name"],
+            "chain": chain.name,
             "stage": self.stage_of(node),
             "stage_index": index,
-            "seed": chain["seed"],
+            "seed": chain.seed,
+            "arm": chain.arm,
+            "control": chain.control,
         }
-        for position, (column, value) in enumerate(labels.items()):
-            frame.insert(position, column, value)
-        return frame
+        return pd.concat([pd.DataFrame(labels, index=frame.index), frame], axis=1)
+
+    def _load_geometry(self, node: str) -> Geometry:
+        return Geometry.load(self.store.part(node, GEOMETRY) / GEOMETRY)
+
+    def _load_outcomes(self, node: str) -> pd.DataFrame:
+        """The outcomes of a node, all families one below the other."""
+        files = sorted(self.store.node(node).glob(f"*/{OUTCOMES}"))
+        return pd.concat([pd.read_parquet(file) for file in files], ignore_index=True) if files else outcome_table([])
 
     def _geometry(self) -> list[pd.DataFrame]:
         return [
-            self._labelled(Geometry.load(self.store.node(node) / "geometry").table.copy(), chain, index, node)
-            for chain, index, node in self._places()
+            self._labelled(self._load_geometry(node).table, chain, index, node)
+            for chain, index, node in self._places(GEOMETRY)
         ]
 
     def _training(self) -> list[pd.DataFrame]:
         return [
             self._labelled(pd.read_parquet(self.store.node(node) / "training.parquet"), chain, index, node)
             for chain, index, node in self._places()
-            if index > 0
+            if self.nodes[node].make == "train"
         ]
+
+    def _updates(self) -> list[pd.DataFrame]:
+        frames = []
+        for chain, index, node in self._places(UPDATES):
+            summary = Updates.load(self.store.part(node, UPDATES) / "updates.parquet").summary
+            renamed = summary.rename(columns={"stage": "update", "other": "other_update"})
+            frames.append(self._labelled(renamed, chain, index, node))
+        return frames
 
     def _outcomes(self) -> list[pd.DataFrame]:
         frames = []
         for chain, index, node in self._places():
-            own = pd.read_parquet(self.store.node(node) / "outcomes.parquet")
-            derived = [*self._retention(chain, index), *self._wins(chain["nodes"][0], node)]
+            own = self._load_outcomes(node)
+            derived = [*self._retention(chain, index), *self._wins(chain.nodes[0], node)]
             more = pd.DataFrame(derived, columns=own.columns).astype(own.dtypes)
-            frames.append(self._labelled(pd.concat([own, more]) if len(more) else own, chain, index, node))
+            frames.append(
+                self._labelled(pd.concat([own, more], ignore_index=True) if len(more) else own, chain, index, node)
+            )
         return frames
 
-    def _retention(self, chain: dict[str, Any], index: int) -> Iterator[dict[str, Any]]:
-        path = chain["nodes"][: index + 1]
-        tables = [pd.read_parquet(self.store.node(node) / "outcomes.parquet") for node in path]
-        tasks = [self._record(node)["task"] for node in path[1:]]
+    def _retention(self, chain: Chain, index: int) -> Iterator[dict[str, Any]]:
+        path = chain.nodes[: index + 1]
+        tables = [self._load_outcomes(node) for node in path]
+        tasks = [self.record(node)["task"] for node in path[1:]]
         for name, (sources, kind) in RETENTION.items():
             scores = [_items(table, sources, "in_domain") for table in tables]
             changes = backward_transfer(scores, tasks)
@@ -143,7 +177,7 @@ class Results:
     def _wins(self, base: str, node: str) -> Iterator[dict[str, Any]]:
         if base == node:
             return
-        tables = [pd.read_parquet(self.store.node(each) / "outcomes.parquet") for each in (node, base)]
+        tables = [self._load_outcomes(each) for each in (node, base)]
         for judge, (outcome, sign) in WINS.items():
             own, other = (_items(table, (outcome,), SPLIT) for table in tables)
             for task in (task for task in own if task in other):
@@ -151,12 +185,11 @@ class Results:
 
     def _comparisons(self) -> list[pd.DataFrame]:
         frames = []
-        for chain, index, node in self._places():
+        for chain, index, node in self._places(GEOMETRY):
             for against, other in (("base", 0), ("previous", index - 1)):
-                if index == 0 or (against == "previous" and other == 0):
+                if index == 0 or (against == "previous" and other == 0) or not self._has(chain.nodes[other], GEOMETRY):
                     continue
-                pair = (Geometry.load(self.store.node(n) / "geometry") for n in (chain["nodes"][other], node))
-                frame = compare(*pair).table
+                frame = compare(*map(self._load_geometry, (chain.nodes[other], node))).table
                 frame.insert(0, "against", against)
                 frames.append(self._labelled(frame, chain, index, node))
         return frames

@@ -1,147 +1,180 @@
-"""The local runner: node after node in the plan's order; what is complete is kept, what is not is done again."""
+"""The runner: task after task, or several at once; what is there is kept, what failed holds up nothing but itself."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
-from hashlib import blake2b
 from pathlib import Path
 
-import yaml
-from transformers import PreTrainedTokenizerBase
-
 from limberlm.errors import NodeFailed
-from limberlm.observe import ProbeSet, load_model, load_tokenizer
 from limberlm.stages import TRAINERS
-from limberlm.stages.arguments import trainer_config
 from limberlm.study.config import StudySettings
-from limberlm.study.node import Workplace, is_done, run_node
-from limberlm.study.plan import Node, Plan, StageSource, plan_study
-from limberlm.study.store import file_digest, open_store, write_durably
-from limberlm.testbed import BUNDLED_BASE
-from limberlm.testbed.probe import probe_source
+from limberlm.study.crew import Crew
+from limberlm.study.effort import Effort, Message
+from limberlm.study.plan import Node, Plan
+from limberlm.study.resolve import resolve
+from limberlm.study.run_folder import open_run
+from limberlm.study.tasks import Board, Task
+from limberlm.study.workplace import Workplace
+
+POLL = 0.5  # seconds between looks at what other runners do
+ATTEMPTS = 2  # of a task whose process dies under it
 
 
 @dataclass(frozen=True)
 class Event:
     """Where a run is: which of how many nodes, which phase of it, how far, and how training goes.
 
-    `value` is the last value of the stage's `headline` quantity: the loss, or the mean reward.
+    `phase` is `training`, `geometry` or the name of another part while it goes on; then `made`, `done` (made and
+    measured), `kept` (it was there already) or `failed` (`error` says why). `value` is the last value of the stage's
+    `headline` quantity: the loss, or the mean reward.
     """
 
     node: Node
     position: int
     nodes: int
-    phase: str  # training, geometry, outcomes, plasticity, done, kept
+    phase: str
     done: int = 0
     total: int = 1
     value: float | None = None
     headline: str = "loss"
+    error: str = ""
 
 
 Watch = Callable[[Event], None]
 
 
-def resolve_base(base: str, folder: Path) -> Path | str:
-    """`bundled`, a path relative to `folder`, or a hub id, as something to load from."""
-    if base == "bundled":
-        return BUNDLED_BASE
-    return folder / base if (folder / base).exists() else base
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """A study whose every setting has been checked and every input read, and nothing trained."""
-
-    base: Path | str
-    tokenizer: PreTrainedTokenizerBase
-    data: StageSource
-    probe: ProbeSet
-    plan: Plan
-
-
-def prepare(settings: StudySettings, folder: Path) -> Prepared:
-    """Check and read everything a study needs; its relative paths start at `folder`.
+def prepare(settings: StudySettings, folder: Path) -> tuple[Workplace, Plan]:
+    """Check and read everything a study needs, and plan it; nothing is trained. Relative paths start at `folder`.
 
     Raises:
         UserError: a base or probe that cannot be read, or a stage whose data or arguments are wrong.
 
     """
-    base = resolve_base(settings.base, folder)
-    for name, stage in settings.stages.items():
-        trainer_config(TRAINERS[stage.trainer], stage.args, where=f"stages.{name}.args", seed=0, scratch=Path("unused"))
-    load_model(base)
-    tokenizer = load_tokenizer(base)
-    data = StageSource(settings, bool(tokenizer.chat_template), folder)
-    probe = _probe(settings, folder, tokenizer)
-    return Prepared(base, tokenizer, data, probe, plan_study(settings, _base_digest(base), probe.digest, data))
+    place = Workplace(resolve(settings, folder))
+    return place, place.plan()
 
 
-def run_study(settings: StudySettings, out: Path, folder: Path, watch: Watch = lambda event: None) -> Plan:
-    """Run whatever of the study is not complete yet, in `out`.
+def run_study(
+    settings: StudySettings,
+    out: Path,
+    folder: Path,
+    watch: Watch = lambda event: None,
+    *,
+    jobs: int = 1,
+    retry: bool = False,
+) -> Plan:
+    """Run whatever of the study is not there yet, in `out`.
+
+    Args:
+        settings: the study.
+        out: its run directory.
+        folder: where its relative paths start.
+        watch: called with every event.
+        jobs: so many tasks at once, each in a process of its own; 1 works in this process.
+        retry: try again what failed before.
 
     Raises:
         UserError: wrong settings, or a folder that cannot be used.
-        NodeFailed: a stage's training went wrong; finished nodes stay.
+        NodeFailed: a node failed, now or before; all that does not depend on it is there.
 
     """
-    ready = prepare(settings, folder)
-    with open_store(out, settings) as store:
-        store.remove_leftovers()
-        write_durably(out / "study.yaml", _resolved(settings, folder))
-        write_durably(out / "plan.json", ready.plan.as_json())
-        place = Workplace(settings, store, ready.base, ready.tokenizer, ready.probe, ready.data)
-        for position, node in enumerate(ready.plan.nodes):
-            _run_one(place, node, position, len(ready.plan.nodes), watch)
-    return ready.plan
+    place, plan = prepare(settings, folder)
+    with open_run(out, place.settings, plan.as_json()) as store:
+        if retry:
+            store.forget_failures()
+        board = Board(place, store, plan)
+        runner = _Runner(board, watch)
+        runner.say_what_is_there()
+        with Crew(out, jobs) if jobs > 1 else nullcontext(_Here(board)) as hands:
+            runner.run(hands)
+        failures = {task: store.failure(task.name) for task, state in board.states().items() if state == "failed"}
+    if failures:
+        task, error = next(iter(failures.items()))
+        others = f" (and {len(failures) - 1} more)" if len(failures) > 1 else ""
+        raise NodeFailed(
+            f"{task.node.id}: {error}{others}; all that does not depend on it is done; to try again: --retry"
+        )
+    return plan
 
 
-def _run_one(place: Workplace, node: Node, position: int, nodes: int, watch: Watch) -> None:
-    if is_done(place.store, place.settings, node):
-        watch(Event(node, position, nodes, "kept"))
-        return
-    headline = TRAINERS[place.settings.stages[node.stage].trainer].headline if node.parent else "loss"
+class _Here:
+    """This process as the only hand."""
 
-    def report(phase: str, done: int, total: int, value: float | None) -> None:
-        watch(Event(node, position, nodes, phase, done, total, value, headline))
+    size = 1
 
-    try:
-        run_node(place, node, report)
-    except NodeFailed as error:
-        raise NodeFailed(f"{node.id}: {error}") from error
-    watch(Event(node, position, nodes, "done"))
+    def __init__(self, board: Board) -> None:
+        self._effort = Effort(board)
+        self._told: list[tuple[Task, Message]] = []
 
+    def give(self, task: Task) -> None:
+        self._effort.make(task, lambda message: self._told.append((task, message)))
 
-def _probe(settings: StudySettings, folder: Path, tokenizer: PreTrainedTokenizerBase) -> ProbeSet:
-    chosen = settings.measure
-    return ProbeSet.build(
-        probe_source(chosen.probe, bool(tokenizer.chat_template), folder),
-        tokenizer,
-        max_length=chosen.max_length,
-        max_tokens=chosen.max_tokens,
-        name=chosen.probe if chosen.probe == "testbed" else None,
-    )
+    def hear(self, timeout: float) -> list[tuple[Task, Message]]:
+        told, self._told = self._told, []
+        return told
 
 
-def _base_digest(base: Path | str) -> str:
-    """The digest of a local model's files, or a hub id as it is."""
-    if not isinstance(base, Path):
-        return base
-    digest = blake2b(digest_size=16)
-    for path in sorted(base.iterdir()):
-        if path.suffix in (".safetensors", ".json", ".jinja", ".model"):
-            digest.update(f"{path.name}:{file_digest(path)}\n".encode())
-    return digest.hexdigest()
+class _Runner:
+    def __init__(self, board: Board, watch: Watch) -> None:
+        self.board, self.watch = board, watch
+        self.positions = {node.id: position for position, node in enumerate(board.plan.nodes)}
+        self.busy: set[Task] = set()
+        self.deaths: dict[Task, int] = {}
+        self.later: dict[Task, float] = {}
 
+    def say_what_is_there(self) -> None:
+        states = self.board.states()
+        for node in self.board.plan.nodes:
+            if all(states[task] == "done" for task in self.board.tasks if task.node == node):
+                self._say(node, "kept")
 
-def _resolved(settings: StudySettings, folder: Path) -> str:
-    """The settings as YAML that means the same from any folder."""
-    content = settings.model_dump(mode="json")
-    if settings.base != "bundled" and (folder / settings.base).exists():
-        content["base"] = str((folder / settings.base).resolve())
-    for stage in content["stages"].values():
-        if not stage["data"].startswith("testbed:"):
-            stage["data"] = str((folder / stage["data"]).resolve())
-    if settings.measure.probe != "testbed":
-        content["measure"]["probe"] = str((folder / settings.measure.probe).resolve())
-    return yaml.safe_dump(content, sort_keys=False)
+    def run(self, hands: Crew | _Here) -> None:
+        while True:
+            ready = [task for task, state in self.board.states().items() if state == "ready"]
+            if not ready and not self.busy:
+                return
+            self._give(hands, ready)
+            for task, message in hands.hear(POLL if self.busy else 0):
+                self._heard(task, message)
+            if not self.busy and self.later:
+                time.sleep(POLL)
+
+    def _give(self, hands: Crew | _Here, ready: list[Task]) -> None:
+        now = time.monotonic()
+        free = [task for task in ready if task not in self.busy and self.later.get(task, now) <= now]
+        if hands.size > 1:
+            free.sort(key=self.board.urgency)
+        for task in free[: hands.size - len(self.busy)]:
+            self.busy.add(task)
+            hands.give(task)
+
+    def _heard(self, task: Task, message: Message) -> None:
+        if message.kind == "progress":
+            self._say(task.node, message.phase, message.done, message.total, message.value)
+            return
+        self.busy.discard(task)
+        self.later.pop(task, None)
+        if message.kind == "elsewhere":
+            self.later[task] = time.monotonic() + POLL
+        elif message.kind == "died":
+            self._died(task, message.error)
+        elif message.kind == "failed":
+            self._say(task.node, "failed", error=message.error)
+        else:
+            self._say(task.node, "made" if task.kind == "make" else "done")
+
+    def _died(self, task: Task, error: str) -> None:
+        self.deaths[task] = self.deaths.get(task, 0) + 1
+        if self.deaths[task] >= ATTEMPTS:
+            self.board.store.record_failure(task.name, error)
+            self._say(task.node, "failed", error=error)
+
+    def _say(
+        self, node: Node, phase: str, done: int = 0, total: int = 1, value: float | None = None, error: str = ""
+    ) -> None:
+        headline = TRAINERS[node.stage_settings.trainer].headline if node.make == "train" else "loss"
+        place = self.positions[node.id]
+        self.watch(Event(node, place, len(self.positions), phase, done, total, value, headline, error))

@@ -1,4 +1,4 @@
-"""The store: a run directory whose nodes exist only once their COMPLETE record does."""
+"""The store: a run directory whose nodes, and whose parts of nodes, exist only once their COMPLETE record does."""
 
 from __future__ import annotations
 
@@ -8,21 +8,26 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+from uuid import uuid4
 
 from limberlm.errors import UserError
-from limberlm.study.config import StudySettings, load_settings
 
 COMPLETE = "COMPLETE"
 PARTIAL = ".partial"
+FAILED = ".failed.json"
+
+Publishing = Callable[[], AbstractContextManager[None]]
+"""Entered while a finished folder is put in its place; raises where this process may not."""
 
 
 @dataclass(frozen=True)
 class Store:
-    """A run directory: `study.yaml`, `plan.json` and `nodes/`."""
+    """A run directory: `study.yaml`, `plan.json`, and `nodes/` with a folder per node and, in it, one per part."""
 
     root: Path
 
@@ -35,62 +40,115 @@ class Store:
         """A node's folder, whether or not it exists."""
         return self.nodes / identity
 
+    def part(self, identity: str, name: str) -> Path:
+        """The folder of a node's part, whether or not it exists."""
+        return self.node(identity) / name
+
     def is_complete(self, identity: str) -> bool:
-        """Whether a node is finished."""
+        """Whether a node is there: what is measured of it may still be missing."""
         return (self.node(identity) / COMPLETE).is_file()
 
     def digests(self, identity: str) -> dict[str, str]:
-        """The digest of every file of a finished node, as recorded.
+        """The digest of every file of a finished node, parts aside, as recorded.
 
         Raises:
             UserError: the record cannot be read.
 
         """
+        return dict(self._record(self.node(identity) / COMPLETE)["digests"])
+
+    def part_identity(self, identity: str, name: str) -> str | None:
+        """The hash of what determined a finished part; None where there is no part."""
+        record = self.part(identity, name) / COMPLETE
+        return str(self._record(record)["identity"]) if record.is_file() else None
+
+    def part_digests(self, identity: str, name: str) -> dict[str, str]:
+        """The digest of every file of a finished part, as recorded."""
+        return dict(self._record(self.part(identity, name) / COMPLETE)["digests"])
+
+    def seconds(self, identity: str) -> float | None:
+        """How long a finished node took to make, without its parts."""
         record = self.node(identity) / COMPLETE
+        return self._record(record).get("seconds") if record.is_file() else None
+
+    def _record(self, path: Path) -> dict[str, Any]:
         try:
-            return dict(json.loads(record.read_text())["digests"])
-        except (OSError, ValueError, KeyError) as error:
-            raise UserError(f"{record}: not a readable record; delete {record.parent.name} and run again") from error
+            record = dict(json.loads(path.read_text()))
+            dict(record["digests"])
+            return record
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path}: not a readable record; delete {path.parent.name} and run again") from error
 
     @contextmanager
-    def writing(self, identity: str, *, timed: bool = True) -> Iterator[Path]:
+    def writing(self, identity: str, *, timed: bool = True, publishing: Publishing = nullcontext) -> Iterator[Path]:
         """A scratch folder that becomes the node when the block ends without an error, and is removed otherwise.
 
-        `timed`: the record holds the seconds it took, and so differs from run to run.
+        Parts of a node that was there before stay. `timed`: the record holds the seconds it took, and so differs from
+        run to run.
         """
-        scratch = self.nodes / (identity + PARTIAL)
-        shutil.rmtree(scratch, ignore_errors=True)
+        with self._made(self.node(identity), {}, timed, publishing) as scratch:
+            yield scratch
+
+    @contextmanager
+    def writing_part(
+        self, identity: str, name: str, decided_by: str, *, publishing: Publishing = nullcontext
+    ) -> Iterator[Path]:
+        """As `writing`, for a part of a finished node; `decided_by` is the hash of what determines it."""
+        with self._made(self.part(identity, name), {"identity": decided_by}, False, publishing) as scratch:
+            yield scratch
+
+    @contextmanager
+    def _made(self, target: Path, record: dict[str, Any], timed: bool, publishing: Publishing) -> Iterator[Path]:
+        for leftover in target.parent.glob(f"{target.name}.*{PARTIAL}"):
+            shutil.rmtree(leftover, ignore_errors=True)
+        scratch = target.with_name(f"{target.name}.{uuid4().hex[:8]}{PARTIAL}")
         scratch.mkdir(parents=True)
         began = time.monotonic()
         try:
             yield scratch
             digests = {str(p.relative_to(scratch)): file_digest(p) for p in sorted(scratch.rglob("*")) if p.is_file()}
             seconds = {"seconds": round(time.monotonic() - began, 1)} if timed else {}
-            write_durably(scratch / COMPLETE, json.dumps({"digests": digests, **seconds}, indent=2) + "\n")
-            shutil.rmtree(self.node(identity), ignore_errors=True)
-            os.rename(scratch, self.node(identity))
-            _sync(self.nodes)
+            write_durably(scratch / COMPLETE, json.dumps({"digests": digests, **record, **seconds}, indent=2) + "\n")
+            with publishing():
+                for part in (
+                    p for p in target.glob("*") if (p / COMPLETE).is_file() and not (scratch / p.name).exists()
+                ):
+                    os.rename(part, scratch / part.name)
+                shutil.rmtree(target, ignore_errors=True)
+                os.rename(scratch, target)
+                sync_folder(target.parent)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
 
+    def failure(self, task: str) -> str | None:
+        """Why a task failed the last time; None if it did not."""
+        try:
+            return str(json.loads((self.nodes / f"{task}{FAILED}").read_text())["error"])
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError):
+            return "the record of its failure cannot be read"
+
+    def record_failure(self, task: str, error: str) -> None:
+        """Remember why a task failed, so that it is not tried again unasked."""
+        write_durably(self.nodes / f"{task}{FAILED}", json.dumps({"error": error}) + "\n")
+
+    def forget_failures(self) -> None:
+        """Let failed tasks be tried again."""
+        for path in self.nodes.glob(f"*{FAILED}"):
+            path.unlink(missing_ok=True)
+
     def remove_leftovers(self) -> None:
-        """Remove what an interrupted run left: scratch folders, and nodes without a COMPLETE record."""
+        """Remove what an interrupted run left: scratch folders, and nodes and parts without a COMPLETE record."""
         for folder in self.nodes.iterdir() if self.nodes.is_dir() else ():
-            if folder.is_dir() and not (folder / COMPLETE).is_file():
+            if not folder.is_dir():
+                if folder.name.endswith(PARTIAL):
+                    folder.unlink(missing_ok=True)
+            elif not (folder / COMPLETE).is_file():
                 shutil.rmtree(folder)
-
-
-@contextmanager
-def open_store(root: Path, settings: StudySettings) -> Iterator[Store]:
-    """A run directory, for one runner at a time.
-
-    Raises:
-        UserError: the folder cannot be written, holds other things, belongs to another study, or is being run already.
-
-    """
-    _refuse_foreign(root, settings)
-    with locked(root, "study") as store:
-        yield store
+            else:
+                for scratch in folder.glob(f"*{PARTIAL}"):
+                    shutil.rmtree(scratch, ignore_errors=True)
 
 
 @contextmanager
@@ -114,32 +172,15 @@ def locked(root: Path, what: str) -> Iterator[Store]:
         yield Store(root)
 
 
-def _refuse_foreign(root: Path, settings: StudySettings) -> None:
-    if root.exists() and not root.is_dir():
-        raise UserError(f"{root}: is a file; choose a folder with --out")
-    recorded = root / "study.yaml"
-    if recorded.is_file():
-        owner = load_settings(recorded).name
-        if owner != settings.name:
-            raise UserError(f'{root}: belongs to the study "{owner}", not "{settings.name}"; choose another --out')
-    elif root.is_dir() and any(not _ours(entry.name) for entry in root.iterdir()):
-        raise UserError(f"{root}: holds other files and no study; choose an empty folder with --out")
-
-
-def _ours(name: str) -> bool:
-    """Whether a run that was killed before it wrote `study.yaml` may have left something of this name."""
-    return name in (".lock", "nodes") or name.endswith(PARTIAL)
-
-
 def write_durably(path: Path, text: str) -> None:
     """Write a file so that it is either whole or not there, whatever happens."""
-    scratch = path.with_name(path.name + PARTIAL)
+    scratch = path.with_name(f"{path.name}.{os.getpid()}{PARTIAL}")
     with scratch.open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
     os.replace(scratch, path)
-    _sync(path.parent)
+    sync_folder(path.parent)
 
 
 def file_digest(path: Path) -> str:
@@ -148,7 +189,8 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
-def _sync(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Make renames in a folder survive a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -35,11 +35,18 @@ class Study:
 
     def plan(self) -> Plan:
         """The nodes and chains the study consists of, after checking everything it needs."""
-        return prepare(self.settings, self.folder).plan
+        return prepare(self.settings, self.folder)[1]
 
-    def run(self, engine: Literal["local"] = "local", watch: Watch = lambda event: None) -> Results:
-        """Run what is not complete yet, and return the results."""
-        run_study(self.settings, self.out, self.folder, watch)
+    def run(
+        self,
+        engine: Literal["local"] = "local",
+        watch: Watch = lambda event: None,
+        *,
+        jobs: int = 1,
+        retry: bool = False,
+    ) -> Results:
+        """Run what is not complete yet, and return the results; as `run_study`."""
+        run_study(self.settings, self.out, self.folder, watch, jobs=jobs, retry=retry)
         return Results(self.out)
 
     def table(self, name: TableName) -> pd.DataFrame:

@@ -1,0 +1,79 @@
+"""What a study will cost, before anything is trained: optimiser steps, and tokens as far as they can be known."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from limberlm.stages import TRAINERS
+from limberlm.stages.arguments import trainer_config
+from limberlm.stages.data import StageData
+from limberlm.study.config import StageSettings
+from limberlm.study.plan import Node
+
+SAMPLE = 64  # rows whose lengths stand for all
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a node trains on.
+
+    Attributes:
+        steps: optimiser steps.
+        tokens: tokens in forward passes with a gradient, estimated from the lengths of 64 rows; for completions that
+            are still to be sampled, the longest that may be.
+
+    """
+
+    steps: int
+    tokens: int
+
+    @classmethod
+    def of(cls, node: Node, rows: StageData, tokenizer: PreTrainedTokenizerBase) -> Cost:
+        """The cost of a trained node; nothing for one that is not trained."""
+        if node.make != "train":
+            return cls(0, 0)
+        stage = node.stage_settings
+        config = _config(stage, f"stages.{node.stage}.args")
+        steps = step_count(stage, len(rows.train), f"stages.{node.stage}.args")
+        lengths = [_length(row, tokenizer, config.max_length) for row in rows.train[:SAMPLE]]
+        more = config.max_completion_length if stage.trainer == "grpo" else 0
+        return cls(steps, round(steps * _batch(config) * (sum(lengths) / len(lengths) + more)))
+
+
+def step_count(stage: StageSettings, rows: int, where: str) -> int:
+    """The optimiser steps that TRL takes on so many rows: `max_steps`, or whole epochs of batches."""
+    config = _config(stage, where)
+    if config.max_steps > 0:
+        return int(config.max_steps)
+    # GRPO draws `num_generations` completions a prompt, and a batch counts completions
+    items = rows * (config.num_generations if stage.trainer == "grpo" else 1)
+    per_epoch = math.ceil(math.ceil(items / config.per_device_train_batch_size) / config.gradient_accumulation_steps)
+    return math.ceil(per_epoch * float(config.num_train_epochs))
+
+
+def _config(stage: StageSettings, where: str) -> Any:
+    return trainer_config(TRAINERS[stage.trainer], stage.args, where=where, seed=0, scratch=Path("unused"))
+
+
+def _batch(config: Any) -> int:
+    return int(config.per_device_train_batch_size * config.gradient_accumulation_steps)
+
+
+def _length(row: dict[str, Any], tokenizer: PreTrainedTokenizerBase, longest: int | None) -> int:
+    """Tokens of a row: of both answers where it has two, each with the prompt."""
+    texts = {column: _text(cell) for column, cell in row.items() if isinstance(cell, str | list)}
+    prompt = texts.pop("prompt", "")
+    answers = [texts[name] for name in ("chosen", "rejected", "completion", "messages", "text") if name in texts] or [
+        ""
+    ]
+    lengths = (len(tokenizer(prompt + answer)["input_ids"]) for answer in answers)
+    return sum(min(length, longest or length) for length in lengths)
+
+
+def _text(cell: Any) -> str:
+    return cell if isinstance(cell, str) else "\n".join(str(turn["content"]) for turn in cell if isinstance(turn, dict))

@@ -1,0 +1,51 @@
+"""What is wrong with a file of settings, in one line."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from limberlm.errors import nearest
+
+
+def first_problem(error: ValidationError, model: type[BaseModel], nested: Mapping[str, type[BaseModel]]) -> str:
+    """The first thing that pydantic objects to: the setting's full name, and what to do.
+
+    Args:
+        error: pydantic's.
+        model: the settings as a whole.
+        nested: the settings that stand under a name, so that an unknown one can be told its nearest neighbour.
+
+    """
+    problem = min(error.errors(include_url=False), key=lambda found: found["type"] == "literal_error")
+    location = [part for part in problem["loc"] if not _is_variant(part)]
+    name = ".".join(str(part) for part in location)
+    if problem["type"] == "extra_forbidden":
+        return f"{name}: unknown setting{nearest(str(location[-1]), _beside(location, model, nested))}"
+    if problem["type"] == "missing":
+        return f"{name}: missing"
+    message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "value_error":
+        return f"{name}: {message}" if name else message
+    if problem["type"] == "literal_error":
+        options = [option.strip("' ") for option in problem["ctx"]["expected"].replace(" or ", ", ").split(",")]
+        return f'{name}: "{problem["input"]}" is none of {", ".join(options)}{nearest(str(problem["input"]), options)}'
+    return f"{name}: {message} (got {problem['input']!r})"
+
+
+def _is_variant(part: int | str) -> bool:
+    """Whether pydantic names a branch of a union here, and not a setting."""
+    return isinstance(part, str) and (
+        part in ("int", "str", "float", "bool")
+        or part.endswith("Settings")
+        or part.startswith(("literal[", "tuple[", "list[", "constrained", "function-"))
+    )
+
+
+def _beside(location: list[Any], model: type[BaseModel], nested: Mapping[str, type[BaseModel]]) -> list[str]:
+    """The settings that exist where an unknown one stands."""
+    for part in location[:-1]:
+        model = nested.get(str(part), model)
+    return list(model.model_fields)

@@ -1,0 +1,75 @@
+"""A study written out in full: absolute paths, TRL's YAML files read, so that it means the same from anywhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from limberlm.errors import UserError
+from limberlm.stages import TRAINERS, AdapterSettings
+from limberlm.study.config import StageSettings, StudySettings
+
+BUNDLED = "bundled"
+TESTBED = "testbed"
+
+
+def resolve(settings: StudySettings, folder: Path) -> StudySettings:
+    """The same study with nothing left to look up; relative paths start at `folder`.
+
+    What is no path there is taken as a hub id and stays as it is.
+
+    Raises:
+        UserError: a stage's `config` cannot be read, or says what the study says too.
+
+    """
+    stages = {name: _stage(name, stage, folder) for name, stage in settings.stages.items()}
+    measure = settings.measure
+    if measure.probe != TESTBED:
+        measure = measure.model_copy(update={"probe": str((folder / measure.probe).resolve())})
+    base = settings.base if settings.base == BUNDLED else _located(settings.base, folder)
+    return settings.model_copy(update={"stages": stages, "measure": measure, "base": base})
+
+
+def as_yaml(settings: StudySettings) -> str:
+    """The settings as a study file."""
+    return yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False)
+
+
+def _stage(name: str, stage: StageSettings, folder: Path) -> StageSettings:
+    if stage.config is not None:
+        stage = _from_trl(name, stage, folder)
+    if stage.source.startswith("testbed:"):
+        return stage
+    return stage.model_copy(update={"data": _located(stage.source, folder)})
+
+
+def _from_trl(name: str, stage: StageSettings, folder: Path) -> StageSettings:
+    from limberlm.stages.trl_yaml import read_trl_yaml
+
+    where = f"stages.{name}.config"
+    path = folder / str(stage.config)
+    said = read_trl_yaml(path, TRAINERS[stage.trainer])
+    adapter: Any = "full" if said.full else AdapterSettings.model_validate(said.adapter) if said.adapter else None
+    if stage.data is None and said.data is None:
+        raise UserError(f"{where}: {path} names no dataset; add `data:` to the stage")
+    return stage.model_copy(
+        update={
+            "config": None,
+            "data": stage.data or said.data,
+            "split": stage.split or (said.split if stage.data is None else None),
+            "subset": stage.subset or (said.subset if stage.data is None else None),
+            "adapter": stage.adapter or adapter,
+            "args": said.args | stage.args,
+        }
+    )
+
+
+def _located(place: str, folder: Path) -> str:
+    return str((folder / place).resolve()) if (folder / place).exists() or _is_path(place) else place
+
+
+def _is_path(place: str) -> bool:
+    """Whether it can only be a path: a hub id is `owner/name`, or a bare name."""
+    return place.startswith((".", "/", "~")) or place.count("/") > 1 or Path(place).suffix in (".jsonl", ".parquet")

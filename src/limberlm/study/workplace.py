@@ -1,0 +1,137 @@
+"""What every node of a study needs: base, tokenizer, probe, rows and plan, all checked before anything is trained."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import blake2b
+from pathlib import Path
+
+from transformers import PreTrainedTokenizerBase
+
+from limberlm.errors import UserError
+from limberlm.observe import ProbeSet, load_model, load_tokenizer
+from limberlm.stages import TRAINERS
+from limberlm.stages.arguments import trainer_config
+from limberlm.stages.data import StageData, load_stage_data
+from limberlm.study.config import Names, StageSettings, StudySettings
+from limberlm.study.cost import Cost, step_count
+from limberlm.study.plan import Node, Plan, plan_study
+from limberlm.study.resolve import BUNDLED
+from limberlm.study.steps import Step, courses, distinct
+from limberlm.study.store import file_digest
+from limberlm.testbed import BUNDLED_BASE
+from limberlm.testbed.probe import probe_source
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """A study resolved (`resolve`), and what it reads. Each is read when it is first asked for, and once."""
+
+    settings: StudySettings
+
+    @cached_property
+    def base(self) -> Path | str:
+        """The base as something to load: a folder or a hub id."""
+        if self.settings.base == BUNDLED:
+            return BUNDLED_BASE
+        return Path(self.settings.base) if Path(self.settings.base).exists() else self.settings.base
+
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The base's tokenizer, which all checkpoints share."""
+        return load_tokenizer(self.base)
+
+    @property
+    def chat(self) -> bool:
+        """Whether questions are put as chat messages."""
+        return bool(self.tokenizer.chat_template)
+
+    @cached_property
+    def probe(self) -> ProbeSet:
+        """The probe set that every checkpoint reads."""
+        chosen = self.settings.measure
+        return ProbeSet.build(
+            probe_source(chosen.probe, self.chat, Path()),
+            self.tokenizer,
+            max_length=chosen.max_length,
+            max_tokens=chosen.max_tokens,
+            name=chosen.probe if chosen.probe == "testbed" else None,
+        )
+
+    @cached_property
+    def _rows(self) -> dict[tuple[str, ...], StageData]:
+        return {}
+
+    def rows(self, stage: StageSettings, seed: int, joined: Names = ()) -> StageData:
+        """The rows of a stage under a seed; of several supervised stages together where it is joined."""
+        if joined:
+            from limberlm.stages.joint import joint_data
+
+            parts = [self.rows(self.settings.stages[name], seed) for name in joined]
+            return joint_data(parts, seed=seed)
+        asked = (stage.source, stage.trainer, stage.split, stage.subset, stage.rows, seed, stage.reward)
+        key = tuple(map(str, asked))
+        if key not in self._rows:
+            self._rows[key] = load_stage_data(
+                stage.source,
+                stage.trainer,
+                seed=seed,
+                rows=stage.rows,
+                chat=self.chat,
+                **({"split": stage.split, "subset": stage.subset} if stage.split or stage.subset else {}),
+            )
+        return self._rows[key]
+
+    def rows_of(self, node: Node) -> StageData:
+        """The rows that a node trains on."""
+        return self.rows(node.stage_settings, node.stage_seed, node.joined)
+
+    def length(self, step: Step) -> int:
+        """The optimiser steps that a step of a chain takes."""
+        where = f"stages.{step.name}.args"
+        return step_count(step.stage, len(self.rows(step.stage, 0, step.joined).train), where)
+
+    def cost(self, node: Node) -> Cost:
+        """The steps and tokens that a node trains on."""
+        return Cost.of(node, self.rows_of(node), self.tokenizer)
+
+    def plan(self) -> Plan:
+        """Check and read everything that the study needs, and plan it.
+
+        Raises:
+            UserError: a base or probe that cannot be read, or a stage whose data or arguments are wrong.
+
+        """
+        settings = self.settings
+        if "random_adapter" in settings.controls and settings.hand_over == "continue":
+            raise UserError(
+                "controls: random_adapter and hand_over: continue, where a stage has no adapter of its own to imitate; "
+                "use merge, or leave the control out"
+            )
+        load_model(self.base)
+        chains = courses(settings, self.length)
+        for step in distinct(step for course in chains for step in course.steps if not step.random):
+            where = f"stages.{step.name}.args"
+            trainer_config(TRAINERS[step.stage.trainer], step.stage.args, where=where, seed=0, scratch=Path("unused"))
+        return plan_study(settings, _base_digest(self.base), chains, self._data_digest)
+
+    def _data_digest(self, step: Step, seed: int) -> str:
+        digest = self.rows(step.stage, seed, step.joined).digest
+        reward = step.stage.reward
+        if reward in (None, "verifier"):
+            return digest
+        from limberlm.stages.reward import reward_digest
+
+        return digest if reward in (None, "verifier") else f"{digest}-{reward_digest(str(reward))}"
+
+
+def _base_digest(base: Path | str) -> str:
+    """The digest of a local model's files, or a hub id as it is."""
+    if not isinstance(base, Path):
+        return base
+    digest = blake2b(digest_size=16)
+    for path in sorted(base.iterdir()):
+        if path.suffix in (".safetensors", ".json", ".jinja", ".model"):
+            digest.update(f"{path.name}:{file_digest(path)}\n".encode())
+    return digest.hexdigest()

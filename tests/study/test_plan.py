@@ -64,10 +64,28 @@ def test_a_changed_argument_renames_its_node_and_what_follows_only(
     assert [a.id == b.id for a, b in zip(before.nodes, after.nodes, strict=True)] == [True, True, False]
 
 
-def test_another_probe_makes_other_nodes(make_study: Callable[..., Path], tmp_path: Path) -> None:
+def test_what_is_measured_changes_no_node(make_study: Callable[..., Path], tmp_path: Path) -> None:
     probe = tmp_path / "probe.jsonl"
-    ids = []
+    plans = []
     for word in ("cat", "dog"):
         probe.write_text(f'{{"text": "the {word} sat on the mat"}}\n')
-        ids.append(Study.load(make_study(measure={"probe": str(probe)})).plan().nodes[0].id)
-    assert ids[0] != ids[1]
+        plans.append(Study.load(make_study(measure={"probe": str(probe)})).plan())
+    assert plans[0] == plans[1]
+
+
+def test_a_plan_reads_back_as_written(make_study: Callable[..., Path], tmp_path: Path) -> None:
+    plan = Study.load(make_study(controls=["random_adapter", "full"])).plan()
+    path = tmp_path / "plan.json"
+    path.write_text(plan.as_json())
+    assert Plan.read(path) == plan
+
+
+def test_the_rows_of_a_square_share_no_beginning(
+    make_study: Callable[..., Path], study_settings: dict[str, Any]
+) -> None:
+    orderings = {"fixed_first": ["sft"], "permute": ["a", "b", "c"], "design": "latin_square", "fixed_last": ["dpo"]}
+    stages = study_settings["stages"]
+    settings = {"stages": {**stages, **dict.fromkeys(THREE, stages["sft"])}, "orderings": orderings}
+    plan = Study.load(make_study(**settings)).plan()
+    assert len([node for node in plan.nodes if node.parent]) == 13  # 1 + 3 x 3 + 3, where 15 would not be shared
+    assert plan.balance["position"]

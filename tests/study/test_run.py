@@ -17,12 +17,7 @@ import pytest
 
 from limberlm.study import Study
 from limberlm.study.run import Event
-from limberlm.study.store import Store
-
-
-def digests(root: Path) -> dict[str, dict[str, str]]:
-    store = Store(root)
-    return {folder.name: store.digests(folder.name) for folder in sorted(store.nodes.iterdir())}
+from tests.study.run_folder import digests
 
 
 def test_every_number_of_a_finished_study_is_there(finished: Study) -> None:

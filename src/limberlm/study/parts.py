@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from transformers import PreTrainedModel
@@ -25,6 +26,7 @@ from limberlm.outcomes.retention import loss_outcome, prose_outcome, skill_outco
 from limberlm.outcomes.table import outcome_table
 from limberlm.stages.adapter import AdapterSettings
 from limberlm.stages.hand_over import checkpoint
+from limberlm.stages.update_chain import stage_update
 from limberlm.study.node import Report, left_by
 from limberlm.study.plan import Node, Plan
 from limberlm.study.store import Publishing, Store
@@ -120,9 +122,17 @@ def _geometry(place: Workplace) -> Part:
 
 def _updates() -> Part:
     def make(subject: Subject, folder: Path) -> None:
-        left = left_by(subject.store, subject.node.path)
-        hand_over = subject.place.settings.hand_over
-        measured = measure_updates([each.folder for each in left], base=subject.place.base, hand_over=hand_over)
+        place = subject.place
+        *previous, left = left_by(subject.store, subject.node.path)
+        with TemporaryDirectory(dir=folder) as scratch:
+            chain = stage_update(
+                left, previous, base=place.base, hand_over=place.settings.hand_over, scratch=Path(scratch)
+            )
+            measured = measure_updates(chain.stages, base=chain.base, hand_over=chain.hand_over, intruders=False)
+        # where they lay says nothing about them
+        measured.manifest["base"] = place.settings.base
+        for stage in measured.manifest["stages"]:
+            del stage["path"]
         measured.save(folder / "updates.parquet")
 
     return Part(UPDATES, {}, make)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
+from pydantic import BaseModel
 
 from limberlm.errors import UserError
 from limberlm.study import Study
-from limberlm.study.config import load_settings, parse_settings
+from limberlm.study.config import NESTED, StudySettings, load_settings, parse_settings
 
 STAGE = {"trainer": "sft", "data": "testbed:instructions"}
 
@@ -21,14 +22,45 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"stages": {"s": {**STAGE, "trainr": "sft"}}}, 'stages.s.trainr: unknown setting (did you mean "trainer"?)'),
     (
         {"stages": {"s": {**STAGE, "trainer": "stf"}}},
-        'unknown trainer "stf"; there are sft, dpo, grpo (did you mean "sft"?)',
+        'stages.s.trainer: "stf" is none of sft, dpo, kto, grpo (did you mean "sft"?)',
     ),
-    ({"stages": {"s": {"trainer": "sft"}}}, "stages.s.data: missing"),
+    ({"stages": {"s": {"trainer": "sft"}}}, "stages.s: no data: add `data:`"),
+    ({"stages": {"s": {"data": "testbed:arithmetic"}}}, "stages.s.trainer: missing"),
+    ({"stages": {"s": {**STAGE, "split": "train"}}}, "data: testbed:instructions and split or subset"),
+    ({"stages": {"s": {**STAGE, "reward": "verifier"}}}, "reward: verifier and trainer: sft, which takes none"),
+    ({"stages": {"s": {**STAGE, "trainer": "grpo"}}}, "trainer: grpo has no reward"),
+    ({"stages": {"s": {**STAGE, "adapter": "ful"}}}, "stages.s.adapter"),
+    ({"stages": {"s": {**STAGE, "adapter": {"r": 0}}}}, "stages.s.adapter.r: "),
+    ({"stages": {"s": STAGE}, "orderings": [["s"], ["s"]]}, "the same ordering twice"),
+    ({"stages": {"s": STAGE}, "orderings": [[]]}, "a chain without stages"),
+    (
+        {"stages": {"s": STAGE}, "orderings": {"permut": ["s"]}},
+        'orderings.permut: unknown setting (did you mean "permute"?)',
+    ),
+    ({"stages": {"s": STAGE}, "orderings": {"permute": ["s"]}}, "permute: s alone has no other order"),
+    ({"stages": {"s": STAGE}, "orderings": {"fixed_first": ["s"], "permute": ["s", "t"]}}, "fixed_first and permute"),
+    (
+        {"stages": {"s": STAGE, "t": STAGE}, "orderings": {"permute": ["s", "t"], "design": "latin"}},
+        "no such design: latin",
+    ),
+    ({"stages": {"s": STAGE}, "orderings": {"fixed_first": ["s"], "fixed_last": ["u"]}}, 'no stage is called "u"'),
+    (
+        {"stages": {"s": STAGE}, "interventions": {"none": [{"args": {"max_steps": 1}}]}},
+        '"none" is the arm that changes',
+    ),
+    ({"stages": {"s": STAGE}, "interventions": {"low": [{}]}}, "interventions.low.0.args: missing"),
+    ({"stages": {"s": STAGE}, "interventions": {"low": [{"args": {}}]}}, "interventions.low.0.args"),
+    (
+        {"stages": {"s": STAGE}, "interventions": {"low": [{"args": {"max_steps": 1}, "stages": ["t"]}]}},
+        'interventions.low: no stage is called "t"',
+    ),
+    ({"stages": {"s": STAGE}, "controls": ["zero"]}, 'controls.0: "zero" is none of zero_learning_rate'),
+    ({"stages": {"s": STAGE}, "controls": ["joint", "joint"]}, "controls: the same one twice"),
     ({"stages": {"s": {**STAGE, "rows": 0}}}, "stages.s.rows: "),
     ({"stages": {"base": STAGE}}, "call the stage something else"),
     ({"stages": {"a/b": STAGE}}, "stages.a/b"),
     ({"stages": {"s": STAGE}, "orderings": [["t"]]}, 'no stage is called "t"'),
-    ({"stages": {"s": STAGE}, "seeds": [1, 1]}, "the same seed twice"),
+    ({"stages": {"s": STAGE}, "seeds": [1, 1]}, "seeds: the same one twice"),
     ({"stages": {"s": STAGE}, "seeds": []}, "seeds: "),
     ({"stages": {"s": STAGE}, "adapter": {"r": 0}}, "adapter.r: "),
     (
@@ -40,6 +72,69 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"stages": {"s": STAGE}, "outcomes": {"plasticity": {"steps": 0}}}, "outcomes.plasticity.steps: "),
     ({"stages": {"s": STAGE}, "measure": {"max_length": 1}}, "measure.max_length: "),
 ]
+
+
+def every_setting(model: type[BaseModel], path: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
+    """The full name of every setting there is, as a path through the YAML."""
+    for name, field in model.model_fields.items():
+        yield (*path, name)
+        inner = next((m for m in NESTED.values() if m in union_members(field.annotation)), None)
+        if inner is not None:
+            where = {"stages": ("s",), "interventions": ("low", 0)}.get(name, ()) if not path else ()
+            yield from every_setting(inner, (*path, name, *where))
+
+
+def union_members(annotation: Any) -> set[Any]:
+    found = {annotation}
+    for inner in get_args(annotation):
+        found |= union_members(inner)
+    return found
+
+
+EVERY = sorted(set(every_setting(StudySettings)), key=str)
+
+
+def broken(path: tuple[str | int, ...], value: Any) -> dict[str, Any]:
+    """A valid study with one setting replaced."""
+    content: dict[str, Any] = {
+        "stages": {"s": {**STAGE, "adapter": {}}},
+        "interventions": {"low": [{"args": {"max_steps": 1}}]},
+        "adapter": {},
+        "orderings": {"fixed_first": ["s"]},
+        "measure": {},
+        "outcomes": {"plasticity": {}},
+    }
+    inside: Any = content
+    for part in path[:-1]:
+        if isinstance(inside, dict):
+            inside.setdefault(part, {})
+        inside = inside[part]
+    inside[path[-1]] = value
+    return content
+
+
+def test_the_table_of_settings_is_whole() -> None:
+    assert len(EVERY) > 40
+
+
+@pytest.mark.parametrize("path", EVERY, ids=lambda path: ".".join(map(str, path)))
+@pytest.mark.parametrize("value", [{"no": {"such": "thing"}}, [[["deep"]]], -1.5], ids=["mapping", "list", "number"])
+def test_every_setting_of_a_wrong_type_is_told_in_one_line(path: tuple[str | int, ...], value: Any) -> None:
+    if path[-1] == "args" and isinstance(value, dict):
+        pytest.skip("any mapping may be there; TRL's own settings are checked against TRL")
+    with pytest.raises(UserError) as caught:
+        parse_settings({"name": "x", **broken(path, value)}, "study.yaml")
+    assert str(caught.value).startswith(f"study.yaml: {path[0]}")
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize("path", EVERY, ids=lambda path: ".".join(map(str, path)))
+def test_every_setting_misspelt_is_told_its_name(path: tuple[str | int, ...]) -> None:
+    wrong = f"{path[-1]}x"
+    with pytest.raises(UserError) as caught:
+        parse_settings({"name": "x", **broken((*path[:-1], wrong), 1)}, "study.yaml")
+    assert f'{wrong}: unknown setting (did you mean "{path[-1]}"?)' in str(caught.value)
 
 
 @pytest.mark.parametrize(("content", "message"), WRONG, ids=[message for _, message in WRONG])

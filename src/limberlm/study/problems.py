@@ -11,7 +11,10 @@ from limberlm.errors import nearest
 
 
 def first_problem(error: ValidationError, model: type[BaseModel], nested: Mapping[str, type[BaseModel]]) -> str:
-    """The first thing that pydantic objects to: the setting's full name, and what to do.
+    """The most telling of what pydantic objects to: the setting's full name, and what to do.
+
+    Where a setting may take several forms pydantic objects once for each; the objection that lies deepest is to the
+    form that was meant.
 
     Args:
         error: pydantic's.
@@ -19,8 +22,8 @@ def first_problem(error: ValidationError, model: type[BaseModel], nested: Mappin
         nested: the settings that stand under a name, so that an unknown one can be told its nearest neighbour.
 
     """
-    problem = min(error.errors(include_url=False), key=lambda found: found["type"] == "literal_error")
-    location = [part for part in problem["loc"] if not _is_variant(part)]
+    problem = min(error.errors(include_url=False), key=_rank)
+    location = _setting(problem)
     name = ".".join(str(part) for part in location)
     if problem["type"] == "extra_forbidden":
         return f"{name}: unknown setting{nearest(str(location[-1]), _beside(location, model, nested))}"
@@ -35,10 +38,18 @@ def first_problem(error: ValidationError, model: type[BaseModel], nested: Mappin
     return f"{name}: {message} (got {problem['input']!r})"
 
 
+def _rank(problem: Any) -> tuple[int, bool]:
+    return -len(_setting(problem)), problem["type"] in ("literal_error", "tuple_type", "dict_type", "model_type")
+
+
+def _setting(problem: Any) -> list[int | str]:
+    return [part for part in problem["loc"] if not _is_variant(part)]
+
+
 def _is_variant(part: int | str) -> bool:
     """Whether pydantic names a branch of a union here, and not a setting."""
     return isinstance(part, str) and (
-        part in ("int", "str", "float", "bool")
+        part in ("int", "str", "float", "bool", "none")
         or part.endswith("Settings")
         or part.startswith(("literal[", "tuple[", "list[", "constrained", "function-"))
     )

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from limberlm.errors import UserError, nearest
 from limberlm.outcomes.diversity import SamplingSettings
+from limberlm.study.problems import first_problem
 from limberlm.testbed import SKILLS
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
@@ -234,7 +235,7 @@ def parse_series(text: str, where: str, name: str) -> SeriesSettings:
     try:
         return SeriesSettings.model_validate(_named({"name": name, **content}))
     except ValidationError as error:
-        raise UserError(f"{where}: {_first_problem(error)}") from None
+        raise UserError(f"{where}: {first_problem(error, SeriesSettings, _NESTED)}") from None
 
 
 def _named(value: Any) -> Any:
@@ -242,30 +243,3 @@ def _named(value: Any) -> Any:
     if isinstance(value, dict):
         return {"null" if key is None else str(key): _named(inner) for key, inner in value.items()}
     return [_named(inner) for inner in value] if isinstance(value, list) else value
-
-
-def _first_problem(error: ValidationError) -> str:
-    problem = error.errors(include_url=False)[0]
-    location = [part for part in problem["loc"] if not _is_variant(part)]
-    name = ".".join(str(part) for part in location)
-    if problem["type"] == "extra_forbidden":
-        return f"{name}: unknown setting{nearest(str(location[-1]), _beside(location))}"
-    if problem["type"] == "missing":
-        return f"{name}: missing"
-    message = problem["msg"].removeprefix("Value error, ")
-    if problem["type"] == "value_error":
-        return f"{name}: {message}" if name else message
-    return f"{name}: {message} (got {problem['input']!r})"
-
-
-def _is_variant(part: int | str) -> bool:
-    """Whether pydantic names a branch of a union here, and not a setting."""
-    return isinstance(part, str) and (part in ("int", "str") or part.startswith(("literal[", "tuple[", "constrained")))
-
-
-def _beside(location: list[Any]) -> list[str]:
-    """The settings that exist where an unknown one stands."""
-    model: type[BaseModel] = SeriesSettings
-    for part in location[:-1]:
-        model = _NESTED.get(str(part), model)
-    return list(model.model_fields)

@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks import generation, infinigram, pass_overhead, store_all, updates
+from benchmarks import generation, infinigram, pass_overhead, runner, store_all, updates
 from benchmarks.harness import ROOT, machine, note
 
 BENCHMARKS = {
@@ -17,6 +17,7 @@ BENCHMARKS = {
     "updates": updates.figures,
     "generation": generation.figures,
     "infinigram": infinigram.figures,
+    "runner": runner.figures,
 }
 RESULTS, PAGE = ROOT / "benchmarks" / "results.json", ROOT / "docs" / "benchmarks.md"
 

@@ -107,6 +107,7 @@ class StudySettings(_Settings):
 
     name: str = Field("study", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     base: str = "bundled"
+    modules: str | None = Field(None, description="folder of your rewards' modules; default: the study file's own")
     adapter: Adapter = AdapterSettings()
     hand_over: Literal["merge", "continue", "stack"] = "merge"
     keep_merged: bool = Field(False, description="keep every checkpoint as a model of its own, besides its adapter")

@@ -51,9 +51,12 @@ def step_count(stage: StageSettings, rows: int, where: str) -> int:
     if config.max_steps > 0:
         return int(config.max_steps)
     # GRPO draws `num_generations` completions a prompt, and a batch counts completions
-    items = rows * (config.num_generations if stage.trainer == "grpo" else 1)
-    per_epoch = math.ceil(math.ceil(items / config.per_device_train_batch_size) / config.gradient_accumulation_steps)
-    return math.ceil(per_epoch * float(config.num_train_epochs))
+    items: int = rows * (config.num_generations if stage.trainer == "grpo" else 1)
+    per_epoch: int = math.ceil(
+        math.ceil(items / config.per_device_train_batch_size) / config.gradient_accumulation_steps
+    )
+    epochs: float = config.num_train_epochs
+    return math.ceil(per_epoch * epochs)
 
 
 def _config(stage: StageSettings, where: str) -> Any:

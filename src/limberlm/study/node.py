@@ -16,7 +16,6 @@ import pandas as pd
 import torch
 
 from limberlm.errors import NodeFailed
-from limberlm.stages import TRAINERS
 from limberlm.stages.adapter import AdapterSettings
 from limberlm.stages.arguments import trainer_config
 from limberlm.stages.hand_over import Left
@@ -105,7 +104,7 @@ def _refuse_other_weights(store: Store, node: Node, folder: Path) -> None:
 
 def _train(place: Workplace, store: Store, node: Node, folder: Path, report: Report) -> dict[str, object]:
     stage = node.stage_settings
-    kind, scratch = TRAINERS[stage.trainer], folder / "trainer"
+    kind, scratch = place.kind(stage), folder / "trainer"
     where = f"stages.{node.stage.partition('.')[0]}.args"
     run = train_stage(
         kind,

@@ -9,6 +9,8 @@ import yaml
 
 from limberlm.errors import UserError
 from limberlm.stages import TRAINERS, AdapterSettings
+from limberlm.stages.reward import VERIFIER
+from limberlm.stages.trl_yaml import read_trl_yaml
 from limberlm.study.config import StageSettings, StudySettings
 
 BUNDLED = "bundled"
@@ -29,7 +31,9 @@ def resolve(settings: StudySettings, folder: Path) -> StudySettings:
     if measure.probe != TESTBED:
         measure = measure.model_copy(update={"probe": str((folder / measure.probe).resolve())})
     base = settings.base if settings.base == BUNDLED else _located(settings.base, folder)
-    return settings.model_copy(update={"stages": stages, "measure": measure, "base": base})
+    own = any(stage.reward not in (None, VERIFIER) for stage in stages.values())
+    modules = str((folder / (settings.modules or "")).resolve()) if own else None
+    return settings.model_copy(update={"stages": stages, "measure": measure, "base": base, "modules": modules})
 
 
 def as_yaml(settings: StudySettings) -> str:
@@ -46,8 +50,6 @@ def _stage(name: str, stage: StageSettings, folder: Path) -> StageSettings:
 
 
 def _from_trl(name: str, stage: StageSettings, folder: Path) -> StageSettings:
-    from limberlm.stages.trl_yaml import read_trl_yaml
-
     where = f"stages.{name}.config"
     path = folder / str(stage.config)
     said = read_trl_yaml(path, TRAINERS[stage.trainer])
@@ -61,6 +63,7 @@ def _from_trl(name: str, stage: StageSettings, folder: Path) -> StageSettings:
             "split": stage.split or (said.split if stage.data is None else None),
             "subset": stage.subset or (said.subset if stage.data is None else None),
             "adapter": stage.adapter or adapter,
+            "reward": stage.reward or said.reward,
             "args": said.args | stage.args,
         }
     )

@@ -13,7 +13,11 @@ from limberlm.errors import UserError
 from limberlm.observe import ProbeSet, load_model, load_tokenizer
 from limberlm.stages import TRAINERS
 from limberlm.stages.arguments import trainer_config
-from limberlm.stages.data import StageData, load_stage_data
+from limberlm.stages.data import StageData, load_stage_data, refuse_shared_rows
+from limberlm.stages.grpo import rewarded
+from limberlm.stages.joint import joint_data
+from limberlm.stages.kind import TrainerKind
+from limberlm.stages.reward import check_reward, reward_digest
 from limberlm.study.config import Names, StageSettings, StudySettings
 from limberlm.study.cost import Cost, step_count
 from limberlm.study.plan import Node, Plan, plan_study
@@ -66,8 +70,6 @@ class Workplace:
     def rows(self, stage: StageSettings, seed: int, joined: Names = ()) -> StageData:
         """The rows of a stage under a seed; of several supervised stages together where it is joined."""
         if joined:
-            from limberlm.stages.joint import joint_data
-
             parts = [self.rows(self.settings.stages[name], seed) for name in joined]
             return joint_data(parts, seed=seed)
         asked = (stage.source, stage.trainer, stage.split, stage.subset, stage.rows, seed, stage.reward)
@@ -79,13 +81,18 @@ class Workplace:
                 seed=seed,
                 rows=stage.rows,
                 chat=self.chat,
-                **({"split": stage.split, "subset": stage.subset} if stage.split or stage.subset else {}),
+                split=stage.split,
+                subset=stage.subset,
             )
         return self._rows[key]
 
     def rows_of(self, node: Node) -> StageData:
         """The rows that a node trains on."""
         return self.rows(node.stage_settings, node.stage_seed, node.joined)
+
+    def kind(self, stage: StageSettings) -> TrainerKind:
+        """The trainer of a stage, with the stage's own reward."""
+        return rewarded(TRAINERS[stage.trainer], stage.reward, Path(self.settings.modules or ""))
 
     def length(self, step: Step) -> int:
         """The optimiser steps that a step of a chain takes."""
@@ -113,17 +120,30 @@ class Workplace:
         chains = courses(settings, self.length)
         for step in distinct(step for course in chains for step in course.steps if not step.random):
             where = f"stages.{step.name}.args"
-            trainer_config(TRAINERS[step.stage.trainer], step.stage.args, where=where, seed=0, scratch=Path("unused"))
+            trainer_config(self.kind(step.stage), step.stage.args, where=where, seed=0, scratch=Path("unused"))
+            if step.stage.reward is not None:
+                columns = self.rows(step.stage, 0).train[0]
+                check_reward(step.stage.reward, columns, folder=Path(self.settings.modules or ""))
+        self._refuse_contamination()
         return plan_study(settings, _base_digest(self.base), chains, self._data_digest)
+
+    def _refuse_contamination(self) -> None:
+        """No file may hold for training what another holds for evaluation; the testbed's splits share nothing."""
+        files = {name: stage for name, stage in self.settings.stages.items() if not stage.source.startswith("testbed:")}
+        for name, stage in files.items():
+            for other, judged in files.items():
+                if stage.source != judged.source:
+                    train, held_out = self.rows(stage, 0).train, self.rows(judged, 0).held_out
+                    refuse_shared_rows(
+                        f"stages.{name} ({stage.source})", train, f"stages.{other} ({judged.source})", held_out
+                    )
 
     def _data_digest(self, step: Step, seed: int) -> str:
         digest = self.rows(step.stage, seed, step.joined).digest
-        reward = step.stage.reward
-        if reward in (None, "verifier"):
+        if step.stage.reward is None:
             return digest
-        from limberlm.stages.reward import reward_digest
-
-        return digest if reward in (None, "verifier") else f"{digest}-{reward_digest(str(reward))}"
+        judge = reward_digest(step.stage.reward, folder=Path(self.settings.modules or ""))
+        return digest if judge is None else f"{digest}-{judge}"
 
 
 def _base_digest(base: Path | str) -> str:

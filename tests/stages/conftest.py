@@ -10,7 +10,8 @@ import torch
 from transformers import LlamaForCausalLM
 
 from limberlm.stages import StageRun
-from tests.stages.runs import load, run_stage
+from limberlm.stages.sft import SFT
+from tests.stages.runs import Opened, load, run_stage
 
 
 @dataclass(frozen=True)
@@ -28,15 +29,15 @@ class Trained:
 def sft(tiny_model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
     """Thirty steps of supervised fine-tuning."""
     adapter = tmp_path_factory.mktemp("sft") / "adapter"
-    start = load(tiny_model_folder)
-    before = {name: tensor.clone() for name, tensor in start.state_dict().items()}
+    kind = Opened.of(SFT)
     seen: list[tuple[int, int, float]] = []
     run = run_stage(
         tiny_model_folder,
         adapter,
-        start=start,
+        kind=kind,
         progress=lambda *what: seen.append(what),
         max_steps=30,
         per_device_train_batch_size=8,
     )
-    return Trained(adapter, run, start, before, seen)
+    model = kind.trainers[0].model.get_base_model()
+    return Trained(adapter, run, model, load(tiny_model_folder).state_dict(), seen)

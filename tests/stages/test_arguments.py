@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -13,7 +12,8 @@ from pydantic import TypeAdapter
 
 from limberlm.errors import UserError
 from limberlm.stages import TRAINERS
-from limberlm.stages.arguments import OWNED, trainer_config
+from limberlm.stages.arguments import trainer_config
+from limberlm.stages.decided import AGAINST, OWNED
 
 EACH = pytest.mark.parametrize("trainer", TRAINERS)
 
@@ -32,7 +32,7 @@ def refusal(args: dict[str, Any], trainer: str = "sft") -> str:
 @EACH
 def test_an_unknown_setting_is_named_with_the_nearest_known_one(trainer: str) -> None:
     message = refusal({"learning_rte": 1e-3}, trainer)
-    trl_name = {"sft": "SFTConfig", "dpo": "DPOConfig", "grpo": "GRPOConfig"}[trainer]
+    trl_name = f"{trainer.upper()}Config"
     assert message == f'stages.a.args.learning_rte: {trl_name} has no such setting (did you mean "learning_rate"?)'
     assert refusal({"zzzz": 1}, trainer) == f"stages.a.args.zzzz: {trl_name} has no such setting"
 
@@ -85,9 +85,131 @@ def test_trls_own_refusal_is_passed_on_in_one_line(args: dict[str, Any], reason:
     assert refusal(args, "dpo").startswith(f"stages.a.args: DPOConfig refuses these settings ({reason}")
 
 
-def test_a_missing_package_is_told_in_one_line() -> None:
-    if importlib.util.find_spec("deepspeed") is None:
-        assert refusal({"deepspeed": "zero3.json"}).startswith("stages.a.args: SFTConfig refuses these settings (")
+@EACH
+@pytest.mark.parametrize(
+    ("name", "value", "harmless"),
+    [
+        ("eval_strategy", "steps", "no"),
+        ("eval_on_start", True, False),
+        ("load_best_model_at_end", True, False),
+        ("push_to_hub", True, False),
+        ("hub_token", "hf_secret", None),
+        ("enable_jit_checkpoint", True, False),
+        ("auto_find_batch_size", True, False),
+        ("fsdp", "full_shard", ""),
+        ("deepspeed", "zero3.json", None),
+        ("trust_remote_code", "true", "false"),
+        ("model_init_kwargs", {"dtype": "bfloat16"}, None),
+    ],
+)
+def test_what_a_study_does_its_own_way_is_refused_for_every_trainer(
+    trainer: str, name: str, value: Any, harmless: Any
+) -> None:
+    message = refusal({name: value}, trainer)
+    assert message.startswith(f"stages.a.args.{name}: not in a stage: ")
+    assert message.endswith("; remove it")
+    assert str(value) not in message.replace(name, "") or value is True  # no token on the screen
+    config({name: harmless}, trainer)
+
+
+def test_every_setting_that_is_refused_at_some_value_is_one_of_trls() -> None:
+    everything = {f.name for kind in TRAINERS.values() for f in dataclasses.fields(kind.config_class())}
+    assert set(AGAINST) | set(OWNED) <= everything
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        {"eos_token": "<|im_end|>"},
+        {"pad_token": "<pad>"},
+        {"chat_template_path": "some/model"},
+        {"dataset_text_field": "content"},
+        {"dataset_kwargs": {"skip_prepare_dataset": True}},
+        {"dataset_kwargs": '{"skip_prepare_dataset": true}'},
+    ],
+)
+def test_what_supervised_stages_share_cannot_be_changed_by_one_of_them(args: dict[str, Any]) -> None:
+    assert refusal(args).startswith(f"stages.a.args.{next(iter(args))}: not in a stage: ")
+
+
+def test_yamls_no_is_a_strategy_and_not_false() -> None:
+    assert config({"eval_strategy": False}).eval_strategy == "no"
+
+
+@EACH
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ({"max_steps": 0}, "max_steps: 0: a stage has at least one step; leave it out to count epochs"),
+        ({"num_train_epochs": 0}, "num_train_epochs: 0 and no max_steps: the stage would have no step"),
+        ({"report_to": "wandbb"}, 'report_to: no such tracker: wandbb (did you mean "wandb"?)'),
+        ({"report_to": ["neptune"]}, "report_to: neptune is not installed; install it, or remove it here"),
+        ({"train_sampling_strategy": "sequentiall"}, "train_sampling_strategy: no such value: sequentiall (did you"),
+    ],
+)
+def test_what_no_trainer_can_do_is_told_before_any_is_built(trainer: str, args: dict[str, Any], message: str) -> None:
+    assert refusal(args, trainer).startswith(f"stages.a.args.{message}")
+
+
+@EACH
+def test_steps_and_epochs_go_together(trainer: str) -> None:
+    made = config({"max_steps": 3, "num_train_epochs": 2}, trainer)
+    assert (made.max_steps, made.num_train_epochs) == (3, 2)
+
+
+@pytest.mark.parametrize("trainer", ["dpo", "kto", "grpo"])
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ({"sync_ref_model": True}, "sync_ref_model: true: a stage's reference is its start throughout; remove it"),
+        ({"neftune_noise_alpha": 5}, "neftune_noise_alpha: 5 and a reference model: the noise would fall on its"),
+    ],
+)
+def test_what_moves_the_reference_is_refused_wherever_there_is_one(
+    trainer: str, args: dict[str, Any], message: str
+) -> None:
+    assert refusal({"beta": 0.1, **args}, trainer).startswith(f"stages.a.args.{message}")
+
+
+def test_noise_is_allowed_where_there_is_no_reference() -> None:
+    assert config({"neftune_noise_alpha": 5}).neftune_noise_alpha == 5
+    assert config({"neftune_noise_alpha": 5}, "grpo").beta == 0
+
+
+@pytest.mark.parametrize(
+    ("trainer", "args", "message"),
+    [
+        ("sft", {"packing": True, "max_length": None}, "packing: true and max_length: null"),
+        ("sft", {"padding_free": True}, "padding_free: true and max_length: 1024"),
+        ("sft", {"loss_type": "nil"}, 'loss_type: no such value: nil (did you mean "nll"?)'),
+        ("dpo", {"loss_type": "sigmoyd"}, 'loss_type: no such loss: sigmoyd (did you mean "sigmoid"?)'),
+        ("dpo", {"label_smoothing": 0.1}, "label_smoothing: 0.1 and loss_type: sigmoid, which takes no notice of it"),
+        ("dpo", {"loss_type": "exo_pair"}, "loss_type: exo_pair and label_smoothing: 0"),
+        ("kto", {"train_sampling_strategy": "random"}, "train_sampling_strategy: random and loss_type: kto"),
+        ("kto", {"per_device_train_batch_size": 1}, "per_device_train_batch_size: 1 and loss_type: kto"),
+        ("kto", {"loss_type": "kton"}, 'loss_type: no such value: kton (did you mean "kto"?)'),
+    ],
+)
+def test_what_a_trainer_would_find_out_late_or_never_is_told_at_once(
+    trainer: str, args: dict[str, Any], message: str
+) -> None:
+    assert refusal(args, trainer).startswith(f"stages.a.args.{message}")
+
+
+@pytest.mark.parametrize(
+    ("trainer", "args"),
+    [
+        ("sft", {"packing": True}),
+        ("sft", {"padding_free": True, "max_length": None}),
+        ("dpo", {"label_smoothing": 0.1, "loss_type": "robust"}),
+        ("dpo", {"precompute_ref_log_probs": True}),
+        ("kto", {"precompute_ref_log_probs": True}),
+        ("kto", {"loss_type": "apo_zero_unpaired", "train_sampling_strategy": "random"}),
+        ("kto", {"loss_type": "apo_zero_unpaired", "per_device_train_batch_size": 1}),
+    ],
+)
+def test_what_only_looks_like_a_contradiction_passes(trainer: str, args: dict[str, Any]) -> None:
+    assert config(args, trainer)
 
 
 def test_one_loss_may_stand_for_a_list_of_them() -> None:
@@ -114,9 +236,9 @@ def test_everything_else_keeps_trls_defaults_but_what_the_kind_names(trainer: st
             {"per_device_train_batch_size": 6},
             ": GRPOConfig refuses these settings (generation_batch_size (6) must be divisible by num_generations (8).)",
         ),
-        ({"remove_unused_columns": True}, ".remove_unused_columns: true and reward: verifier: "),
-        ({"reward_weights": [1.0, 2.0]}, ".reward_weights: 2 weights and reward: verifier, which takes one; drop some"),
-        ({"sync_ref_model": True, "beta": 0.1}, ".sync_ref_model: true and an adapter: "),
+        ({"remove_unused_columns": True}, ".remove_unused_columns: true and a reward: "),
+        ({"reward_weights": [1.0, 2.0]}, ".reward_weights: 2 weights and one reward; drop some"),
+        ({"sync_ref_model": True}, ".sync_ref_model: true: "),
         ({"num_generations": 1}, ": GRPOConfig refuses these settings (GRPO requires at least 2 generations"),
     ],
 )

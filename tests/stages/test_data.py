@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from limberlm.errors import UserError
 from limberlm.stages import load_stage_data
 from limberlm.stages.data import HELD_OUT_ROWS, TESTBED_ROWS, Row
+from limberlm.stages.data.content import split_held_out
 from limberlm.testbed import SKILLS
 
 
@@ -41,6 +44,7 @@ def key(row: Row) -> str:
         ("sft", "domain text", "text"),
         ("dpo", "score rejected prompt chosen", "prompt chosen rejected"),
         ("dpo", "text rejected chosen", "chosen rejected"),
+        ("kto", "rejected label chosen completion prompt", "prompt completion label"),
         ("grpo", "completion answer prompt", "prompt answer"),
     ],
 )
@@ -50,6 +54,8 @@ def test_the_first_columns_that_fit_are_kept_and_the_others_dropped(
     row = {name: f"some {name}" for name in columns.split()}
     if "messages" in row:
         row["messages"] = [{"role": "user", "content": "hi"}]
+    if "label" in row:
+        row["label"] = True
     data = load_stage_data(str(write(tmp_path, [row])), trainer, seed=0)
     assert data.train == [{name: row[name] for name in kept.split()}]
     assert data.held_out == []
@@ -75,6 +81,19 @@ def test_a_tenth_is_held_out_at_most_128_rows_and_never_trained_on(tmp_path: Pat
     assert sorted(map(key, [*data.train, *data.held_out])) == sorted(map(key, rows))
     assert not {key(row) for row in data.train} & {key(row) for row in data.held_out}
     assert data.train == [row for row in rows if row in data.train]  # in the file's order
+
+
+@given(sizes=st.lists(st.integers(1, 30), max_size=60), seed=st.integers(0, 9))
+def test_a_question_is_on_one_side_with_all_its_answers(sizes: list[int], seed: int) -> None:
+    rows = [{"prompt": f"q {i}", "completion": f"a {j}"} for i, size in enumerate(sizes) for j in range(size)]
+    random.Random(seed).shuffle(rows)
+    train, held_out = split_held_out(rows)
+    assert sorted([*train, *held_out]) == list(range(len(rows)))
+    assert len(held_out) <= min(HELD_OUT_ROWS, len(rows) // 10)
+    asked = [{rows[i]["prompt"] for i in side} for side in (train, held_out)]
+    assert not asked[0] & asked[1]
+    if len(set(sizes)) == 1 and len(rows) >= 10 * sizes[0]:
+        assert held_out  # there is room for a question at least
 
 
 def test_copies_of_a_row_stay_on_one_side(tmp_path: Path) -> None:
@@ -112,13 +131,16 @@ def test_the_digest_follows_the_rows_and_nothing_else(tmp_path: Path) -> None:
 
 
 MESSAGES = "a list of messages with role and content"
+SFT = "prompt/completion or messages or text"
+DPO = "prompt/chosen/rejected or chosen/rejected"
+KTO = f"prompt/completion/label or {DPO}"
 
 
 @pytest.mark.parametrize(
     ("trainer", "content", "message"),
     [
-        ("sft", "", "data x.jsonl: the file has no rows"),
-        ("sft", "\n\n", "data x.jsonl: the file has no rows"),
+        ("sft", "", "data x.jsonl: there are no rows"),
+        ("sft", "\n\n", "data x.jsonl: there are no rows"),
         (
             "sft",
             '{"text": "a"}\n\n{"text": }',
@@ -128,19 +150,20 @@ MESSAGES = "a list of messages with role and content"
         (
             "sft",
             '{"prompt": "p", "answer": "a"}',
-            "data x.jsonl: the sft trainer wants prompt/completion or messages or text; every row has answer, prompt",
+            f"data x.jsonl: the sft trainer wants {SFT}; every row has answer, prompt; "
+            f"dpo wants {DPO}, kto wants {KTO}, grpo wants prompt/answer",
         ),
         (
             "dpo",
             '{"prompt": "p", "completion": "a"}',
-            "data x.jsonl: the dpo trainer wants prompt/chosen/rejected or chosen/rejected; "
-            "every row has completion, prompt",
+            f"data x.jsonl: the dpo trainer wants {DPO}; every row has completion, prompt; "
+            f"sft wants {SFT}, kto wants {KTO}, grpo wants prompt/answer",
         ),
         (
             "sft",
             '{"text": "a"}\n{"prompt": "p"}',
-            "data x.jsonl: the sft trainer wants prompt/completion or messages or text; "
-            "the rows have no column in common",
+            f"data x.jsonl: the sft trainer wants {SFT}; the rows share no column; "
+            f"dpo wants {DPO}, kto wants {KTO}, grpo wants prompt/answer",
         ),
         ("sft", '{"text": "a"}\n{"text": null}', 'data x.jsonl, line 2: "text" must be text'),
         ("sft", '{"messages": "hi"}', f'data x.jsonl, line 1: "messages" must be {MESSAGES}'),
@@ -155,7 +178,36 @@ MESSAGES = "a list of messages with role and content"
         (
             "grpo",
             '{"prompt": "p", "completion": "c"}',
-            "data x.jsonl: the grpo trainer wants prompt/answer; every row has completion, prompt",
+            "data x.jsonl: the grpo trainer wants prompt/answer; every row has completion, prompt; "
+            f"sft wants {SFT}, dpo wants {DPO}, kto wants {KTO}",
+        ),
+        (
+            "kto",
+            '{"prompt": "p", "completion": "c"}',
+            f"data x.jsonl: the kto trainer wants {KTO}; every row has completion, prompt; "
+            f"sft wants {SFT}, dpo wants {DPO}, grpo wants prompt/answer",
+        ),
+        *(
+            (
+                "kto",
+                f'{{"prompt": "p", "completion": "c", "label": 1}}\n'
+                f'{{"prompt": "p", "completion": "c", "label": {cell}}}',
+                'data x.jsonl, line 2: "label" must be true (a wanted completion) or false (an unwanted one)',
+            )
+            for cell in ("null", "2", '"true"', "[]", "0.5")
+        ),
+        (
+            "kto",
+            '{"chosen": "yes it is", "rejected": "no it is not"}',
+            'data x.jsonl, line 1: "chosen" and "rejected" share no beginning to be the prompt; add a prompt column',
+        ),
+        *(
+            (
+                "sft",
+                f'{{"text": "a", "{name}": null}}\n{{"text": "b", "{name}": {cell}}}',
+                f"data x.jsonl: rows with {name} are not supported; remove that column",
+            )
+            for name, cell in (("tools", "[]"), ("images", '["x.png"]'), ("chat_template_kwargs", "{}"))
         ),
         *(
             (
@@ -193,12 +245,18 @@ def test_reinforced_rows_have_no_answer_to_imitate_and_held_out_ones_have(tmp_pa
 def test_a_file_that_cannot_be_read_is_refused_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError) as missing:
         load_stage_data("gone.jsonl", "sft", seed=0, folder=tmp_path)
-    assert str(missing.value) == "data gone.jsonl: no such file; give testbed:SKILL or the path of a JSONL file"
+    assert str(missing.value) == (
+        "data gone.jsonl: no such file; give testbed:SKILL, a JSONL or Parquet file, a folder of Dataset.save_to_disk, "
+        "or a hub id (owner/name)"
+    )
     (tmp_path / "binary.jsonl").write_bytes(b'{"text": "\xff"}')
-    (tmp_path / "folder.jsonl").mkdir()
-    for name in ("binary.jsonl", "folder.jsonl"):
-        with pytest.raises(UserError, match=rf"^data {name}: cannot be read as UTF-8 text \([^\n]+\)$"):
-            load_stage_data(name, "sft", seed=0, folder=tmp_path)
+    with pytest.raises(UserError, match=r"^data binary.jsonl: cannot be read as UTF-8 text \([^\n]+\)$"):
+        load_stage_data("binary.jsonl", "sft", seed=0, folder=tmp_path)
+
+
+def test_a_column_that_is_null_throughout_is_as_good_as_missing(tmp_path: Path) -> None:
+    rows = [{"text": "a", "tools": None, "images": None}]
+    assert load_stage_data(str(write(tmp_path, rows)), "sft", seed=0).train == [{"text": "a"}]
 
 
 # --- the testbed
@@ -235,6 +293,7 @@ def test_reinforced_testbed_rows_are_the_prompts_and_the_samples_as_text() -> No
         ("arithmetic", "sft"),
         ("preferences", "sft"),
         ("preferences", "dpo"),
+        ("preferences", "kto"),
         ("arithmetic", "grpo"),
     ],
 )
@@ -270,6 +329,12 @@ def test_a_testbed_skill_has_4096_rows_unless_told_otherwise() -> None:
         ),
         (
             "testbed:arithmetic",
+            "kto",
+            None,
+            'data "testbed:arithmetic" has no rejected answers: the kto trainer needs testbed:preferences',
+        ),
+        (
+            "testbed:arithmetic",
             "sft",
             50_000,
             'data "testbed:arithmetic": skill arithmetic has fewer than 50000 distinct prompts in its train split; '
@@ -286,3 +351,10 @@ def test_a_bad_testbed_source_is_refused_in_one_line(source: str, trainer: str, 
 def test_the_dataset_holds_the_training_rows() -> None:
     data = load_stage_data("testbed:preferences", "dpo", seed=0, rows=6)
     assert list(data.dataset()) == data.train
+
+
+@pytest.mark.parametrize(("name", "value"), [("split", "train"), ("subset", "main")])
+def test_the_testbed_has_no_split_or_subset(name: str, value: str) -> None:
+    with pytest.raises(UserError) as caught:
+        load_stage_data("testbed:arithmetic", "sft", seed=0, **{name: value})
+    assert str(caught.value) == f'data "testbed:arithmetic": the testbed has no {name}; remove `{name}: {value}`'

@@ -127,14 +127,20 @@ def test_the_divergence_is_known_where_there_is_a_reference_and_no_dropout(
 
 @dataclass(frozen=True)
 class Displaced(TrainerKind):
-    """GRPO whose policy is not the stage's start when training begins."""
+    """GRPO whose policy is not the stage's start any more when training begins."""
 
     def trainer_class(self) -> Any:
         def build(**settings: Any) -> Any:
             trainer = super(Displaced, self).trainer_class()(**settings)
-            for name, parameter in trainer.model.named_parameters():
-                if "lora_B" in name:
-                    torch.nn.init.normal_(parameter, std=0.1)
+            train = trainer.train
+
+            def displaced() -> Any:
+                for name, parameter in trainer.model.named_parameters():
+                    if "lora_B" in name:
+                        torch.nn.init.normal_(parameter, std=0.1)
+                return train()
+
+            trainer.train = displaced
             return trainer
 
         return build

@@ -2,61 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from safetensors.torch import load_file
 from transformers import LlamaForCausalLM
 
 from limberlm.stages import merge_adapters
 from tests.stages.conftest import Trained
-from tests.stages.runs import load
-
-
-def adapter(model: Path, out: Path, seed: int, **settings: object) -> Path:
-    """An adapter of random A and B, saved."""
-    lora = LoraConfig(**{"r": 3, "lora_alpha": 6, "target_modules": "all-linear", "task_type": "CAUSAL_LM", **settings})
-    student = get_peft_model(load(model), lora)
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, parameter in student.named_parameters():
-            if "lora_" in name:
-                parameter.copy_(0.1 * torch.randn(parameter.shape, generator=generator))
-    student.save_pretrained(out)
-    return out
-
-
-def update(folder: Path) -> dict[str, torch.Tensor]:
-    """s B A of every adapted weight, by hand in float64."""
-    card = json.loads((folder / "adapter_config.json").read_text())
-    scale = card["lora_alpha"] / (card["r"] ** 0.5 if card.get("use_rslora") else card["r"])
-    tensors = {
-        k.removeprefix("base_model.model."): v.double()
-        for k, v in load_file(folder / "adapter_model.safetensors").items()
-    }
-    return {
-        name.replace("lora_A.weight", "weight"): scale * tensors[name.replace("lora_A", "lora_B")] @ a
-        for name, a in tensors.items()
-        if "lora_A" in name
-    }
-
-
-def logits(model: torch.nn.Module) -> torch.Tensor:
-    ids = torch.randint(5, 400, (4, 24), generator=torch.Generator().manual_seed(1))
-    with torch.no_grad():
-        return model.eval()(ids).logits
-
-
-def relative_rms(found: torch.Tensor, wanted: torch.Tensor) -> float:
-    return float((found - wanted).norm() / wanted.norm())
+from tests.stages.runs import load, logits, lora, relative_rms, update
 
 
 @pytest.mark.parametrize("settings", [{}, {"use_rslora": True}, {"target_modules": ["q_proj", "down_proj"]}])
 def test_merging_two_adapters_adds_both_s_b_a(tiny_model_folder: Path, tmp_path: Path, settings: dict) -> None:
-    folders = [adapter(tiny_model_folder, tmp_path / str(seed), seed, **settings) for seed in (1, 2)]
+    folders = [lora(tiny_model_folder, tmp_path / str(seed), seed, **settings).folder for seed in (1, 2)]
     before = {k: v.double() for k, v in load(tiny_model_folder).state_dict().items()}
     after = load(tiny_model_folder, folders).state_dict()
     assert after.keys() == before.keys()
@@ -103,7 +63,7 @@ def test_another_precision_is_refused(tiny_model: LlamaForCausalLM, sft: Trained
 
 
 def test_a_16_bit_merge_would_lose_a_small_adapters_effect(tiny_model_folder: Path, tmp_path: Path) -> None:
-    folder = adapter(tiny_model_folder, tmp_path / "a", 1, lora_alpha=0.02)
+    folder = lora(tiny_model_folder, tmp_path / "a", 1, lora_alpha=0.02).folder
     base, wanted = load(tiny_model_folder), update(folder)
     name = "model.layers.0.mlp.down_proj.weight"
     weight = base.state_dict()[name]

@@ -86,8 +86,7 @@ def test_keeping_checkpoints_changes_nothing_in_the_training(
 
 
 def test_a_kept_adapter_is_float32_and_a_card_and_nothing_else(tiny_model_folder: Path, tmp_path: Path) -> None:
-    model = load(tiny_model_folder).bfloat16()
-    run_stage(tiny_model_folder, tmp_path / "adapter", start=model, max_steps=2, checkpoints=1)
+    run_stage(tiny_model_folder, tmp_path / "adapter", max_steps=2, checkpoints=1, bf16=True)
     kept = tmp_path / "checkpoints" / "step-000002"
     assert sorted(files(kept)) == ["adapter_config.json", "adapter_model.safetensors"]
     assert {tensor.dtype for tensor in load_file(kept / "adapter_model.safetensors").values()} == {torch.float32}

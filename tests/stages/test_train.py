@@ -17,13 +17,13 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file
 
-from limberlm.errors import NodeFailed
+from limberlm.errors import NodeFailed, UserError
 from limberlm.stages import TRAINERS, AdapterSettings
 from limberlm.stages.dpo import DPO
 from limberlm.stages.kind import TrainerKind
 from limberlm.stages.sft import SFT
 from tests.stages.conftest import Trained
-from tests.stages.runs import load, run_stage
+from tests.stages.runs import ADAPTER, load, run_stage
 
 
 def tensors(folder: Path) -> dict[str, torch.Tensor]:
@@ -83,9 +83,10 @@ def test_the_card_names_the_base_and_is_sorted(sft: Trained) -> None:
     assert text == json.dumps(card, indent=2, sort_keys=True) + "\n"
 
 
-def test_an_adapter_trained_in_16_bits_is_saved_in_float32(tiny_model_folder: Path, tmp_path: Path) -> None:
-    run_stage(tiny_model_folder, tmp_path / "adapter", start=load(tiny_model_folder).bfloat16(), max_steps=1)
+def test_an_adapter_trained_under_16_bit_autocast_is_saved_in_float32(tiny_model_folder: Path, tmp_path: Path) -> None:
+    run = run_stage(tiny_model_folder, tmp_path / "adapter", "dpo", max_steps=1, bf16=True)
     assert {tensor.dtype for tensor in tensors(tmp_path / "adapter").values()} == {torch.float32}
+    assert run.hand_over.continuity < 1e-6  # read outside autocast
 
 
 @pytest.mark.slow
@@ -133,6 +134,41 @@ def test_the_same_seed_starts_from_the_same_a_wherever_the_stage_stands(
     first, later, other = initial("first"), initial("later", adapters=[sft.adapter]), initial("other", seed=1)
     assert all(torch.equal(first[key], later[key]) for key in first)
     assert not any(torch.equal(first[key], other[key]) for key in first)
+
+
+@pytest.mark.parametrize("adapter", [ADAPTER, None], ids=["adapter", "full"])
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
+def test_after_an_exception_nothing_is_there(
+    tiny_model_folder: Path, tmp_path: Path, sft: Trained, adapter: AdapterSettings | None, error: type[BaseException]
+) -> None:
+    kept = []
+
+    def interrupt(step: int, steps: int, loss: float) -> None:
+        if step == 2:
+            kept.extend(path for path in tmp_path.rglob("step-000001/*") if path.suffix == ".safetensors")
+            raise error
+
+    with pytest.raises(error):
+        run_stage(
+            tiny_model_folder,
+            tmp_path / "out",
+            "dpo",
+            left=[sft.run.left],
+            adapter=adapter,
+            checkpoints=2,
+            progress=interrupt,
+        )
+    assert len(kept) == 1
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_a_folder_that_holds_a_stage_is_refused_and_left_alone(tiny_model_folder: Path, tmp_path: Path) -> None:
+    kept = tmp_path / ".out.stage" / "adapter" / "x"
+    kept.parent.mkdir(parents=True)
+    kept.write_text("mine")
+    with pytest.raises(UserError, match=r"\.out\.stage/adapter: exists already; choose another folder"):
+        run_stage(tiny_model_folder, tmp_path / "out")
+    assert kept.read_text() == "mine"
 
 
 # --- where a stage must start

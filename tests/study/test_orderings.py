@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Sequence
 from itertools import pairwise, permutations
 from math import factorial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -354,3 +356,43 @@ def test_any_subset_of_all_orderings_is_judged_by_its_own_tables(n: int, order: 
     own = OrderingSettings(permute=NAMES[:n], design=tuple(chosen))
     assert expand(own) == tuple(chosen)
     assert bool(advice(own)) != table.is_balanced
+
+
+# --- the guide
+
+
+def tables() -> list[list[list[str]]]:
+    """Every table of the guide, as rows of cells without the line under the head."""
+    page = (Path(__file__).parents[2] / "docs" / "guides" / "orderings.md").read_text(encoding="utf-8")
+    found = re.findall(r"(?:^\|.*\n)+", page, re.MULTILINE)
+    rows = [[re.split(r"\s*\|\s*", line.strip("| ")) for line in table.splitlines()] for table in found]
+    return [[row for row in table if set(row[0]) != {"-"}] for table in rows]
+
+
+def table(head: str) -> list[list[str]]:
+    [found] = [each for each in tables() if each[0][0].startswith(head)]
+    return found
+
+
+@pytest.mark.parametrize("n", [3, 4])
+def test_the_guides_carry_over_tables_are_those_of_the_squares(n: int) -> None:
+    (_, *stages), *rows = table(f"`latin_square`, n = {n}")
+    counts = balance(expand(OrderingSettings(permute=tuple(stages), design="latin_square"))).carry_over
+    assert {row[0]: dict(zip(stages, map(int, row[1:]), strict=True)) for row in rows} == counts
+
+
+def test_the_guides_counts_are_those_of_the_tree() -> None:
+    rows = [row for each in tables() if "as a tree" in each[0] for row in each[1:]]
+    assert len(rows) == 5
+    for n, orderings, runs, nodes, square in (map(int, row) for row in rows):
+        chains = expand(OrderingSettings(permute=NAMES[:n]))
+        assert (orderings, {"stage_runs": runs, "nodes": nodes}) == (len(chains), prefix_counts(chains))
+        own = prefix_counts(expand(OrderingSettings(permute=NAMES[:n], design="latin_square")))
+        assert own == {"stage_runs": square, "nodes": square}
+
+
+def test_the_guides_smallest_p_values_are_one_over_the_relabellings() -> None:
+    [found] = [each for each in tables() if each[0][-1] == "3 seeds"]
+    for name, *cells in found[1:]:
+        for seeds, cell in enumerate(cells, start=2):
+            assert float(cell) == pytest.approx(factorial(int(name.split()[0])) ** (1 - seeds), rel=0.05)

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from limberlm.errors import UserError
 from limberlm.outcomes.encoding import Example, encode_row, encode_sample
-from limberlm.outcomes.scoring import answer_losses, exact_answers, pad_id
+from limberlm.outcomes.scoring import Asked, answer_losses, pad_id
 from limberlm.outcomes.table import outcome_row
 from limberlm.testbed import SKILLS, Sample
 from limberlm.testbed.prose import passages
@@ -26,12 +26,14 @@ def skill_outcomes(
     skills: Sequence[str],
     items: int,
     split: Split = "in_domain",
+    asked: Asked | None = None,
 ) -> list[Outcome]:
     """`accuracy` on a split of each skill; `pair_accuracy` for preferences.
 
     Pair accuracy counts pairs whose chosen answer has the higher log-likelihood, summed over its tokens as DPO sums it.
-    Chat-formatted where the tokenizer has a template.
+    Chat-formatted where the tokenizer has a template. Answers that `asked` holds of this model are not generated again.
     """
+    asked = asked or Asked(model, tokenizer)
     rows = []
     for name in skills:
         skill = SKILLS[name]
@@ -40,7 +42,8 @@ def skill_outcomes(
             right = _pairs_right(model, tokenizer, samples)
             rows.append(outcome_row("pair_accuracy", name, right, kind="share", split=split))
         else:
-            right = [float(verdict) for verdict in exact_answers(model, tokenizer, skill, samples)]
+            texts = asked.answers(name, split, items)
+            right = [float(skill.verify(*pair)) for pair in zip(samples, texts, strict=True)]
             rows.append(outcome_row("accuracy", name, right, kind="share", split=split))
     return rows
 
@@ -93,12 +96,14 @@ def context_limit(model: PreTrainedModel) -> int:
     return min(1024, int(getattr(model.config, "max_position_embeddings", 1024)))
 
 
-def backward_transfer(scores: Sequence[Mapping[str, Sequence[float]]], tasks: Sequence[str]) -> list[float] | None:
+def backward_transfer(
+    scores: Sequence[Mapping[str, Sequence[float]]], tasks: Sequence[str | None]
+) -> list[float] | None:
     """Per-item change, at the end of a path, of the tasks that its earlier stages taught.
 
     Args:
         scores: per-item scores of each checkpoint along the path, base first: task -> scores of the same items.
-        tasks: the task each stage trained, in path order (`len(scores) - 1` of them).
+        tasks: the task each stage trained, None for none, in path order (`len(scores) - 1` of them).
 
     Returns:
         For every earlier stage's task the item scores now minus those right after that stage, pooled; their mean is
@@ -109,7 +114,7 @@ def backward_transfer(scores: Sequence[Mapping[str, Sequence[float]]], tasks: Se
     changes: list[float] = []
     for index, task in enumerate(tasks[:-1]):
         then = scores[index + 1]
-        if task != tasks[-1] and task in now and task in then:
+        if task is not None and task != tasks[-1] and task in now and task in then:
             changes += (np.asarray(now[task]) - np.asarray(then[task])).tolist()
     return changes or None
 

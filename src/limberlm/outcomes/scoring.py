@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from limberlm.outcomes.encoding import Batch, Example, as_turns, batches, encode_prompt
-from limberlm.testbed import Sample, Skill
+from limberlm.testbed import SKILLS, Sample, Skill
+from limberlm.testbed.skill import Split
 
 
 def token_losses(model: PreTrainedModel, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -33,14 +35,15 @@ def answer_losses(model: PreTrainedModel, examples: Sequence[Example], pad: int,
 
 
 @torch.no_grad()
-def exact_answers(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, skill: Skill, samples: Sequence[Sample]
-) -> list[bool]:
-    """Whether the greedy answer to each sample is right, by the skill's verifier."""
+def greedy_answers(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, samples: Sequence[Sample]) -> list[str]:
+    """The greedy answer to each sample's question, special tokens left out.
+
+    An answer ends at the end token, or 8 tokens beyond the longest right answer of the samples.
+    """
     prompts = [encode_prompt(tokenizer, as_turns(tokenizer, "user", s.prompt)) for s in samples]
     room = max(len(tokenizer(s.answer)["input_ids"]) for s in samples) + 8
     pad = pad_id(tokenizer)
-    verdicts: list[bool] = []
+    texts: list[str] = []
     for start in range(0, len(samples), 64):
         part = prompts[start : start + 64]
         width = max(map(len, part))
@@ -49,9 +52,33 @@ def exact_answers(
         out = model.generate(  # type: ignore[operator]
             input_ids=ids, attention_mask=mask, use_cache=True, do_sample=False, max_new_tokens=room, pad_token_id=pad
         )
-        texts = tokenizer.batch_decode(out[:, width:], skip_special_tokens=True)
-        verdicts += [skill.verify(s, t) for s, t in zip(samples[start : start + 64], texts, strict=True)]
-    return verdicts
+        texts += tokenizer.batch_decode(out[:, width:], skip_special_tokens=True)
+    return texts
+
+
+def exact_answers(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, skill: Skill, samples: Sequence[Sample]
+) -> list[bool]:
+    """Whether the greedy answer to each sample is right, by the skill's verifier."""
+    texts = greedy_answers(model, tokenizer, samples)
+    return [skill.verify(sample, text) for sample, text in zip(samples, texts, strict=True)]
+
+
+@dataclass
+class Asked:
+    """The greedy answers of one checkpoint, each generated once, however many outcomes read it."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    known: dict[tuple[str, Split, int], list[str]] = field(default_factory=dict)
+
+    def answers(self, name: str, split: Split, items: int) -> list[str]:
+        """The answers to the first `items` questions of a skill's split."""
+        key = name, split, items
+        if key not in self.known:
+            samples = SKILLS[name].samples(split, items)
+            self.known[key] = greedy_answers(self.model, self.tokenizer, samples)
+        return self.known[key]
 
 
 def pad_id(tokenizer: PreTrainedTokenizerBase) -> int:

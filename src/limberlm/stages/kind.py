@@ -44,3 +44,15 @@ class TrainerKind:
         import trl
 
         return getattr(trl, self.config)
+
+
+def reference_contradiction(config: Any) -> str | None:
+    """What would move the reference of a preference or RL stage away from the stage's start, or hide that it did."""
+    if config.sync_ref_model:
+        return "sync_ref_model: true: a stage's reference is its start throughout; remove it"
+    if config.neftune_noise_alpha:
+        return (
+            f"neftune_noise_alpha: {config.neftune_noise_alpha:g} and a reference model: the noise would fall on its "
+            "embeddings too, so policy and reference would differ from the first step; remove it"
+        )
+    return None

@@ -1,39 +1,50 @@
-"""Train one stage through TRL's own trainer and save its adapter, unmerged, in float32."""
+"""Train one stage through TRL's own trainer and save what it trained, unmerged, in float32."""
 
 from __future__ import annotations
 
+import gc
 import math
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, TrainerCallback
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase, PrinterCallback, TrainerCallback
 
 from limberlm.errors import NodeFailed, UserError
 from limberlm.stages.adapter import AdapterSettings
 from limberlm.stages.data import StageData
 from limberlm.stages.dpo import DPO
 from limberlm.stages.grpo import GRPO
-from limberlm.stages.keep import FOLDER, Keeper, save_adapter
+from limberlm.stages.hand_over import HandOver, HandOverReport, Left, Start, stage_start, unmerged
+from limberlm.stages.keep import FOLDER, Keeper, Save, save_adapter, save_model
 from limberlm.stages.kind import TrainerKind
+from limberlm.stages.kto import KTO
+from limberlm.stages.rounding import MergeRounding, fixed_logits, merge_rounding, relative_rms
 from limberlm.stages.sft import SFT
 
-TRAINERS: dict[str, TrainerKind] = {kind.name: kind for kind in (SFT, DPO, GRPO)}
+TRAINERS: dict[str, TrainerKind] = {kind.name: kind for kind in (SFT, DPO, KTO, GRPO)}
+CONTINUITY = 1e-4
+"""Largest relative RMS between logits that must be equal but for float32 rounding. Our choice."""
 
 Progress = Callable[[int, int, float], None]  # step, steps, the kind's headline quantity
 
 
 @dataclass(frozen=True)
 class StageRun:
-    """What a trained stage leaves: one row per logged step, and the loss of its first step.
+    """What a trained stage leaves: one row per logged step, the loss of its first step, its weights and the hand-over.
 
     `num_tokens` counts the tokens read so far, those of sampled completions included.
     """
 
     training: pd.DataFrame
     first_loss: float
+    left: Left
+    hand_over: HandOverReport
 
 
 class _Watch(TrainerCallback):
@@ -43,6 +54,7 @@ class _Watch(TrainerCallback):
         self.expected = kind.first_step(config)
         self.tolerance = 1e-2 if config.bf16 or config.fp16 else 1e-4
         self.headline, self.progress = kind.headline, progress
+        self.found: dict[str, tuple[float, float]] = {}
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         if not logs or "loss" not in logs:
@@ -58,49 +70,107 @@ class _Watch(TrainerCallback):
                     f"the first step's {name} is {logs[name]:.6f} where an untouched policy gives {value:.6f}: "
                     "the reference model is not the stage's start"
                 )
+            self.found[name] = (float(logs[name]), value)
         self.progress(state.global_step, state.max_steps, float(logs.get(self.headline, math.nan)))
 
 
 def train_stage(
     kind: TrainerKind,
     config: Any,
-    start: PreTrainedModel,
+    base: Path | str,
+    left: Sequence[Left],
+    hand_over: HandOver,
     tokenizer: PreTrainedTokenizerBase,
     data: StageData,
-    adapter: AdapterSettings,
+    adapter: AdapterSettings | None,
     out: Path,
     *,
-    base: str,
+    base_name: str,
     checkpoints: int = 0,
     progress: Progress = lambda step, steps, value: None,
 ) -> StageRun:
-    """Train a fresh adapter on `start` and write it to `out`.
+    """Train a stage on what the stages before it left, and write what it trained to `out`.
 
     Args:
         kind: the trainer to use.
-        config: its configuration, from `trainer_config`.
-        start: the stage's start, merged and in memory; its weights are not changed, but LoRA layers are put into it.
+        config: its configuration, from `trainer_config`; its `output_dir` is the trainer's scratch.
+        base: the model before the first stage, a folder or hub id.
+        left: what the stages before left, in order.
+        hand_over: how adapters reach the next stage.
         tokenizer: carries the chat template.
         data: the stage's rows.
-        adapter: LoRA settings.
-        out: the adapter's folder.
-        base: what the adapter's card names as its base.
-        checkpoints: keep the adapter at so many log-spaced steps, in `checkpoints/step-NNNNNN/` beside `out`.
+        adapter: LoRA settings; None trains all weights.
+        out: the stage's folder: `adapter/` or `model/` is written into it, and `checkpoints/`. After an exception
+            none of them is there.
+        base_name: what the adapter's card names as its base.
+        checkpoints: keep the adapter or model at so many log-spaced steps, in `checkpoints/step-NNNNNN/`.
         progress: called after every step.
 
     Raises:
-        UserError: TRL or PEFT refuses the settings or the rows.
-        NodeFailed: the loss is not finite, or a stage does not start from its reference.
+        UserError: TRL or PEFT refuses the settings or the rows, or the stage cannot continue the adapter there is, or
+            something lies in `out` already.
+        NodeFailed: the loss is not finite, or a stage does not start from its reference, or the logits where a stage
+            starts are not those where the one before ended, or what was saved is not what was trained.
 
     """
-    callbacks = [_Watch(kind, config, progress), Keeper(out.parent / FOLDER, checkpoints, base)]
+    own = Left("full", out / "model") if adapter is None else Left("lora", out / "adapter")
+    for folder in (own.folder, out / FOLDER):
+        if folder.exists():
+            raise UserError(f"{folder}: exists already; choose another folder for the stage")
+    reload = Path(config.output_dir) / "start"
+    watch = _Watch(kind, config, progress)
+    try:
+        start = stage_start(base, left, hand_over, adapter, reload if _loads_reference(kind, config, adapter) else None)
+        save = _save(start, tokenizer, base_name)
+        callbacks = [watch, Keeper(out / FOLDER, checkpoints, save)]
+        trainer = _trainer(kind, config, start, tokenizer, data, callbacks)
+        if _drops_out(trainer.model, start):
+            watch.expected = {}
+        trained, continuity = start.trained, _continuity(fixed_logits(trainer.model), start.ended)
+        _train(trainer)
+        model = trainer.accelerator.unwrap_model(trainer.model)
+        save(model, own.folder)
+        ended, training = fixed_logits(model), _history(trainer.state.log_history)
+        del start, trainer, model  # room for the checks
+        gc.collect()
+        rounding = _merge_rounding(base, [*left, own], hand_over, ended)
+    except BaseException:
+        for folder in (own.folder, out / FOLDER):
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
+    finally:
+        shutil.rmtree(reload, ignore_errors=True)
+    report = HandOverReport(hand_over, trained, watch.found, rounding, continuity)
+    return StageRun(training, float(training["loss"].iloc[0]), own, report)
+
+
+def _loads_reference(kind: TrainerKind, config: Any, adapter: AdapterSettings | None) -> bool:
+    """Whether the trainer loads its reference model from the path that the model names."""
+    return adapter is None and kind.name != "sft" and (kind.name != "grpo" or config.beta != 0.0)
+
+
+def _save(start: Start, tokenizer: PreTrainedTokenizerBase, base_name: str) -> Save:
+    if start.trained != "full":
+        return partial(save_adapter, base=base_name)
+    use_cache = bool(getattr(start.model.config, "use_cache", True))  # now: a trainer turns it off
+    return partial(save_model, tokenizer=tokenizer, use_cache=use_cache)
+
+
+def _trainer(
+    kind: TrainerKind,
+    config: Any,
+    start: Start,
+    tokenizer: PreTrainedTokenizerBase,
+    data: StageData,
+    callbacks: list[TrainerCallback],
+) -> Any:
     try:
         trainer = kind.trainer_class()(
-            model=start,
+            model=start.model,
             args=config,
             train_dataset=data.dataset(),
             processing_class=tokenizer,
-            peft_config=adapter.lora(),
+            peft_config=start.adapter,
             callbacks=callbacks,
             **kind.extras(data.source),
         )
@@ -109,10 +179,45 @@ def train_stage(
             f"{data.source}: {kind.trainer} refuses these settings ({' '.join(str(error).split())})"
         ) from error
     trainer.remove_callback(PrinterCallback)
-    _train(trainer)
-    save_adapter(trainer.accelerator.unwrap_model(trainer.model), out, base)
-    training = _history(trainer.state.log_history)
-    return StageRun(training, float(training["loss"].iloc[0]))
+    return trainer
+
+
+def _drops_out(model: Any, start: Start) -> bool:
+    """Whether units are dropped in training that reference and policy would drop differently.
+
+    A fresh adapter's own dropout changes nothing at the first step, where B is 0.
+    """
+    return any(
+        isinstance(module, nn.Dropout) and module.p > 0 and not (start.trained == "fresh" and "lora_dropout" in name)
+        for name, module in model.named_modules()
+    )
+
+
+def _continuity(found: Tensor, ended: Tensor) -> float:
+    apart = relative_rms(found, ended)
+    if not apart < CONTINUITY:
+        raise NodeFailed(
+            f"the stage starts from other logits than the one before it ended with (relative RMS {apart:.2g}, "
+            f"where float32 rounding gives less than {CONTINUITY:g})"
+        )
+    return apart
+
+
+def _merge_rounding(base: Path | str, left: list[Left], hand_over: HandOver, ended: Tensor) -> MergeRounding | None:
+    """What merging the last stage's adapter costs, once what it saved is known to be what it trained.
+
+    Raises:
+        NodeFailed: it is not.
+
+    """
+    model = unmerged(base, left, hand_over)
+    apart = relative_rms(fixed_logits(model), ended)
+    if not apart < CONTINUITY:
+        raise NodeFailed(
+            f"{left[-1].folder.name}: what was saved gives other logits than what was trained (relative RMS "
+            f"{apart:.2g}, where float32 rounding gives less than {CONTINUITY:g})"
+        )
+    return merge_rounding(model) if left[-1].kind == "lora" else None
 
 
 def _train(trainer: Any) -> None:

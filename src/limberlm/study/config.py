@@ -10,7 +10,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from limberlm.errors import UserError, nearest
-from limberlm.outcomes.plasticity import PlasticitySettings
+from limberlm.outcomes.calibration import CalibrationSettings
+from limberlm.outcomes.plasticity import PlasticitySettings, RandomLabelSettings, ReadinessSettings
 from limberlm.stages import AdapterSettings
 from limberlm.study.orderings import OrderingSettings, expand
 from limberlm.study.problems import first_problem
@@ -91,7 +92,14 @@ class OutcomeSettings(_Settings):
     skills: Names | None = Field(None, description="default: the testbed skills that the stages teach")
     items: int = Field(128, ge=2, le=400, description="items per skill")
     ood: bool = Field(True, description="accuracy and loss on the skills' out-of-domain splits too")
-    plasticity: PlasticitySettings | None = PlasticitySettings()
+    refusals: bool = Field(True, description="refusal and over-refusal rates, where refusals are among the skills")
+    plasticity: PlasticitySettings | None = Field(PlasticitySettings(), description="false to leave it out")
+    calibration: CalibrationSettings | None = Field(None, description="true for its defaults")
+
+    @field_validator("plasticity", "calibration", mode="before")
+    @classmethod
+    def _switched(cls, given: Any) -> Any:
+        return ({} if given else None) if isinstance(given, bool) else given
 
     @field_validator("skills")
     @classmethod
@@ -177,6 +185,9 @@ NESTED: dict[str, type[BaseModel]] = {
     "measure": MeasureSettings,
     "outcomes": OutcomeSettings,
     "plasticity": PlasticitySettings,
+    "random_labels": RandomLabelSettings,
+    "readiness": ReadinessSettings,
+    "calibration": CalibrationSettings,
 }
 
 

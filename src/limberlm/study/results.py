@@ -13,25 +13,14 @@ import pandas as pd
 from limberlm.errors import UserError
 from limberlm.observe import Geometry, compare
 from limberlm.observe.updates import Updates
-from limberlm.outcomes.ood import SPLIT
-from limberlm.outcomes.retention import backward_transfer
-from limberlm.outcomes.table import Kind, outcome_row, outcome_table
-from limberlm.outcomes.win_rate import Judge, win_row
+from limberlm.outcomes.score_matrix import ScoreMatrix, score_matrix
+from limberlm.outcomes.table import outcome_table
+from limberlm.study.derived import SCORES, Scores, derived_rows, items_of
 from limberlm.study.parts import GEOMETRY, OUTCOMES, UPDATES
 from limberlm.study.plan import Chain, Node, Plan
 from limberlm.study.store import Store
 
 TableName = Literal["geometry", "outcomes", "training", "updates", "comparisons"]
-
-# retention row -> the outcomes it is computed from, and what their differences are
-RETENTION: dict[str, tuple[tuple[str, ...], Kind]] = {
-    "retention": (("accuracy", "pair_accuracy"), "paired"),
-    "retention_loss": (("loss",), "mean"),
-}
-
-
-# judge -> the outcome it compares per item, and its sign: higher is better
-WINS: dict[Judge, tuple[str, int]] = {"verifier": ("accuracy", 1), "likelihood": ("loss", -1)}
 
 
 class Results:
@@ -54,7 +43,8 @@ class Results:
 
         `geometry`: the geometry tables. `outcomes`: every outcome, and `retention` (accuracy on the tasks of earlier
         stages minus its value right after them) and `retention_loss` (the same in nats) where there are earlier stages,
-        and `win_rate` against the chain's base on the out-of-domain prompts, by both judges of `win_row`.
+        `win_rate` against the chain's base on the out-of-domain prompts, by both judges of `win_row`, and
+        `samples_to_threshold` where plasticity is measured (the threshold is the base's loss at half its budget).
         `training`: the trainers' logs. `updates`: what each stage and its chain changed in the weights, over modules,
         as `limberlm.Updates.summary`, its columns `stage` and `other` called `update` and `other_update`.
         `comparisons`: every stage's geometry against the base's and the previous stage's (`against`), as in
@@ -156,32 +146,24 @@ class Results:
     def _outcomes(self) -> list[pd.DataFrame]:
         frames = []
         for chain, index, node in self._places():
-            own = self._load_outcomes(node)
-            derived = [*self._retention(chain, index), *self._wins(chain.nodes[0], node)]
-            more = pd.DataFrame(derived, columns=own.columns).astype(own.dtypes)
-            frames.append(
-                self._labelled(pd.concat([own, more], ignore_index=True) if len(more) else own, chain, index, node)
-            )
+            path = chain.nodes[: index + 1]
+            tables, tasks = self._path(path)
+            more = pd.DataFrame(derived_rows(tables, tasks), columns=tables[-1].columns).astype(tables[-1].dtypes)
+            whole = pd.concat([tables[-1], more], ignore_index=True) if len(more) else tables[-1]
+            frames.append(self._labelled(whole, chain, index, node))
         return frames
 
-    def _retention(self, chain: Chain, index: int) -> Iterator[dict[str, Any]]:
-        path = chain.nodes[: index + 1]
-        tables = [self._load_outcomes(node) for node in path]
-        tasks = [self.record(node)["task"] for node in path[1:]]
-        for name, (sources, kind) in RETENTION.items():
-            scores = [_items(table, sources, "in_domain") for table in tables]
-            changes = backward_transfer(scores, tasks)
-            if changes is not None:
-                yield outcome_row(name, "earlier stages", changes, kind=kind)
+    def _path(self, path: Sequence[str]) -> tuple[list[pd.DataFrame], list[str | None]]:
+        """The outcomes along a path, and what each of its stages trained."""
+        return [self._load_outcomes(node) for node in path], [self.record(node)["task"] for node in path[1:]]
 
-    def _wins(self, base: str, node: str) -> Iterator[dict[str, Any]]:
-        if base == node:
-            return
-        tables = [self._load_outcomes(each) for each in (node, base)]
-        for judge, (outcome, sign) in WINS.items():
-            own, other = (_items(table, (outcome,), SPLIT) for table in tables)
-            for task in (task for task in own if task in other):
-                yield win_row(task, sign * own[task], sign * other[task], judge=judge)
+    def score_matrix(self, chain: Chain, scores: Scores = "share") -> ScoreMatrix | None:
+        """Right answers, or losses, on every task after every stage of a chain; None while it is unfinished."""
+        if not all(self._has(node, "retention") for node in chain.nodes):
+            return None
+        tables, tasks = self._path(chain.nodes)
+        stages = [task or self.stage_of(node) for task, node in zip(tasks, chain.nodes[1:], strict=True)]
+        return score_matrix([items_of(table, SCORES[scores]) for table in tables], stages, kind=scores)
 
     def _comparisons(self) -> list[pd.DataFrame]:
         frames = []
@@ -193,9 +175,3 @@ class Results:
                 frame.insert(0, "against", against)
                 frames.append(self._labelled(frame, chain, index, node))
         return frames
-
-
-def _items(outcomes: pd.DataFrame, names: Sequence[str], split: str) -> dict[str, Any]:
-    """The per-item scores of each task, [items] each."""
-    rows = outcomes[outcomes["outcome"].isin(names) & (outcomes["split"] == split)]
-    return dict(zip(rows["task"], rows["items"], strict=True))

@@ -15,7 +15,7 @@ from limberlm.testbed.preferences import PREFERENCES
 from limberlm.testbed.programs import PROGRAMS
 from limberlm.testbed.records import RECORDS
 from limberlm.testbed.refusals import REFUSALS
-from limberlm.testbed.skill import SPLITS, Sample, Skill, Split
+from limberlm.testbed.skill import SPLITS, Sample, ShiftAxes, Skill, Split
 
 _CHAIN = (INSTRUCTIONS, PREFERENCES, REFUSALS, ARITHMETIC, LONG_ARITHMETIC, PROGRAMS)
 _FUTURE = (CODEBOOK, CIPHER, MODULAR_MAP, RECORDS)
@@ -26,4 +26,4 @@ SKILLS: dict[str, Skill] = {skill.name: skill for skill in (*_CHAIN, *_FUTURE)}
 BUNDLED_BASE = Path(str(resources.files("limberlm.testbed"))) / "data" / "base"
 """The folder of the bundled base model, which `limber pretrain` makes."""
 
-__all__ = ["BUNDLED_BASE", "SKILLS", "SPLITS", "Sample", "Skill", "Split"]
+__all__ = ["BUNDLED_BASE", "SKILLS", "SPLITS", "Sample", "ShiftAxes", "Skill", "Split"]

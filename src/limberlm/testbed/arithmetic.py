@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import re
 
-from limberlm.testbed.skill import Sample, Skill
+from limberlm.testbed.skill import Sample, ShiftAxes, Skill
 
 _STORIES = (
     ("Tom has {} {} and finds {} more. How many?", "+"),
@@ -72,6 +72,7 @@ ARITHMETIC = Skill(
     kind="sft",
     description="+, -, *, mod in one and two steps, and short word problems",
     shift="difficulty: operands of 21 to 60 where training has 0 to 20",
+    shift_axes=ShiftAxes(difficulty=2),
     draw=draw,
     distract=near_miss,
     judge=same_number,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from string import ascii_lowercase
 
-from limberlm.testbed.skill import Sample, Skill
+from limberlm.testbed.skill import Sample, ShiftAxes, Skill
 
 _SECRET = dict(zip(ascii_lowercase, random.Random("cipher").sample(ascii_lowercase, 26), strict=True))
 
@@ -28,6 +28,7 @@ CIPHER = Skill(
     kind="future",
     description="write letters in a fixed secret alphabet: never in a chain, only to measure plasticity",
     shift="length: 6 to 8 letters where training has 3 to 5",
+    shift_axes=ShiftAxes(difficulty=1),
     draw=draw,
     distract=wrong_letter,
 )

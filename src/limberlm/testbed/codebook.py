@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from limberlm.testbed.skill import Sample, Skill
+from limberlm.testbed.skill import Sample, ShiftAxes, Skill
 from limberlm.testbed.words import WORDS
 
 _PLAIN = WORDS[::8]
@@ -29,6 +29,7 @@ CODEBOOK = Skill(
     kind="future",
     description="encode words with a fixed secret code: never in a chain, only to measure plasticity",
     shift="length: 5 or 6 words where training has 2 to 4",
+    shift_axes=ShiftAxes(difficulty=1),
     draw=draw,
     distract=wrong_code,
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 
-from limberlm.testbed.skill import Sample, Skill
+from limberlm.testbed.skill import Sample, ShiftAxes, Skill
 from limberlm.testbed.words import WORDS
 
 # operation -> (ways to ask for it, how to carry it out)
@@ -58,6 +58,7 @@ INSTRUCTIONS = Skill(
     kind="sft",
     description="chat-formatted operations on word lists: copy, reverse, sort, count, first, last, upper case",
     shift="length: 6 to 8 words where training has 2 to 5",
+    shift_axes=ShiftAxes(difficulty=1),
     draw=draw,
     distract=wrong_answer,
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 from limberlm.testbed.arithmetic import same_number
-from limberlm.testbed.skill import Sample, Skill
+from limberlm.testbed.skill import Sample, ShiftAxes, Skill
 
 _LARGEST = 99
 
@@ -82,6 +82,7 @@ LONG_ARITHMETIC = Skill(
     kind="sft",
     description="add, subtract, double and halve over many steps, each worked in the answer",
     shift="length: 7 to 10 steps where training has 3 to 6",
+    shift_axes=ShiftAxes(difficulty=1),
     draw=draw,
     distract=slip,
     judge=same_number,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from limberlm.testbed.skill import Sample, Skill
+from limberlm.testbed.skill import Sample, ShiftAxes, Skill
 
 FACTOR, OFFSET, MODULUS = 5, 3, 23
 
@@ -37,6 +37,7 @@ MODULAR_MAP = Skill(
     kind="future",
     description="map numbers x to (5 x + 3) mod 23: never in a chain, only to measure plasticity",
     shift="difficulty: numbers of 23 to 68 where training has 0 to 22",
+    shift_axes=ShiftAxes(difficulty=2),
     draw=draw,
     distract=wrong_number,
 )

@@ -6,7 +6,7 @@ import random
 
 from limberlm.testbed.instructions import draw as draw_instruction
 from limberlm.testbed.instructions import wrong_answer
-from limberlm.testbed.skill import Sample, Skill
+from limberlm.testbed.skill import Sample, ShiftAxes, Skill
 
 _PADDING = ("Well, I think it is {}", "The answer is {} I hope", "{} and that is all", "Sure: {}")
 
@@ -29,6 +29,7 @@ PREFERENCES = Skill(
     kind="dpo",
     description="instructions answered correctly and tersely, against wrong, padded or off-format answers",
     shift="length: 6 to 8 words where training has 2 to 5",
+    shift_axes=ShiftAxes(difficulty=1),
     draw=draw,
     distract=wrong_answer,
 )

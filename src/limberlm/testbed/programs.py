@@ -8,7 +8,7 @@ from functools import cache
 from itertools import chain
 
 from limberlm.testbed.evaluator import EvaluationError, Program, Value, parse
-from limberlm.testbed.skill import Sample, Skill
+from limberlm.testbed.skill import Sample, ShiftAxes, Skill
 
 Family = dict[str, tuple[str, ...]]
 Cases = tuple[tuple[str, str], ...]
@@ -196,6 +196,7 @@ PROGRAMS = Skill(
     kind="sft",
     description="one-line programs in a tiny expression language, from inputs and outputs",
     shift="difficulty: a constant of 10 to 19, and numbers up to 20, where training has neither above 9",
+    shift_axes=ShiftAxes(difficulty=2),
     draw=draw,
     distract=near_miss,
     judge=judge,

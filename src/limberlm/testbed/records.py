@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from limberlm.testbed.skill import Sample, Skill
+from limberlm.testbed.skill import Sample, ShiftAxes, Skill
 from limberlm.testbed.words import NAMES, PLACES
 
 _THINGS = tuple("apples books stones shoes cups hats keys lamps pens rings".split())
@@ -36,6 +36,7 @@ RECORDS = Skill(
     kind="future",
     description="rewrite a sentence as a record in a new format: never in a chain, only to measure plasticity",
     shift="format: sentences that begin with the place where training begins with the name",
+    shift_axes=ShiftAxes(format=1),
     draw=draw,
     distract=wrong_record,
 )

@@ -36,6 +36,24 @@ class Sample:
     cases: tuple[tuple[str, str], ...] = ()
 
 
+@dataclass(frozen=True)
+class ShiftAxes:
+    """How far the out-of-domain split is from training along each axis: 0 the same, 1 near, 2 far.
+
+    `domain`: what is asked about. `format`: how it is put, 1 for other wordings of the same kind. `difficulty`: size,
+    length or number of steps, 1 up to twice the largest that training shows and 2 beyond (our choice of scale).
+    """
+
+    domain: int = 0
+    format: int = 0
+    difficulty: int = 0
+
+    def __post_init__(self) -> None:
+        for axis, value in vars(self).items():
+            if value not in (0, 1, 2):
+                raise ValueError(f"{axis}: {value} is not 0 (the same), 1 (near) or 2 (far)")
+
+
 def same_text(sample: Sample, output: str) -> bool:
     """True if the output is the sample's answer, spacing aside."""
     return output.split() == sample.answer.split()
@@ -45,14 +63,16 @@ def same_text(sample: Sample, output: str) -> bool:
 class Skill:
     """A procedurally generated task.
 
-    `draw(rng, shifted)` makes one sample; `shifted` asks for the out-of-domain version, and `shift` says in words what
-    it changes. `distract(rng, sample)` makes a wrong answer that looks right. `judge(sample, output)` is the verifier.
+    `draw(rng, shifted)` makes one sample; `shifted` asks for the out-of-domain version, `shift` says in words what
+    it changes, and `shift_axes` how far along which axis. `distract(rng, sample)` makes a wrong answer that looks
+    right. `judge(sample, output)` is the verifier.
     """
 
     name: str
     kind: Kind
     description: str
     shift: str
+    shift_axes: ShiftAxes
     draw: Callable[[random.Random, bool], Sample]
     distract: Callable[[random.Random, Sample], str]
     judge: Judge = same_text

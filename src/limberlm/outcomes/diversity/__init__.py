@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from limberlm.outcomes.diversity.outcomes import (
     Answers,
+    DiversitySettings,
     SamplingSettings,
     answer_questions,
+    diversity_outcomes,
     diversity_rows,
     pass_at_k_outcomes,
 )
@@ -24,10 +26,12 @@ from limberlm.outcomes.diversity.texts import (
 
 __all__ = [
     "Answers",
+    "DiversitySettings",
     "SamplingSettings",
     "answer_questions",
     "bleu",
     "distinct_n",
+    "diversity_outcomes",
     "diversity_rows",
     "expectation_adjusted_distinct",
     "expected_distinct",

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -20,6 +22,7 @@ from limberlm.outcomes.diversity.texts import (
     self_bleu,
     vendi,
 )
+from limberlm.outcomes.jackknife import jackknife_items
 from limberlm.outcomes.table import outcome_row
 from limberlm.testbed import Sample, Skill
 from limberlm.version import __version__
@@ -34,12 +37,12 @@ class SamplingSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     samples: int = Field(128, ge=2, description="answers to each question, N")
-    k: tuple[int, ...] = (1, 4, 16, 64)
-    temperature: float = Field(1.0, gt=0, allow_inf_nan=False)
-    top_p: float = Field(1.0, gt=0, le=1)
+    k: tuple[int, ...] = Field((1, 4, 16, 64), description="numbers of tries, each at most half of samples")
+    temperature: float = Field(1.0, gt=0, allow_inf_nan=False, description="what logits are divided by")
+    top_p: float = Field(1.0, gt=0, le=1, description="share of the probability that is drawn from")
     max_new_tokens: int | None = Field(None, ge=1, description="by default what the longest right answer takes, and 8")
     compared: int = Field(16, ge=2, description="answers to each question whose wording is compared")
-    seed: int = 0
+    seed: int = Field(0, description="of the draws, which checkpoints share")
     batch_size: int = Field(BATCH_SIZE, ge=1, description="answers drawn side by side; changes only rounding")
 
     @model_validator(mode="after")
@@ -49,6 +52,15 @@ class SamplingSettings(BaseModel):
         if self.compared > self.samples:
             raise ValueError(f"compared: {self.compared} is more than the {self.samples} samples")
         return self
+
+
+class DiversitySettings(SamplingSettings):
+    """Output diversity as a study measures it after every stage: few questions and answers by default, for its cost."""
+
+    items: int = Field(24, ge=3, le=400, description="questions of each skill")
+    samples: int = Field(16, ge=2, description="answers to each question, N")
+    k: tuple[int, ...] = Field((1, 4, 8), description="numbers of tries, each at most half of samples")
+    compared: int = Field(8, ge=2, description="answers to each question whose wording is compared")
 
 
 @dataclass(frozen=True)
@@ -138,14 +150,35 @@ def pass_at_k_outcomes(
     return rows
 
 
+def diversity_outcomes(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    skills: Sequence[str],
+    settings: DiversitySettings,
+    progress: Progress = lambda skill, done, total: None,
+) -> list[Row]:
+    """pass@k over k, and how different the answers are, all from one sample of answers to each skill's questions.
+
+    The rows of `pass_at_k_rows` and `diversity_rows`. Answers are sampled, so they share nothing with the greedy ones
+    of accuracy; checkpoints share their random numbers, question by question (`sample_answers`).
+
+    Raises:
+        UserError: an unknown skill, too many items, or no room in the model's context.
+
+    """
+    return pass_at_k_outcomes(model, tokenizer, skills, settings.items, settings, diversity=True, progress=progress)
+
+
 def diversity_rows(answers: Answers, tokenizer: PreTrainedTokenizerBase, k: int, compared: int = 16) -> list[Row]:
     """How different the answers are, in content and in wording.
 
     Of all N answers to a question: `distinct_answers` and `distinct_right_answers` (numbers of texts, spacing aside),
     and `pass_gain@k` = pass@k - pass@1. Of the first `compared`, in the tokens of the answer, averaged over questions:
     `distinct_1_per_input`, `distinct_2_per_input`, `ead_per_input`, `self_bleu_per_input` (higher is less diverse) and
-    `vendi_per_input` (cosines of n-gram counts). The same `_across_inputs`, of the first answer to each question, are
-    one value for the set, without an interval.
+    `vendi_per_input` (cosines of n-gram counts). The same `_across_inputs` are of the set of first answers, one to each
+    question: `items` say how much each question pulls the value, and the interval is a jackknife over questions. It is
+    left out where no question changes anything, and with two questions. Where hardly two answers share four tokens in a
+    row, self-BLEU rests on so few pairs that its interval is too short.
     """
     words = [[" ".join(text.split()) for text in own] for own in answers.texts]
     right = [
@@ -167,17 +200,30 @@ def diversity_rows(answers: Answers, tokenizer: PreTrainedTokenizerBase, k: int,
         return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
 
     per_input = [_wording([tokens(text) for text in own[:compared]], len(tokenizer)) for own in words]
-    across = _wording([tokens(own[0]) for own in words], len(tokenizer)) if len(words) > 1 else {}
     part = answers.settings | {"samples": compared}
     rows += [
         outcome_row(f"{name}_per_input", task, [own[name] for own in per_input], settings=part) for name in WORDING
     ]
-    first = answers.settings | {"samples": 1, "questions": len(words)}
-    rows += [outcome_row(f"{name}_across_inputs", task, [value], settings=first) for name, value in across.items()]
+    return rows + _across_inputs(task, [tokens(own[0]) for own in words], len(tokenizer), answers.settings)
+
+
+def _across_inputs(task: str, texts: list[tuple[int, ...]], vocabulary: int, settings: Mapping[str, Any]) -> list[Row]:
+    if len(texts) < 2:
+        return []
+    whole = _wording(texts, vocabulary)
+    fewer = [_wording(texts[:i] + texts[i + 1 :], vocabulary) for i in range(len(texts))] if len(texts) > 2 else []
+    said = {**settings, "samples": 1, "questions": len(texts)}
+    rows = []
+    for name, value in whole.items():
+        items = jackknife_items(value, [one[name] for one in fewer]) if fewer else [value]
+        row = outcome_row(f"{name}_across_inputs", task, items, settings=said)
+        still = np.ptp(items) <= ROUNDING * abs(value)
+        rows.append(row | {"value": value} | (dict.fromkeys(("std_error", "low", "high"), math.nan) if still else {}))
     return rows
 
 
 WORDING = ("distinct_1", "distinct_2", "ead", "self_bleu", "vendi")
+ROUNDING = 1e-9  # items that differ by less than this share are equal
 
 
 def _wording(texts: list[tuple[int, ...]], vocabulary: int) -> dict[str, float]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,31 +11,14 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from peft import LoraConfig
-from pydantic import ValidationError
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from limberlm.outcomes import plasticity
-from limberlm.outcomes.encoding import Batch, Example, collate, encode_sample
+from limberlm.errors import UserError
+from limberlm.outcomes.encoding import Batch, collate, encode_sample
 from limberlm.outcomes.plasticity import PlasticitySettings, aulc, fresh_adapter, plasticity_outcomes
-from limberlm.stages import AdapterSettings
-from limberlm.testbed import SKILLS
+from limberlm.testbed import SKILLS, skill
 from tests.outcomes.oracle import losses_by_hand
-
-SETTINGS = PlasticitySettings(steps=5, every=2, batch_size=8, learning_rate=1e-2, items=10)
-
-
-def lora() -> LoraConfig:
-    return AdapterSettings(r=4, lora_alpha=8).lora()
-
-
-def outcomes(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, **changes: Any) -> list[dict[str, Any]]:
-    return plasticity_outcomes(model, tokenizer, lora(), SETTINGS.model_copy(update=changes))
-
-
-def named(rows: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:
-    return [row for row in rows if row["outcome"] == name]
-
+from tests.outcomes.plasticity.probing import SETTINGS, alike, lora, named, outcomes, said
 
 # --- the area under the curve
 
@@ -56,16 +41,22 @@ def test_aulc_averages_the_readings_or_the_line_through_them(steps: list[tuple[i
 # --- the rows
 
 
-@pytest.fixture
-def rows(tiny_model: LlamaForCausalLM, tiny_tokenizer: PreTrainedTokenizerFast) -> list[dict[str, Any]]:
-    return outcomes(tiny_model, tiny_tokenizer)
+@pytest.fixture(scope="module")
+def rows(tiny_model_folder: Path, tiny_tokenizer: PreTrainedTokenizerFast) -> list[dict[str, Any]]:
+    return outcomes(LlamaForCausalLM.from_pretrained(tiny_model_folder, dtype=torch.float32).eval(), tiny_tokenizer)
 
 
 def test_the_curve_has_both_ends_and_every_step_between(rows: list[dict[str, Any]]) -> None:
     assert [row["step"] for row in named(rows, "future_loss")] == [0, 2, 4, 5]
     others = {row["outcome"]: row["step"] for row in rows if row["outcome"] != "future_loss"}
-    assert others == dict.fromkeys(("aulc", "loss_before", "loss_after", "score_before", "future_score"))
-    assert {(row["task"], row["split"], row["n"]) for row in rows} == {("codebook", "in_domain", 10)}
+    start, end = ("loss_before", "score_before"), ("aulc", "loss_after", "future_score", "future_kl")
+    assert others == dict.fromkeys((*start, *end, "future_update_norm"))
+    assert {(row["task"], row["split"]) for row in rows} == {("codebook", "in_domain")}
+    assert {row["n"] for row in rows if row["outcome"] != "future_update_norm"} == {10}
+    budget = {"steps": 5, "every": 2, "batch_size": 8, "learning_rate": 1e-2, "seed": 0, "r": 4, "lora_alpha": 8}
+    for row in rows:
+        stated = {name: value for name, value in said(row).items() if name != "tokens"}
+        assert stated == ({} if row["outcome"] in start else budget)
 
 
 def test_the_curve_starts_at_the_untouched_models_loss(
@@ -97,15 +88,16 @@ def test_learning_lowers_the_loss(tiny_model: LlamaForCausalLM, tiny_tokenizer: 
 
 def test_no_training_row_is_scored(tiny_model: LlamaForCausalLM, tiny_tokenizer: PreTrainedTokenizerFast) -> None:
     task = SKILLS["codebook"]
-    trained = {s.prompt for s in task.samples("train", SETTINGS.steps * SETTINGS.batch_size, SETTINGS.seed)}
-    assert not trained & {s.prompt for s in task.samples("in_domain", SETTINGS.items)}
+    trained = {s.prompt for s in task.samples("train", 40)}
+    assert not trained & {s.prompt for s in task.samples("in_domain", 10)}
 
 
 def test_two_calls_agree_to_the_bit(
     rows: list[dict[str, Any]], tiny_model: LlamaForCausalLM, tiny_tokenizer: PreTrainedTokenizerFast
 ) -> None:
     torch.manual_seed(99)
-    assert outcomes(tiny_model, tiny_tokenizer) == rows  # on the same model again: nothing was left behind
+    for _ in range(2):  # on the same model again: nothing was left behind
+        assert alike(outcomes(tiny_model, tiny_tokenizer), rows)
 
 
 def test_the_seed_changes_the_learning_and_neither_its_start_nor_its_items(
@@ -118,14 +110,21 @@ def test_the_seed_changes_the_learning_and_neither_its_start_nor_its_items(
 
 def test_progress_counts_every_step(tiny_model: LlamaForCausalLM, tiny_tokenizer: PreTrainedTokenizerFast) -> None:
     told: list[tuple[int, int]] = []
-    plasticity_outcomes(tiny_model, tiny_tokenizer, lora(), SETTINGS, progress=lambda *what: told.append(what))
-    assert told == [(step, 5) for step in range(1, 6)]
+    settings = PlasticitySettings(**SETTINGS, tasks=2, random_labels=True, readiness={"micro_batches": 4})
+    plasticity_outcomes(tiny_model, tiny_tokenizer, lora(), settings, progress=lambda *what: told.append(what))
+    assert told == [(done, 5 * 3 + 4 * 2) for done in range(1, 24)]
 
 
-@pytest.mark.parametrize("wrong", [{"steps": 0}, {"every": 0}, {"items": 1}, {"learning_rate": 0}, {"step": 3}])
-def test_settings_out_of_range_are_refused(wrong: dict[str, float]) -> None:
-    with pytest.raises(ValidationError):
-        PlasticitySettings(**wrong)
+def test_a_task_that_the_model_cannot_read_or_has_too_few_rows_is_refused(
+    tiny_model: LlamaForCausalLM, tiny_tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(skill, "EXHAUSTED", 1)  # the first repeat, as if the task had no more
+        with pytest.raises(UserError, match=r"codebook has fewer than 1600 distinct prompts.*ask for fewer steps"):
+            outcomes(tiny_model, tiny_tokenizer, steps=200)
+    tiny_model.config.max_position_embeddings = 20
+    with pytest.raises(UserError, match="records has an example of over 20 tokens"):
+        outcomes(tiny_model, tiny_tokenizer, tasks=["records"])
 
 
 # --- the model afterwards
@@ -179,7 +178,7 @@ def test_the_model_is_left_as_it_was_after_an_exception_too(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        plasticity_outcomes(tiny_model, tiny_tokenizer, lora(), SETTINGS, progress=stop)
+        plasticity_outcomes(tiny_model, tiny_tokenizer, lora(), PlasticitySettings(**SETTINGS), progress=stop)
     assert_same(tiny_model, before)
 
 
@@ -204,7 +203,7 @@ def test_every_call_draws_the_same_adapter(tiny_model: LlamaForCausalLM, tiny_mo
 
 
 def test_only_the_adapter_learns_and_without_dropout(tiny_model: LlamaForCausalLM) -> None:
-    config = AdapterSettings(r=4, lora_dropout=0.5).lora()
+    config = lora(lora_dropout=0.5)
     with fresh_adapter(tiny_model, config, 0) as student:
         assert {name for name, p in student.named_parameters() if p.requires_grad} == {
             name for name, _ in student.named_parameters() if "lora_" in name
@@ -217,24 +216,28 @@ def test_only_the_adapter_learns_and_without_dropout(tiny_model: LlamaForCausalL
 def test_dropout_in_the_settings_changes_nothing(
     rows: list[dict[str, Any]], tiny_model: LlamaForCausalLM, tiny_tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    dropout = AdapterSettings(r=4, lora_alpha=8, lora_dropout=0.9).lora()
-    assert plasticity_outcomes(tiny_model, tiny_tokenizer, dropout, SETTINGS) == rows
+    found = plasticity_outcomes(tiny_model, tiny_tokenizer, lora(lora_dropout=0.9), PlasticitySettings(**SETTINGS))
+    assert alike(found, rows)
 
 
 def test_every_training_row_is_used_once_in_the_skills_order(
-    tiny_model: LlamaForCausalLM, tiny_tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+    tiny_model: LlamaForCausalLM, tiny_tokenizer: PreTrainedTokenizerFast
 ) -> None:
     seen: list[tuple[int, ...]] = []
 
-    def watched(part: list[Example], pad: int) -> Batch:
-        seen.extend(example.ids for example in part)
-        return collate(part, pad)
+    def watch(module: torch.nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+        if torch.is_grad_enabled():
+            pairs = zip(kwargs["input_ids"], kwargs["attention_mask"], strict=True)
+            seen.extend(tuple(ids[mask.bool()].tolist()) for ids, mask in pairs)
 
-    monkeypatch.setattr(plasticity, "collate", watched)
-    outcomes(tiny_model, tiny_tokenizer)
+    hook = tiny_model.register_forward_pre_hook(watch, with_kwargs=True)
+    rows = outcomes(tiny_model, tiny_tokenizer)
+    hook.remove()
     samples = SKILLS["codebook"].samples("train", 40, 0)
     expected = [encode_sample(tiny_tokenizer, s.prompt, s.answer, 256).ids for s in samples]
     assert seen == expected
+    spent = np.cumsum([0, *(sum(len(ids) for ids in expected[i : i + 8]) for i in range(0, 40, 8))])
+    assert [said(row)["tokens"] for row in named(rows, "future_loss")] == spent[[0, 2, 4, 5]].tolist()
 
 
 # --- the learning itself
@@ -275,12 +278,31 @@ def test_the_student_is_taught_by_clipped_adam_on_the_mean_token_loss(
     tiny_model: LlamaForCausalLM, tiny_tokenizer: PreTrainedTokenizerFast
 ) -> None:
     changes = {"steps": 8, "learning_rate": 3e-2}
-    [found] = named(outcomes(tiny_model, tiny_tokenizer, **changes), "loss_after")
+    rows = outcomes(tiny_model, tiny_tokenizer, **changes)
+    [found], [norm], [kl] = (named(rows, name) for name in ("loss_after", "future_update_norm", "future_kl"))
     train, held_out = (
         [encode_sample(tiny_tokenizer, s.prompt, s.answer, 256) for s in SKILLS["codebook"].samples(split, count)]
         for split, count in (("train", 64), ("in_domain", 10))
     )
     batches = [collate(train[i : i + 8], 0) for i in range(0, 64, 8)]
-    tiny_model.load_state_dict(taught_by_hand(tiny_model, batches, 3e-2, scale=2.0), strict=False)
+    before = copy.deepcopy(tiny_model)
+    taught = taught_by_hand(tiny_model, batches, 3e-2, scale=2.0)
+    tiny_model.load_state_dict(taught, strict=False)
     losses = losses_by_hand(tiny_model, held_out)
     assert found["value"] == pytest.approx(sum(a for a, _ in losses) / sum(n for _, n in losses), rel=1e-4)
+    was = before.state_dict()
+    change = torch.stack([(taught[name] - was[name]).double().square().sum() for name in taught]).sum().sqrt()
+    assert norm["value"] == pytest.approx(float(change), rel=1e-4)
+    assert kl["items"] == pytest.approx(divergence_by_hand(before, tiny_model, held_out), rel=1e-3)
+
+
+def divergence_by_hand(before: LlamaForCausalLM, after: LlamaForCausalLM, examples: list[Any]) -> list[float]:
+    """KL of the predictions before from those after, mean over the answer's tokens, one example at a time."""
+    found = []
+    for example in examples:
+        ids = torch.tensor([example.ids])
+        with torch.no_grad():
+            p, q = (model(ids).logits[0].double().log_softmax(-1) for model in (before, after))
+        places = range(example.context - 1, len(example.ids) - 1)
+        found.append(sum(float((p[i].exp() * (p[i] - q[i])).sum()) for i in places) / len(places))
+    return found

@@ -1,0 +1,45 @@
+"""Calibration: does a checkpoint know how likely it is to be right?"""
+
+from __future__ import annotations
+
+from limberlm.outcomes.calibration.binned import Binned, reliability_table
+from limberlm.outcomes.calibration.estimators import (
+    BrierTerms,
+    Debiased,
+    brier_decomposition,
+    brier_top,
+    ece,
+    ece2_debiased,
+    ece_adaptive,
+    ece_null,
+)
+from limberlm.outcomes.calibration.outcomes import OUTCOMES, calibration_outcomes, calibration_rows
+from limberlm.outcomes.calibration.paired import paired_calibration
+from limberlm.outcomes.calibration.scores import Reading, Temperature, auroc, brier, nll, read_logits, temperature
+from limberlm.outcomes.calibration.sources import Asked, CalibrationSettings
+
+__all__ = [
+    "OUTCOMES",
+    "Asked",
+    "Binned",
+    "BrierTerms",
+    "CalibrationSettings",
+    "Debiased",
+    "Reading",
+    "Temperature",
+    "auroc",
+    "brier",
+    "brier_decomposition",
+    "brier_top",
+    "calibration_outcomes",
+    "calibration_rows",
+    "ece",
+    "ece2_debiased",
+    "ece_adaptive",
+    "ece_null",
+    "nll",
+    "paired_calibration",
+    "read_logits",
+    "reliability_table",
+    "temperature",
+]

@@ -1,0 +1,193 @@
+"""What a checkpoint is taught: a future task, or random labels; encoded once for all learning rates."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from limberlm.errors import UserError
+from limberlm.outcomes.encoding import IGNORED, Batch, Example, as_turns, collate, encode_prompt, encode_sample
+from limberlm.outcomes.plasticity.settings import PlasticitySettings, RandomLabelSettings
+from limberlm.outcomes.retention import context_limit
+from limberlm.outcomes.scoring import exact_answers, pad_id
+from limberlm.testbed import SKILLS, Sample
+from limberlm.testbed.words import WORDS
+
+RANDOM_LABELS = "random_labels"
+READ_AT_ONCE = 32
+WORDS_IN_PROMPT = 6
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """Training batches in their order, and what is read of a student.
+
+    Attributes:
+        task: the future task's name, or `random_labels`.
+        train: training batches, in order.
+        read: batches of the items whose loss is read, and which item each row is.
+        samples: the items, where answers can be generated and verified.
+        symbols: the token ids that the softmax is restricted to, if it is; labels are then places in this list.
+        micro: batches for gradient readiness, the first training rows.
+
+    """
+
+    task: str
+    train: tuple[Batch, ...]
+    read: tuple[tuple[Batch, Tensor], ...]
+    samples: tuple[Sample, ...] = ()
+    symbols: tuple[int, ...] = ()
+    micro: tuple[Batch, ...] = ()
+
+    @property
+    def items(self) -> int:
+        """How many items are read."""
+        return sum(len(places) for _, places in self.read)
+
+    @property
+    def tokens(self) -> list[int]:
+        """Tokens in the forwards of the first 0, 1, 2, ... training batches, without padding."""
+        return list(accumulate((int(batch.attention_mask.sum()) for batch in self.train), initial=0))
+
+    def scored(self, model: PreTrainedModel, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Log-probabilities [n, V] of the n scored tokens, their labels [n] and rows in the batch [n]. Differentiable.
+
+        V is the vocabulary, or the symbols of random labels.
+        """
+        device = model.device
+        logits = model(
+            input_ids=batch.input_ids.to(device), attention_mask=batch.attention_mask.to(device), use_cache=False
+        ).logits
+        labels = batch.labels[:, 1:].to(device)
+        rows, places = torch.nonzero(labels != IGNORED, as_tuple=True)
+        chosen = logits[rows, places].float()
+        if self.symbols:
+            chosen = chosen[:, torch.tensor(self.symbols, device=device)]
+        return torch.log_softmax(chosen, dim=-1), labels[rows, places], rows
+
+    def training_loss(self, model: PreTrainedModel, batch: Batch) -> Tensor:
+        """Mean loss of the scored tokens of a batch, in nats."""
+        log_probs, labels, _ = self.scored(model, batch)
+        return torch.nn.functional.nll_loss(log_probs, labels)
+
+    def verdicts(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[bool]:
+        """Whether each item's greedy answer is right, by the task's verifier; nothing without samples."""
+        return exact_answers(model, tokenizer, SKILLS[self.task], self.samples) if self.samples else []
+
+
+def task_lesson(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: str, settings: PlasticitySettings
+) -> Lesson:
+    """A future task: training rows in the skill's order, and held-out in-domain items.
+
+    Raises:
+        UserError: the task has not that many rows, or an example does not fit the model's context.
+
+    """
+    asked = settings.readiness
+    for_steps = settings.steps * settings.batch_size
+    for_gradients = 0 if asked is None else asked.micro_batches * asked.examples
+    skill = SKILLS[task]
+    try:
+        train = skill.samples("train", max(for_steps, for_gradients), settings.seed)
+        held_out = skill.samples("in_domain", settings.items)
+    except ValueError as error:
+        raise UserError(f"plasticity: {error}; ask for fewer steps or items, or smaller batches") from None
+    limit, pad = context_limit(model), pad_id(tokenizer)
+    taught, scored = (
+        [encode_sample(tokenizer, s.prompt, s.answer, limit + 1) for s in part] for part in (train, held_out)
+    )
+    longest = max(len(example.ids) for example in (*taught, *scored))
+    if longest > limit:
+        raise UserError(
+            f"plasticity: {task} has an example of over {limit} tokens, the model takes {limit}; leave it out"
+        )
+    batches = _batches(taught[:for_steps], settings.batch_size, pad)
+    micro = () if asked is None else _batches(taught[:for_gradients], asked.examples, pad)
+    return Lesson(task, batches, _reading(scored, pad), tuple(held_out), micro=micro)
+
+
+def random_label_lesson(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    asked: RandomLabelSettings,
+    settings: PlasticitySettings,
+) -> Lesson:
+    """Fixed prompts of random words, each with one of C symbols, every symbol as often as the others (to within one).
+
+    A symbol is the first token of a word's answer; the softmax is restricted to the C of them, so that a guess costs
+    ln C. Loss is read on the prompts that are trained on: there is nothing to generalise.
+
+    Raises:
+        UserError: the tokenizer has fewer than C symbols, or a prompt does not fit the model's context.
+
+    """
+    rng = random.Random(f"{RANDOM_LABELS}/{settings.seed}")
+    prompts = _prompts(tokenizer, asked.prompts, rng)
+    symbols = _symbols(tokenizer, asked.symbols, rng)
+    labels = [place % len(symbols) for place in range(len(prompts))]
+    rng.shuffle(labels)
+    limit, pad = context_limit(model), pad_id(tokenizer)
+    if max(map(len, prompts)) >= limit:
+        raise UserError(
+            f"plasticity: random_labels has prompts of over {limit} tokens, the model takes {limit}; leave it out"
+        )
+    examples = [Example((*ids, symbols[label]), len(ids)) for ids, label in zip(prompts, labels, strict=True)]
+    order = _epochs(len(examples), settings.steps * settings.batch_size, rng)
+    batches = _batches([examples[place] for place in order], settings.batch_size, pad)
+    read = tuple((_relabelled(batch, symbols), places) for batch, places in _reading(examples, pad))
+    taught = tuple(_relabelled(batch, symbols) for batch in batches)
+    return Lesson(RANDOM_LABELS, taught, read, symbols=tuple(symbols))
+
+
+def _batches(examples: Sequence[Example], size: int, pad: int) -> tuple[Batch, ...]:
+    return tuple(collate(examples[start : start + size], pad) for start in range(0, len(examples), size))
+
+
+def _reading(examples: Sequence[Example], pad: int) -> tuple[tuple[Batch, Tensor], ...]:
+    """Batches of near-equal length, which need less padding, and the place of each of their rows."""
+    order = sorted(range(len(examples)), key=lambda place: len(examples[place].ids))
+    parts = [order[start : start + READ_AT_ONCE] for start in range(0, len(order), READ_AT_ONCE)]
+    return tuple((collate([examples[place] for place in part], pad), torch.tensor(part)) for part in parts)
+
+
+def _prompts(tokenizer: PreTrainedTokenizerBase, count: int, rng: random.Random) -> list[list[int]]:
+    texts: dict[str, Any] = {}
+    while len(texts) < count:
+        text = f"Label: {' '.join(rng.sample(WORDS, WORDS_IN_PROMPT))}"
+        texts[text] = as_turns(tokenizer, "user", text)
+    return [encode_prompt(tokenizer, turns) for turns in texts.values()]
+
+
+def _symbols(tokenizer: PreTrainedTokenizerBase, count: int, rng: random.Random) -> list[int]:
+    """First tokens of answers of one word each, all different."""
+    found: dict[int, None] = {}
+    for word in rng.sample(WORDS, len(WORDS)):
+        example = encode_sample(tokenizer, "Label:", word, 1024)
+        found.setdefault(example.ids[example.context])
+        if len(found) == count:
+            return list(found)
+    raise UserError(f"plasticity: random_labels.symbols: the tokenizer has {len(found)}; ask for fewer than {count}")
+
+
+def _epochs(prompts: int, wanted: int, rng: random.Random) -> list[int]:
+    """Places of the prompts, each once before any comes again, in an order of its own each time."""
+    order: list[int] = []
+    while len(order) < wanted:
+        order += rng.sample(range(prompts), prompts)
+    return order[:wanted]
+
+
+def _relabelled(batch: Batch, symbols: Sequence[int]) -> Batch:
+    """The batch with each label's place among the symbols instead of its token id."""
+    labels = batch.labels.clone()
+    for place, symbol in enumerate(symbols):
+        labels[batch.labels == symbol] = place
+    return Batch(batch.input_ids, batch.attention_mask, labels)

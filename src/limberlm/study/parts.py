@@ -29,6 +29,7 @@ from limberlm.study.workplace import Workplace
 # Raised when a change to the code changes what is measured.
 ALGORITHM = 1
 OUTCOMES = "outcomes.parquet"
+OF_RANDOM = ("retention",)  # the outcomes of a node in random directions
 GEOMETRY, UPDATES, MERGED = "geometry", "updates", "merged"
 
 
@@ -48,11 +49,16 @@ class Part:
 
 
 def parts_of(place: Workplace, node: Node, plan: Plan) -> list[Part]:
-    """The parts that a node has under the study's settings; none inside a chain where only ends are measured."""
+    """The parts that a node has under the study's settings.
+
+    Inside a chain where only ends are measured it has none. A node in random directions is a yardstick for what a stage
+    changes, so what it could still learn is not asked of it (our choice).
+    """
     ends = {chain.nodes[index] for chain in plan.chains for index in (0, -1)}
     if not place.settings.measure.every_stage and node.id not in ends:
         return []
-    parts = [_geometry(place), *_outcomes(place, node)]
+    outcomes = [part for part in _outcomes(place, node) if node.make != "random" or part.name in OF_RANDOM]
+    parts = [_geometry(place), *outcomes]
     if node.parent is None:
         return parts
     return [*parts, _updates(), *([_merged()] if place.settings.keep_merged else [])]

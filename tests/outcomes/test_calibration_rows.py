@@ -1,4 +1,4 @@
-"""Rows of calibration: read off the real model by hand, with intervals that hold the truth and differences that pair."""
+"""Rows of calibration: the real model read by hand, intervals that hold the truth, differences that pair."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from limberlm.outcomes.calibration import (
     reliability_table,
 )
 from limberlm.outcomes.calibration.intervals import error_spread, grouped, share_row
-from limberlm.outcomes.calibration.sources import SOURCES, choice_logits, token_source
+from limberlm.outcomes.calibration.sources import SOURCES, _places, choice_logits, token_source
 from limberlm.outcomes.choices import Questions, choice_outcomes
 from limberlm.outcomes.encoding import encode_sample
 from limberlm.outcomes.table import COLUMNS, outcome_table
@@ -156,9 +156,7 @@ def test_tokens_are_the_same_for_every_checkpoint_and_never_special(
     marked.add_special_tokens({"additional_special_tokens": [frequent]})
     forbidden = marked.convert_tokens_to_ids(frequent)
     seen: list[int] = []
-    from limberlm.outcomes.calibration import sources
-
-    _, places = sources._places(tiny_model, marked, texts := passages("in_domain", 41), SMALL)
+    _, places = _places(tiny_model, marked, texts := passages("in_domain", 41), SMALL)
     for text, own in zip(texts, places, strict=True):
         seen += [marked(text)["input_ids"][place] for place in own]
     assert forbidden in marked(texts[0])["input_ids"]
@@ -236,7 +234,7 @@ def test_each_source_gives_every_outcome_once_and_says_which_it_is(measured: lis
 
 def test_items_have_the_value_as_their_mean_and_errors_are_those_of_the_stored_items(measured: list[Row]) -> None:
     for row in measured:
-        assert np.mean(row["items"]) == pytest.approx(row["value"], abs=1e-9)
+        assert np.mean(row["items"]) == pytest.approx(row["value"], abs=1e-9, nan_ok=True)
         assert row["n"] == len(row["items"])
     for source in SOURCES:
         rows = by_name([row for row in measured if row["task"] != "instructions"])
@@ -282,7 +280,7 @@ def test_a_model_that_cannot_tell_options_apart_is_calibrated_and_has_no_tempera
     rows = by_name(calibration_outcomes(tiny_model, tiny_tokenizer, ["arithmetic"], chosen))
     assert rows["confidence_choice_normalised"]["items"] == pytest.approx([0.25] * 200)
     assert rows["overconfidence_choice_normalised"]["low"] < 0 < rows["overconfidence_choice_normalised"]["high"]
-    assert rows["auroc_choice_normalised"]["value"] == pytest.approx(0.5)
+    assert rows["auroc_choice_normalised"]["low"] < 0.5 < rows["auroc_choice_normalised"]["high"]
     for name in ("temperature", "nll_tempered", "ece_tempered", "ece_tempered_null"):
         assert math.isnan(rows[f"{name}_choice_normalised"]["value"])
 

@@ -18,7 +18,9 @@ from tests.stages.conftest import Trained
 from tests.stages.runs import ADAPTER, Opened, load, run_stage
 
 ARGS: dict[str, dict[str, Any]] = {"grpo": {"beta": 0.1}}
-WITH_REFERENCE = pytest.mark.parametrize("trainer", ["dpo", "kto", "grpo"])
+WITH_REFERENCE = pytest.mark.parametrize(
+    "trainer", ["dpo", pytest.param("kto", marks=pytest.mark.slow), pytest.param("grpo", marks=pytest.mark.slow)]
+)
 NOT_THE_START = r"the first step's (loss|kl) is .*: the reference model is not the stage's start"
 
 
@@ -85,8 +87,16 @@ def test_an_adapter_that_had_another_name_is_continued(tiny_model_folder: Path, 
     assert run.first_loss == pytest.approx(math.log(2), abs=1e-6)
 
 
-@pytest.mark.parametrize("policy", ["merge", "continue", "stack"])
-@pytest.mark.parametrize("adapter", [ADAPTER, None], ids=["adapter", "full"])
+@pytest.mark.parametrize(
+    ("policy", "adapter"),
+    [
+        ("continue", ADAPTER),
+        ("merge", None),
+        pytest.param("merge", ADAPTER, marks=pytest.mark.slow),
+        pytest.param("stack", ADAPTER, marks=pytest.mark.slow),
+        pytest.param("continue", None, marks=pytest.mark.slow),
+    ],
+)
 def test_a_reference_that_is_read_beforehand_is_the_start_too(
     tiny_model_folder: Path, tmp_path: Path, sft: Trained, policy: Any, adapter: AdapterSettings | None
 ) -> None:

@@ -107,7 +107,11 @@ def test_two_processes_write_the_same_bytes_whatever_their_hash_seed(tiny_model_
         assert sorted(one) == ["adapter_config.json", "adapter_model.safetensors"]
 
 
-@pytest.mark.parametrize("trainer", TRAINERS)
+SLOW = pytest.mark.slow
+EACH = [pytest.param(name, marks=[] if name in ("sft", "grpo") else SLOW) for name in TRAINERS]
+
+
+@pytest.mark.parametrize("trainer", EACH)
 def test_a_second_run_writes_the_same_bytes_and_another_seed_others(
     tiny_model_folder: Path, tmp_path: Path, trainer: str
 ) -> None:
@@ -136,8 +140,10 @@ def test_the_same_seed_starts_from_the_same_a_wherever_the_stage_stands(
     assert not any(torch.equal(first[key], other[key]) for key in first)
 
 
-@pytest.mark.parametrize("adapter", [ADAPTER, None], ids=["adapter", "full"])
-@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
+@pytest.mark.parametrize(
+    ("adapter", "error"),
+    [(ADAPTER, KeyboardInterrupt), (None, OSError), pytest.param(ADAPTER, OSError, marks=SLOW)],
+)
 def test_after_an_exception_nothing_is_there(
     tiny_model_folder: Path, tmp_path: Path, sft: Trained, adapter: AdapterSettings | None, error: type[BaseException]
 ) -> None:
@@ -232,7 +238,7 @@ def test_supervised_fine_tuning_may_start_anywhere(tiny_model_folder: Path, tmp_
     assert SFT.first_step(None) == {}
 
 
-@pytest.mark.parametrize("trainer", ["dpo", "grpo"])
+@pytest.mark.parametrize("trainer", ["dpo", pytest.param("kto", marks=SLOW), pytest.param("grpo", marks=SLOW)])
 def test_dropout_is_off_whatever_the_adapter_says(tiny_model_folder: Path, tmp_path: Path, trainer: str) -> None:
     bytes_ = []
     for dropout in (0.0, 0.5):

@@ -31,7 +31,10 @@ SFT = {"trainer": "sft", "data": "testbed:arithmetic"}
         ({**RLVR, "reward": None}, "stages.s: trainer: grpo has no reward: add `reward: verifier`"),
         ({**SFT, "reward": "verifier"}, "stages.s: reward: verifier and trainer: sft, which takes none: remove"),
         ({**SFT, "trainer": "dpo", "reward": "verifier"}, "stages.s: reward: verifier and trainer: dpo, which takes"),
-        ({**RLVR, "reward": "length"}, "stages.s.reward: Input should be 'verifier' (got 'length')"),
+        (
+            {**RLVR, "reward": "length"},
+            "stages.s: reward: length is neither `verifier` nor written package.module:function",
+        ),
         ({**RLVR, "checkpoints": -1}, "stages.s.checkpoints: "),
     ],
 )

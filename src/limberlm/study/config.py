@@ -13,6 +13,7 @@ from limberlm.errors import UserError, nearest
 from limberlm.outcomes.calibration import CalibrationSettings
 from limberlm.outcomes.plasticity import PlasticitySettings, RandomLabelSettings, ReadinessSettings
 from limberlm.stages import AdapterSettings
+from limberlm.stages.reward import VERIFIER
 from limberlm.study.orderings import OrderingSettings, expand
 from limberlm.study.problems import first_problem
 from limberlm.testbed import SKILLS
@@ -50,6 +51,8 @@ class StageSettings(_Settings):
             raise ValueError(
                 f"reward: {self.reward} and trainer: {self.trainer}, which takes none: remove the reward, or use grpo"
             )
+        if self.reward not in (None, VERIFIER) and ":" not in str(self.reward):
+            raise ValueError(f"reward: {self.reward} is neither `verifier` nor written package.module:function")
         if self.data is None and self.config is None:
             raise ValueError("no data: add `data:`, or a `config:` that names a dataset")
         if self.data is not None and self.data.startswith("testbed:") and (self.split or self.subset):

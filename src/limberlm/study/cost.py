@@ -34,9 +34,7 @@ class Cost:
 
     @classmethod
     def of(cls, node: Node, rows: StageData, tokenizer: PreTrainedTokenizerBase) -> Cost:
-        """The cost of a trained node; nothing for one that is not trained."""
-        if node.make != "train":
-            return cls(0, 0)
+        """The cost of a node that is trained."""
         stage = node.stage_settings
         config = _config(stage, f"stages.{node.stage}.args")
         steps = step_count(stage, len(rows.train), f"stages.{node.stage}.args")

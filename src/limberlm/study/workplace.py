@@ -101,7 +101,7 @@ class Workplace:
 
     def cost(self, node: Node) -> Cost:
         """The steps and tokens that a node trains on."""
-        return Cost.of(node, self.rows_of(node), self.tokenizer)
+        return Cost.of(node, self.rows_of(node), self.tokenizer) if node.make == "train" else Cost(0, 0)
 
     def plan(self) -> Plan:
         """Check and read everything that the study needs, and plan it.
@@ -116,7 +116,7 @@ class Workplace:
                 "controls: random_adapter and hand_over: continue, where a stage has no adapter of its own to imitate; "
                 "use merge, or leave the control out"
             )
-        load_model(self.base)
+        self._refuse_unreadable()
         chains = courses(settings, self.length)
         for step in distinct(step for course in chains for step in course.steps if not step.random):
             where = f"stages.{step.name}.args"
@@ -126,6 +126,11 @@ class Workplace:
                 check_reward(step.stage.reward, columns, folder=Path(self.settings.modules or ""))
         self._refuse_contamination()
         return plan_study(settings, _base_digest(self.base), chains, self._data_digest)
+
+    def _refuse_unreadable(self) -> None:
+        """Whatever cannot be read is told before anything is trained."""
+        load_model(self.base)
+        _ = self.probe
 
     def _refuse_contamination(self) -> None:
         """No file may hold for training what another holds for evaluation; the testbed's splits share nothing."""

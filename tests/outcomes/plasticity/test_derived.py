@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from limberlm.outcomes.plasticity import headroom_gain, plasticity_gap, recovery_cost, undefined
+from limberlm.outcomes.plasticity import headroom_gain, plasticity_gap, recovery_cost, count_undefined
 from limberlm.outcomes.table import outcome_row, outcome_table
 from tests.outcomes.plasticity.probing import Rows, said
 
@@ -97,7 +97,7 @@ def test_without_headroom_there_is_no_gain_and_it_is_counted(before: list[float]
     rows = headroom_gain([*scores(before, before), *scores([0] * 20, [1, 0] * 10, task="records")], ceiling=ceiling)
     assert math.isnan(rows[0]["value"])
     assert rows[0]["n"] == 20
-    assert undefined(rows) == (2 if ceiling == 0 else 1)
+    assert count_undefined(rows) == (2 if ceiling == 0 else 1)
 
 
 CURVE = {0: [4.0, 5.0], 5: [3.0, 4.0], 10: [2.0, 3.0], 15: [1.0, 2.0]}

@@ -26,7 +26,7 @@ def model(tiny_model_folder: Path) -> LlamaForCausalLM:
 
 @pytest.fixture(scope="module")
 def fitted(model: LlamaForCausalLM, tiny_tokenizer: PreTrainedTokenizerFast) -> Rows:
-    changes = {"tasks": [], "steps": 60, "every": 30, "batch_size": 12, "learning_rate": 3e-2}
+    changes = {"tasks": [], "steps": 30, "every": 15, "batch_size": 12, "learning_rate": 1e-2}
     return outcomes(model, tiny_tokenizer, random_labels=ASKED, **changes)
 
 
@@ -36,11 +36,11 @@ def lesson(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, **change
     return random_label_lesson(model, tokenizer, settings.random_labels, settings)
 
 
-def test_the_loss_starts_near_that_of_a_guess_and_falls_to_nothing(fitted: Rows) -> None:
+def test_the_loss_starts_near_that_of_a_guess_and_falls_to_near_nothing(fitted: Rows) -> None:
     curve = named(fitted, "random_label_loss")
-    assert [row["step"] for row in curve] == [0, 30, 60]
+    assert [row["step"] for row in curve] == [0, 15, 30]
     assert math.log(4) - 0.05 < curve[0]["value"] < math.log(4) + 0.5
-    assert curve[-1]["value"] < 0.05
+    assert curve[-1]["value"] < 0.15
     [before], [after] = (named(fitted, f"random_label_{name}") for name in ("score_before", "score"))
     assert before["value"] < 0.7
     assert after["value"] == 1
@@ -98,7 +98,7 @@ def test_what_the_model_or_tokenizer_cannot_give_is_refused(
     model: LlamaForCausalLM, tiny_tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("limberlm.outcomes.plasticity.lesson.WORDS", ("a", "a b", "b", "c", "d", "e"))
-    with pytest.raises(UserError, match="symbols: the tokenizer has .*ask for fewer than 64"):
+    with pytest.raises(UserError, match=r"symbols: the tokenizer has .*ask for fewer than 64"):
         outcomes(model, tiny_tokenizer, tasks=[], random_labels={"symbols": 64, "prompts": 4})
     monkeypatch.setattr(model.config, "max_position_embeddings", 8)
     with pytest.raises(UserError, match="prompts of over 8 tokens"):

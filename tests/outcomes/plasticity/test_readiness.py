@@ -79,6 +79,7 @@ def test_the_students_curvature_is_that_of_finite_differences(
     exact.load_state_dict(model.state_dict())
     lesson = task_lesson(exact, tiny_tokenizer, "codebook", settings)
     with fresh_adapter(exact, lora(), 0) as student:
+        student.double()  # PEFT makes its own weights float32, and norms stay so: hence no smaller a step
         parameters = [p for name, p in student.named_parameters() if "lora_B" in name]
 
         def loss(place: int) -> torch.Tensor:
@@ -100,22 +101,23 @@ def test_the_students_curvature_is_that_of_finite_differences(
         for k in (0, 3):
             ends = []
             for sign in (1, -1):
-                moved(list(gradients[k]), sign * 1e-4)
+                moved(list(gradients[k]), sign * 1e-3)
                 ends.append(torch.autograd.grad(losses[(k + 1) % 4](), parameters))
-                moved(list(gradients[k]), -sign * 1e-4)
+                moved(list(gradients[k]), -sign * 1e-3)
             for j in range(4):
                 triples = zip(gradients[j], *ends, strict=True)
-                expected = sum(float((g * (up - down)).sum()) for g, up, down in triples) / 2e-4
-                assert curved[j, k] == pytest.approx(expected, rel=1e-4)
+                expected = sum(float((g * (up - down)).sum()) for g, up, down in triples) / 2e-3
+                assert curved[j, k] == pytest.approx(expected, rel=5e-4)
 
 
-def test_the_gain_is_that_of_the_best_step(rows: Rows) -> None:
+def test_the_gain_is_that_of_the_best_step_where_there_is_one(rows: Rows) -> None:
     value = {
         name: named(rows, f"gradient_{name}")[0]["value"] for name in ("strength", "curvature", "gain", "best_step")
     }
-    assert value["gain"] == pytest.approx(value["strength"] ** 2 / (2 * value["curvature"]))
-    assert value["best_step"] == pytest.approx(value["strength"] / value["curvature"])
-    assert value["gain"] > 0
+    bends_up = value["curvature"] > 0
+    step = value["strength"] / value["curvature"] if bends_up else np.nan
+    assert value["best_step"] == pytest.approx(step, nan_ok=True)
+    assert value["gain"] == pytest.approx(step * abs(value["strength"]) / 2, nan_ok=True)
 
 
 def test_strength_goes_with_the_square_of_the_adapters_scaling(

@@ -152,7 +152,7 @@ class _Rows:
         over = self.scored("overconfidence", c - y)
         if settled(y):
             low, high = share_bounds(y, self.asked.group)
-            over |= {"low": float(c.mean() - high), "high": float(c.mean() - low)}
+            over |= {"low": over["value"] - (high - y[0]), "high": over["value"] + (y[0] - low)}
         terms = Binned.equal_width(c, y, self.bins).term_items()
         return [
             self.scored("confidence", c),

@@ -21,6 +21,7 @@ from limberlm.outcomes.choices import TIE
 HOTTEST = 64.0
 """Temperatures are sought from 1/64 to 64."""
 
+_FLAT = 1e-5  # nats: logits that differ by less do so by rounding
 _STEPS = 100
 
 
@@ -28,8 +29,8 @@ _STEPS = 100
 class Reading:
     """What softmax(beta z) says of n questions, [n] float64 each.
 
-    `confidence`, the probability of the likeliest answer; `doubt`, 1 - confidence, which keeps telling apart what rounds
-    to a confidence of 1; `correct`, whether that answer is the right one; `nll`, -log p of the right one; `brier`, the
+    `confidence`, the probability of the likeliest answer; `doubt`, 1 - confidence, which tells apart what rounds to a
+    confidence of 1; `correct`, whether that answer is the right one; `nll`, -log p of the right one; `brier`, the
     squared distance from certainty about it; `slope` and `curvature` of `nll` in beta.
     """
 
@@ -148,12 +149,14 @@ def fit_temperature(read: Callable[[float], Reading]) -> Temperature:
 
     """
     low, high = 1 / HOTTEST, HOTTEST
-    for bound, beyond in ((low, 1), (high, -1)):
-        at = read(bound)
-        if not at.finite or not at.curvature.any():
-            raise Undefined("the scores do not tell options apart" if at.finite else "the scores are not finite")
-        if beyond * at.slope.sum() >= 0:
-            return Temperature(1 / bound, np.full(len(at.slope), 1 / bound), True)
+    hottest, coldest = read(low), read(high)
+    if not (hottest.finite and coldest.finite):
+        raise Undefined("the scores are not finite")
+    if np.sqrt(hottest.curvature.max()) < _FLAT:  # where all options are nearly as likely: the spread of the logits
+        raise Undefined("the scores do not tell options apart")
+    for best, beta in ((hottest.slope.sum() >= 0, low), (coldest.slope.sum() <= 0, high)):
+        if best:
+            return Temperature(1 / beta, np.full(len(hottest.slope), 1 / beta), True)
     beta, found = 1.0, read(1.0)
     for _ in range(_STEPS):
         slope, curvature = float(found.slope.sum()), float(found.curvature.sum())

@@ -94,6 +94,7 @@ def choice_sources(
     return found, choice_rows(first, -sums[:, 0], sums[:, 1])
 
 
+@torch.no_grad()
 def token_source(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, chosen: CalibrationSettings) -> Asked:
     """The next token of held-out prose, teacher-forced, at places drawn once for all checkpoints.
 
@@ -141,6 +142,7 @@ def _choices(asked: Questions, scores: Floats) -> Reader:
 def _tokens(head: Head, states: Tensor, targets: Tensor) -> Reader:
     size = max(1, CHUNK // head.vocabulary)
 
+    @torch.no_grad()
     def read(beta: float) -> Reading:
         chunks = zip(states.split(size), targets.split(size), strict=True)
         return Reading.joined(

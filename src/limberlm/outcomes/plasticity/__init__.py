@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from limberlm.outcomes.plasticity.best import Best, best_rate
 from limberlm.outcomes.plasticity.curve import Curve, aulc, curves
-from limberlm.outcomes.plasticity.derived import headroom_gain, plasticity_gap, recovery_cost, undefined
+from limberlm.outcomes.plasticity.derived import headroom_gain, plasticity_gap, recovery_cost, count_undefined
 from limberlm.outcomes.plasticity.fresh import fresh_adapter
 from limberlm.outcomes.plasticity.gradients import Estimate, gradient_readiness
 from limberlm.outcomes.plasticity.outcomes import plasticity_outcomes
@@ -64,5 +64,5 @@ __all__ = [
     "samples_to_threshold",
     "threshold_from",
     "threshold_rows",
-    "undefined",
+    "count_undefined",
 ]

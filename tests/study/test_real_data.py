@@ -1,8 +1,12 @@
-"""A two-stage chain on real JSONL data with a real pretrained model, where both are at hand."""
+"""Chains on real JSONL data with a real pretrained model, where both are at hand."""
 
 from __future__ import annotations
 
+import math
 import os
+import subprocess
+import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -16,10 +20,14 @@ from limberlm.study import Study
 SHARED = Path(os.environ.get("LIMBER_SHARED", Path(__file__).parents[2].parent / "shared"))
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(
-    not (SHARED / "models" / "stories260k").is_dir(), reason="needs the real model and data in ../shared"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not (SHARED / "models" / "stories260k").is_dir(), reason="needs the model and data in ../shared"
+    ),
+]
+
+
 def test_a_chain_on_real_rows_reaches_its_table(tmp_path: Path) -> None:
     args = {"max_steps": 20, "learning_rate": 1e-3, "per_device_train_batch_size": 8, "max_length": 256}
     settings = {
@@ -49,3 +57,47 @@ def test_a_chain_on_real_rows_reaches_its_table(tmp_path: Path) -> None:
     data = report_data(results, "real")
     rows = headline_rows(data, list_runs(data)[0])
     assert [row.stage for row in rows] == ["base", "sft", "math"]
+
+
+REAL = {
+    "sft": ("sft", "sft/dolly_no_context.jsonl"),
+    "dpo": ("dpo", "preference/pandalm_human.jsonl"),
+    "math": ("sft", "math/gsm8k_train.jsonl"),
+    "code": ("sft", "code/mbpp.jsonl"),
+    "safety": ("sft", "safety/xstest_sft.jsonl"),
+    "cot": ("sft", "cot/gsm8k_gpt_oss_120b_traces.jsonl"),
+}
+
+
+def test_six_kinds_of_real_stages_reach_their_report(tmp_path: Path) -> None:
+    args = {"max_steps": 20, "learning_rate": 1e-3, "per_device_train_batch_size": 8, "max_length": 256}
+    settings = {
+        "name": "real",
+        "base": str(SHARED / "models" / "stories260k"),
+        "stages": {
+            name: {
+                "trainer": trainer,
+                "data": str(SHARED / "data" / file),
+                "rows": 400,
+                "args": args | ({"learning_rate": 2e-4} if trainer == "dpo" else {}),
+            }
+            for name, (trainer, file) in REAL.items()
+        },
+        "controls": ["zero_learning_rate", "random_adapter"],
+        "measure": {"probe": str(SHARED / "data/pretrain/books_00.txt.xz"), "max_tokens": 20_000},
+        "outcomes": {"plasticity": {"steps": 10}},
+    }
+    study, out = tmp_path / "real.yaml", tmp_path / "run"
+    study.write_text(yaml.safe_dump(settings, sort_keys=False))
+    command = [sys.executable, "-m", "limberlm", "run", str(study), "--out", str(out), "--jobs", "2", "--json"]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    assert (out / "report.html").stat().st_size > 100_000
+    outcomes = (
+        Study.load(study, out).table("outcomes").query("control.isna() and outcome == 'loss' and task != 'prose'")
+    )
+    losses = outcomes.set_index(["stage", "task"])["value"].to_dict()
+    stages = ["base", *REAL]
+    for before, stage in pairwise(stages):
+        assert losses[stage, stage] < losses[before, stage], stage
+    first = Study.load(study, out).table("training").query("stage == 'dpo' and step == 1")["loss"].iloc[0]
+    assert first == pytest.approx(math.log(2), abs=1e-4)

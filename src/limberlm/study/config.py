@@ -94,6 +94,9 @@ class OutcomeSettings(_Settings):
 
     skills: Names | None = Field(None, description="default: the testbed skills that the stages teach")
     items: int = Field(128, ge=2, le=400, description="items per skill")
+    shared_questions: Literal["refuse", "leave_out"] = Field(
+        "refuse", description="held-out questions of one stage's file that another stage trains on"
+    )
     ood: bool = Field(True, description="accuracy and loss on the skills' out-of-domain splits too")
     refusals: bool = Field(True, description="refusal and over-refusal rates, where refusals are among the skills")
     plasticity: PlasticitySettings | None = Field(PlasticitySettings(), description="false to leave it out")

@@ -18,6 +18,7 @@ from limberlm.outcomes.refusals import refusal_outcomes
 from limberlm.outcomes.retention import loss_outcome, prose_outcome, skill_outcomes
 from limberlm.outcomes.scoring import Asked
 from limberlm.stages.adapter import AdapterSettings
+from limberlm.stages.data.content import digest
 from limberlm.stages.hand_over import checkpoint
 from limberlm.study.node import Report, left_by
 from limberlm.study.plan import Node
@@ -66,7 +67,7 @@ def families(place: Workplace, node: Node) -> Iterator[Family]:
     """The outcome families that are measured of a node."""
     settings, skills = place.settings.outcomes, place.settings.skills
     asked = {"skills": list(skills), "items": settings.items}
-    held_out = {name: place.rows(stage, 0).digest for name, stage in place.settings.stages.items()}
+    held_out = {name: digest(place.held_out(name)) for name in place.settings.stages}
     yield Family("retention", asked | {"held_out": held_out}, _retention)
     if settings.ood and skills:
         yield Family("ood", asked, _ood)
@@ -93,8 +94,7 @@ def _retention(subject: Subject) -> Rows:
     rows = skill_outcomes(model, place.tokenizer, settings.skills, settings.outcomes.items, asked=subject.asked)
     rows.append(prose_outcome(model, place.tokenizer, PROSE_ITEMS))
     for task, name in {settings.task(name): name for name in settings.stages}.items():
-        # seed 0: every node must be scored on the same held-out rows, whatever seed its own stage trained with
-        held_out = place.rows(settings.stages[name], 0).held_out
+        held_out = place.held_out(name)
         if held_out:
             rows.append(loss_outcome(model, place.tokenizer, task, held_out))
     return rows

@@ -13,7 +13,7 @@ from limberlm.errors import UserError
 from limberlm.observe import ProbeSet, load_model, load_tokenizer
 from limberlm.stages import TRAINERS
 from limberlm.stages.arguments import trainer_config
-from limberlm.stages.data import StageData, load_stage_data, refuse_shared_rows
+from limberlm.stages.data import Row, StageData, load_stage_data, refuse_shared_rows, shared_rows
 from limberlm.stages.grpo import rewarded
 from limberlm.stages.joint import joint_data
 from limberlm.stages.kind import TrainerKind
@@ -124,7 +124,8 @@ class Workplace:
             if step.stage.reward is not None:
                 columns = self.rows(step.stage, 0).train[0]
                 check_reward(step.stage.reward, columns, folder=Path(self.settings.modules or ""))
-        self._refuse_contamination()
+        for name in settings.stages:
+            self.held_out(name)
         return plan_study(settings, _base_digest(self.base), chains, self._data_digest)
 
     def _refuse_unreadable(self) -> None:
@@ -132,16 +133,30 @@ class Workplace:
         load_model(self.base)
         _ = self.probe
 
-    def _refuse_contamination(self) -> None:
-        """No file may hold for training what another holds for evaluation; the testbed's splits share nothing."""
-        files = {name: stage for name, stage in self.settings.stages.items() if not stage.source.startswith("testbed:")}
-        for name, stage in files.items():
-            for other, judged in files.items():
-                if stage.source != judged.source:
-                    train, held_out = self.rows(stage, 0).train, self.rows(judged, 0).held_out
-                    refuse_shared_rows(
-                        f"stages.{name} ({stage.source})", train, f"stages.{other} ({judged.source})", held_out
-                    )
+    def held_out(self, name: str) -> list[Row]:
+        """The rows on which a stage's held-out loss is read, the same for every node.
+
+        Questions that a stage with other data trains on are refused, or left out if the study says so; the testbed's
+        splits share nothing.
+
+        Raises:
+            UserError: a question is shared, and the study does not say to leave it out.
+
+        """
+        judged = self.settings.stages[name]
+        # seed 0: every node must be scored on the same rows, whatever seed its own stage trained with
+        rows = self.rows(judged, 0).held_out
+        for other, stage in self.settings.stages.items():
+            if "testbed:" in (stage.source[:8], judged.source[:8]) or stage.source == judged.source:
+                continue
+            train = self.rows(stage, 0).train
+            if self.settings.outcomes.shared_questions == "leave_out":
+                shared = {position for _, position in shared_rows(train, rows)}
+                rows = [row for position, row in enumerate(rows) if position not in shared]
+            else:
+                names = (f"stages.{other} ({stage.source})", f"stages.{name} ({judged.source})")
+                refuse_shared_rows(names[0], train, names[1], rows)
+        return rows
 
     def _data_digest(self, step: Step, seed: int) -> str:
         digest = self.rows(step.stage, seed, step.joined).digest

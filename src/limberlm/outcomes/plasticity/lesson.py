@@ -130,8 +130,11 @@ def random_label_lesson(
 
     """
     rng = random.Random(f"{RANDOM_LABELS}/{settings.seed}")
-    prompts = _prompts(tokenizer, asked.prompts, rng)
-    symbols = _symbols(tokenizer, asked.symbols, rng)
+    words = rng.sample(WORDS, len(WORDS))
+    symbols = _symbols(tokenizer, asked.symbols, words)
+    # a model that has learned to copy would take a word of the prompt for the label
+    prompts = _prompts(tokenizer, asked.prompts, [word for word in words if word not in symbols], rng)
+    ids = list(symbols.values())
     labels = [place % len(symbols) for place in range(len(prompts))]
     rng.shuffle(labels)
     limit, pad = context_limit(model), pad_id(tokenizer)
@@ -158,22 +161,23 @@ def _reading(examples: Sequence[Example], pad: int) -> tuple[tuple[Batch, Tensor
     return tuple((collate([examples[place] for place in part], pad), torch.tensor(part)) for part in parts)
 
 
-def _prompts(tokenizer: PreTrainedTokenizerBase, count: int, rng: random.Random) -> list[list[int]]:
-    texts: dict[str, Any] = {}
+def _prompts(
+    tokenizer: PreTrainedTokenizerBase, count: int, words: Sequence[str], rng: random.Random
+) -> list[list[int]]:
+    texts: dict[str, None] = {}
     while len(texts) < count:
-        text = f"Label: {' '.join(rng.sample(WORDS, WORDS_IN_PROMPT))}"
-        texts[text] = as_turns(tokenizer, "user", text)
-    return [encode_prompt(tokenizer, turns) for turns in texts.values()]
+        texts.setdefault(f"Label: {' '.join(rng.sample(words, WORDS_IN_PROMPT))}")
+    return [encode_prompt(tokenizer, as_turns(tokenizer, "user", text)) for text in texts]
 
 
-def _symbols(tokenizer: PreTrainedTokenizerBase, count: int, rng: random.Random) -> list[int]:
-    """First tokens of answers of one word each, all different."""
-    found: dict[int, None] = {}
-    for word in rng.sample(WORDS, len(WORDS)):
+def _symbols(tokenizer: PreTrainedTokenizerBase, count: int, words: Sequence[str]) -> dict[str, int]:
+    """Words whose answers begin with different tokens, and those tokens."""
+    found: dict[int, str] = {}
+    for word in words:
         example = encode_sample(tokenizer, "Label:", word, 1024)
-        found.setdefault(example.ids[example.context])
+        found.setdefault(example.ids[example.context], word)
         if len(found) == count:
-            return list(found)
+            return {word: token for token, word in found.items()}
     raise UserError(f"plasticity: random_labels.symbols: the tokenizer has {len(found)}; ask for fewer than {count}")
 
 

@@ -80,6 +80,8 @@ def test_symbols_are_balanced_prompts_distinct_and_read_in_whole_rounds(
     labels = torch.cat([batch.labels[batch.labels != IGNORED] for batch, _ in taught.read])
     assert sorted(Counter(labels.tolist()).values()) == [3, 3, 3, 3]
     assert len(set(taught.symbols)) == 4
+    answers = {tiny_tokenizer.decode(symbol).strip() for symbol in taught.symbols}
+    assert not answers & {word for row in stripped for word in tiny_tokenizer.decode(row[:-1]).split()}
 
 
 def test_prompts_and_labels_do_not_depend_on_the_checkpoint_but_on_the_seed(
@@ -97,9 +99,10 @@ def test_prompts_and_labels_do_not_depend_on_the_checkpoint_but_on_the_seed(
 def test_what_the_model_or_tokenizer_cannot_give_is_refused(
     model: LlamaForCausalLM, tiny_tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("limberlm.outcomes.plasticity.lesson.WORDS", ("a", "a b", "b", "c", "d", "e"))
-    with pytest.raises(UserError, match=r"symbols: the tokenizer has .*ask for fewer than 64"):
-        outcomes(model, tiny_tokenizer, tasks=[], random_labels={"symbols": 64, "prompts": 4})
+    with monkeypatch.context() as patch:
+        patch.setattr("limberlm.outcomes.plasticity.lesson.WORDS", ("a", "a b", "b", "c", "d", "e"))
+        with pytest.raises(UserError, match=r"symbols: the tokenizer has .*ask for fewer than 64"):
+            outcomes(model, tiny_tokenizer, tasks=[], random_labels={"symbols": 64, "prompts": 4})
     monkeypatch.setattr(model.config, "max_position_embeddings", 8)
     with pytest.raises(UserError, match="prompts of over 8 tokens"):
         outcomes(model, tiny_tokenizer, tasks=[], random_labels={"symbols": 2, "prompts": 4})

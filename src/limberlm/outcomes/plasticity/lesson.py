@@ -122,8 +122,8 @@ def random_label_lesson(
 ) -> Lesson:
     """Fixed prompts of random words, each with one of C symbols, every symbol as often as the others (to within one).
 
-    A symbol is the first token of a word's answer; the softmax is restricted to the C of them, so that a guess costs
-    ln C. Loss is read on the prompts that are trained on: there is nothing to generalise.
+    A symbol is the first token of a word's answer, of words that no prompt has; the softmax is restricted to the C of
+    them, so that a guess costs ln C. Loss is read on the prompts that are trained on: there is nothing to generalise.
 
     Raises:
         UserError: the tokenizer has fewer than C symbols, or a prompt does not fit the model's context.
@@ -131,10 +131,10 @@ def random_label_lesson(
     """
     rng = random.Random(f"{RANDOM_LABELS}/{settings.seed}")
     words = rng.sample(WORDS, len(WORDS))
-    symbols = _symbols(tokenizer, asked.symbols, words)
+    by_word = _symbols(tokenizer, asked.symbols, words)
     # a model that has learned to copy would take a word of the prompt for the label
-    prompts = _prompts(tokenizer, asked.prompts, [word for word in words if word not in symbols], rng)
-    ids = list(symbols.values())
+    prompts = _prompts(tokenizer, asked.prompts, [word for word in words if word not in by_word], rng)
+    symbols = tuple(by_word.values())
     labels = [place % len(symbols) for place in range(len(prompts))]
     rng.shuffle(labels)
     limit, pad = context_limit(model), pad_id(tokenizer)
@@ -147,7 +147,7 @@ def random_label_lesson(
     batches = _batches([examples[place] for place in order], settings.batch_size, pad)
     read = tuple((_relabelled(batch, symbols), places) for batch, places in _reading(examples, pad))
     taught = tuple(_relabelled(batch, symbols) for batch in batches)
-    return Lesson(RANDOM_LABELS, taught, read, symbols=tuple(symbols))
+    return Lesson(RANDOM_LABELS, taught, read, symbols=symbols)
 
 
 def _batches(examples: Sequence[Example], size: int, pad: int) -> tuple[Batch, ...]:

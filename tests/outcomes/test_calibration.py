@@ -32,24 +32,10 @@ from limberlm.outcomes.calibration import (
     temperature,
 )
 from limberlm.outcomes.calibration.scores import auroc_items, fit_temperature
+from tests.outcomes.calibration_cases import answers, options
 
 Floats = NDArray[np.float64]
 PAIRS = st.lists(st.tuples(st.integers(0, 1000).map(lambda x: x / 1000), st.integers(0, 1)), min_size=2, max_size=60)
-
-
-def answers(n: int, seed: int, shift: float = 0.0) -> tuple[Floats, Floats]:
-    """Confidences U(0.25, 1), shifted and clipped at 1, of answers right as often as unshifted confidences say."""
-    rng = np.random.default_rng(seed)
-    truth = rng.uniform(0.25, 1, n)
-    return np.minimum(truth + shift, 1), (rng.random(n) < truth).astype(float)
-
-
-def options(n: int, seed: int, k: int = 4, hot: float = 1.0, spread: float = 1.6) -> tuple[Floats, NDArray[np.int64]]:
-    """Logits whose softmax, divided by `hot`, is how often each option is right."""
-    rng = np.random.default_rng(seed)
-    z = rng.normal(0, spread, (n, k))
-    p = np.exp(z) / np.exp(z).sum(1, keepdims=True)
-    return hot * z, (rng.random((n, 1)) > p.cumsum(1)).sum(1).clip(0, k - 1)
 
 
 def by_bin(c: Floats, y: Floats, bins: int) -> list[tuple[Floats, Floats]]:

@@ -13,6 +13,8 @@ from limberlm.errors import NodeFailed, UserError, storage_problem
 from limberlm.study.lease import LeaseLost, Leases
 from limberlm.study.tasks import Board, Task
 
+NO_MEMORY = "out of memory: a smaller per_device_train_batch_size or max_length helps"
+
 
 @dataclass(frozen=True)
 class Message:
@@ -62,12 +64,14 @@ class Effort:
         except LeaseLost:
             return Message("elsewhere")
         except (torch.OutOfMemoryError, MemoryError):
-            return self._failed(task, "out of memory: a smaller per_device_train_batch_size or max_length helps")
+            return self._failed(task, NO_MEMORY)
         except NodeFailed as error:
             return self._failed(task, str(error))
         except UserError:
             raise
         except Exception as error:
+            if "can't allocate memory" in str(error):  # torch on a CPU
+                return self._failed(task, NO_MEMORY)
             problem = storage_problem(error)
             if problem:
                 raise UserError(f"{self.board.store.root}: {problem}") from error

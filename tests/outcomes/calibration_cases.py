@@ -55,9 +55,14 @@ def options(n: int, seed: int, k: int = 4, hot: float = 1.0, group: int = 1, sha
     return torch.tensor(hot * z), torch.tensor(np.take_along_axis(order, place[:, None], 1)[:, 0])
 
 
+def source_of(group: int) -> str:
+    """What answers in groups of this size are said to come from."""
+    return "next_token" if group > 1 else "choice_summed"
+
+
 def asked(reported: Answers, held_out: Answers | None = None, group: int = 1) -> Asked:
     """Answers as one source's; `held_out` are those that the temperature is fitted on."""
-    source = "next_token" if group > 1 else "choice_summed"
+    source = source_of(group)
     fitted_on = held_out or reported
     return Asked(
         source,
@@ -72,8 +77,8 @@ def asked(reported: Answers, held_out: Answers | None = None, group: int = 1) ->
 
 
 def by_name(rows: list[Row]) -> dict[str, Row]:
-    """Rows by outcome, without the source at the end of the name."""
-    return {row["outcome"].replace("_choice_summed", "").replace("_next_token", ""): row for row in rows}
+    """Rows by outcome."""
+    return {row["outcome"]: row for row in rows}
 
 
 def quantities(found: Reading) -> dict[str, float]:
@@ -96,18 +101,15 @@ def coverage(hot: float, n: int, group: int, repetitions: int) -> dict[str, tupl
     for seed in range(repetitions):
         parts = [options(n, 2 * seed + part, **more) for part in (0, 1)]
         rows.append(by_name(calibration_rows(asked(*parts, group=group), resamples=200)))
-    return {
-        name: (
-            value,
-            float(np.mean([own[name]["value"] for own in rows])),
-            float(np.mean([own[name]["low"] <= value <= own[name]["high"] for own in rows])),
-        )
-        for name, value in truth.items()
-    }
+    found = {}
+    for name, value in truth.items():
+        own = [each[f"{name}_{source_of(group)}"] for each in rows]
+        found[name] = value, _mean(own), float(np.mean([row["low"] <= value <= row["high"] for row in own]))
+    return found
 
 
 def coverage_of_changes(n: int, repetitions: int) -> dict[str, tuple[float, float]]:
-    """By outcome: the mean change when logits are blurred and doubled, and the share of intervals that hold that mean."""
+    """By outcome: the mean change when logits are blurred and doubled, and the share of intervals that hold it."""
     rows = []
     for seed in range(repetitions):
         (z, right), (held, held_right) = (options(n, 2 * seed + part) for part in (0, 1))
@@ -115,9 +117,14 @@ def coverage_of_changes(n: int, repetitions: int) -> dict[str, tuple[float, floa
         before = asked((z, right), (held, held_right))
         after = asked((2 * (z + noise[:n]), right), (2 * (held + noise[n:]), held_right))
         pair = (calibration_rows(each, resamples=100) for each in (before, after))
-        rows.append(by_name([row | {"outcome": row["outcome"].removesuffix("_change")} for row in paired_calibration(*pair)]))
+        rows.append(by_name(paired_calibration(*pair)))
     found = {}
     for name in CHANGES:
-        mean = float(np.mean([own[name]["value"] for own in rows]))
-        found[name] = mean, float(np.mean([own[name]["low"] <= mean <= own[name]["high"] for own in rows]))
+        own = [each[f"{name}_{source_of(1)}_change"] for each in rows]
+        mean = _mean(own)
+        found[name] = mean, float(np.mean([row["low"] <= mean <= row["high"] for row in own]))
     return found
+
+
+def _mean(rows: list[Row]) -> float:
+    return float(np.mean([row["value"] for row in rows]))

@@ -17,8 +17,11 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 from limberlm.errors import UserError
 from limberlm.outcomes.diversity import (
     Answers,
+    DiversitySettings,
     SamplingSettings,
+    answer_questions,
     distinct_n,
+    diversity_outcomes,
     diversity_rows,
     expectation_adjusted_distinct,
     expected_distinct,
@@ -33,7 +36,8 @@ from limberlm.outcomes.diversity import (
     vendi,
 )
 from limberlm.outcomes.diversity.pass_at_k import bootstrap_interval
-from limberlm.outcomes.table import COLUMNS, outcome_table
+from limberlm.outcomes.jackknife import jackknife_items
+from limberlm.outcomes.table import COLUMNS, outcome_row, outcome_table
 from limberlm.testbed import SKILLS
 
 # --- pass@k
@@ -257,7 +261,7 @@ def test_rows_of_answers_are_those_of_their_texts(tiny_tokenizer: PreTrainedToke
     assert rows["ead_across_inputs"]["value"] == expectation_adjusted_distinct(
         [own[0] for own in words], len(tiny_tokenizer)
     )
-    assert math.isnan(rows["ead_across_inputs"]["low"])  # one value for the set
+    assert math.isnan(rows["ead_across_inputs"]["low"])  # two questions: none can be left out
     assert json.loads(rows["distinct_1_per_input"]["settings"]) == {"temperature": 1.0, "samples": 3}
 
 
@@ -293,6 +297,96 @@ def test_the_token_limit_leaves_room_for_the_longest_right_answer(
     [row] = pass_at_k_outcomes(tiny_model, tiny_tokenizer, ["instructions"], 6, sampling)
     longest = max(len(tiny_tokenizer(s.answer)["input_ids"]) for s in SKILLS["instructions"].samples("in_domain", 6))
     assert json.loads(row["settings"])["max_new_tokens"] == longest + 8
+
+
+def across(texts: list[str], tokenizer: PreTrainedTokenizerFast) -> dict[str, dict]:
+    """The rows across inputs of one answer to each of so many questions."""
+    skill = SKILLS["arithmetic"]
+    samples = tuple(skill.samples("in_domain", len(texts)))
+    answers = Answers(skill, samples, [[text] * 2 for text in texts], [[False] * 2] * len(texts), {})
+    rows = diversity_rows(answers, tokenizer, k=1, compared=2)
+    return {row["outcome"].removesuffix("_across_inputs"): row for row in rows if "_across_" in row["outcome"]}
+
+
+def test_across_inputs_every_question_pulls_the_value_as_leaving_it_out_says(
+    tiny_tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    texts = ["red red red", "one two three four", "one two three five", "blue", "red", "six one two three four"]
+    tokens = [tuple(tiny_tokenizer(text)["input_ids"]) for text in texts]
+    rows = across(texts, tiny_tokenizer)
+    measures = {
+        "distinct_1": lambda t: distinct_n(t, 1),
+        "distinct_2": lambda t: distinct_n(t, 2),
+        "ead": lambda t: expectation_adjusted_distinct(t, len(tiny_tokenizer)),
+        "self_bleu": lambda t: self_bleu(t, len(t) - 1),
+        "vendi": lambda t: vendi(ngram_kernel(t)),
+    }
+    assert set(rows) == set(measures)
+    for name, measure in measures.items():
+        row = rows[name]
+        without = np.array([measure(tokens[:i] + tokens[i + 1 :]) for i in range(6)])
+        error = math.sqrt(5 / 6 * ((without - without.mean()) ** 2).sum())
+        assert row["value"] == pytest.approx(measure(tokens), abs=1e-12)
+        assert row["std_error"] == pytest.approx(error, rel=1e-9)
+        assert (row["n"], len(row["items"])) == (6, 6)
+        assert row["low"] < row["value"] < row["high"]
+    # leaving out the text that repeats itself makes the rest more diverse: it pulls the value down most
+    assert np.argmin(rows["distinct_1"]["items"]) == 0
+
+
+def test_across_inputs_the_interval_covers_the_diversity_of_so_many_questions() -> None:
+    rng = np.random.default_rng(0)
+    share = rng.dirichlet(np.full(60, 0.3))
+
+    def texts() -> list[tuple[int, ...]]:
+        return [tuple(rng.choice(60, size=rng.integers(2, 7), p=share)) for _ in range(16)]
+
+    measures = {"ead": lambda t: expectation_adjusted_distinct(t, 60), "vendi": lambda t: vendi(ngram_kernel(t))}
+    truth = {name: np.mean([measure(texts()) for _ in range(400)]) for name, measure in measures.items()}
+    covered = dict.fromkeys(measures, 0)
+    for _ in range(100):
+        own = texts()
+        for name, measure in measures.items():
+            fewer = [measure(own[:i] + own[i + 1 :]) for i in range(16)]
+            row = outcome_row(name, "t", jackknife_items(measure(own), fewer))
+            covered[name] += row["low"] <= truth[name] <= row["high"]
+    assert all(count >= 88 for count in covered.values())
+
+
+def test_no_interval_where_no_question_changes_anything(tiny_tokenizer: PreTrainedTokenizerFast) -> None:
+    for texts in (["same"] * 5, ["red"] * 2, ["red", "blue"]):
+        row = across(texts, tiny_tokenizer)["vendi"]
+        assert math.isnan(row["low"])
+        assert math.isnan(row["std_error"])
+    assert across(["same"] * 5, tiny_tokenizer)["vendi"]["value"] == pytest.approx(1.0)
+
+
+def test_a_study_samples_each_skill_once_and_gets_every_measure(
+    tiny_model: LlamaForCausalLM, tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    settings = DiversitySettings(items=4, samples=4, k=(1, 2), compared=3, max_new_tokens=4)
+    seen: list[tuple[str, int, int]] = []
+    rows = diversity_outcomes(
+        tiny_model, tiny_tokenizer, ["arithmetic", "refusals"], settings, progress=lambda *done: seen.append(done)
+    )
+    assert seen == [("arithmetic", 4, 4), ("refusals", 4, 4)]
+    for name in ("arithmetic", "refusals"):
+        own = [row for row in rows if row["task"] == name]
+        answers = answer_questions(tiny_model, tiny_tokenizer, name, 4, settings)
+        counted = pass_at_k_rows(name, answers.counts, 4, (1, 2), settings=answers.settings)
+        assert own == [*counted, *diversity_rows(answers, tiny_tokenizer, 2, 3)]
+        assert len({row["outcome"] for row in own}) == len(own) == 15
+
+
+def test_a_studys_settings_are_small_and_checked() -> None:
+    settings = DiversitySettings()
+    assert settings.items * settings.samples < 400
+    assert max(settings.k) <= settings.samples // 2
+    with pytest.raises(ValidationError, match="half of samples, 8"):
+        DiversitySettings(k=(16,))
+    with pytest.raises(ValidationError, match="greater than or equal to 3"):
+        DiversitySettings(items=2)
+    assert all(field.description for field in DiversitySettings.model_fields.values())
 
 
 def test_an_unknown_skill_is_refused(tiny_model: LlamaForCausalLM, tiny_tokenizer: PreTrainedTokenizerFast) -> None:

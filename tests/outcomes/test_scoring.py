@@ -10,7 +10,8 @@ import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from limberlm.outcomes.encoding import Example, collate, encode_sample
-from limberlm.outcomes.scoring import answer_losses, exact_answers, pad_id, token_losses
+from limberlm.outcomes.retention import skill_outcomes
+from limberlm.outcomes.scoring import Asked, answer_losses, exact_answers, greedy_answers, pad_id, token_losses
 from limberlm.testbed import SKILLS, Sample
 from limberlm.testbed.skill import same_text
 from tests.outcomes.oracle import Knows, answers, losses_by_hand
@@ -115,3 +116,40 @@ def test_padding_falls_back_to_the_end_token(tiny_model_folder: Path) -> None:
     assert pad_id(tokenizer) == tokenizer.pad_token_id == 0
     tokenizer.pad_token = None
     assert pad_id(tokenizer) == tokenizer.eos_token_id == 1
+
+
+# --- greedy answers
+
+
+def test_exact_answers_are_verdicts_on_the_greedy_texts(
+    tiny_model: LlamaForCausalLM, tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    samples = SKILLS["instructions"].samples("in_domain", 12)
+    texts = greedy_answers(tiny_model, tiny_tokenizer, samples)
+    assert len(set(texts)) > 3
+    heard: list[tuple[str, str]] = []
+    skill = replace(SKILLS["instructions"], judge=lambda s, text: heard.append((s.prompt, text)) or len(heard) % 3 == 0)
+    verdicts = exact_answers(tiny_model, tiny_tokenizer, skill, samples)
+    assert heard == [(sample.prompt, text) for sample, text in zip(samples, texts, strict=True)]
+    assert verdicts == [place % 3 == 0 for place in range(1, 13)]
+
+
+def test_answers_are_generated_once_however_often_they_are_read(tiny_tokenizer: PreTrainedTokenizerFast) -> None:
+    samples = {split: SKILLS["arithmetic"].samples(split, 10) for split in ("in_domain", "out_of_domain")}
+    model = Knows(tiny_tokenizer, answers([*samples["in_domain"], *samples["out_of_domain"]]))
+    asked = Asked(model, tiny_tokenizer)
+    for _ in range(3):
+        for split, own in samples.items():
+            assert [text.split() for text in asked.answers("arithmetic", split, 10)] == [s.answer.split() for s in own]
+    assert model.sizes == [10, 10]
+    assert asked.answers("arithmetic", "in_domain", 4) == asked.answers("arithmetic", "in_domain", 10)[:4]
+    assert model.sizes == [10, 10, 4]  # another number of questions is another room for answers
+
+
+def test_accuracy_reads_answers_that_are_known_already(tiny_tokenizer: PreTrainedTokenizerFast) -> None:
+    model = Knows(tiny_tokenizer, answers(SKILLS["arithmetic"].samples("in_domain", 10)))
+    asked = Asked(model, tiny_tokenizer)
+    first, again = (skill_outcomes(model, tiny_tokenizer, ["arithmetic"], 10, asked=asked) for _ in range(2))
+    assert first == again
+    assert first[0]["value"] == 1.0
+    assert model.sizes == [10]

@@ -73,6 +73,7 @@ def test_stack_hands_trl_one_adapter_on_plain_weights(tiny_model_folder: Path, t
     assert len(moved) == 2 * 7  # the trained adapter took part
 
 
+@pytest.mark.slow
 def test_an_adapter_that_had_another_name_is_continued(tiny_model_folder: Path, tmp_path: Path) -> None:
     """TRL copies the adapter called `default`, and raises KeyError where there is none."""
     torch.manual_seed(0)
@@ -127,6 +128,7 @@ def test_a_policy_that_is_not_the_start_is_refused_before_the_first_step(
     assert not (tmp_path / "adapter").exists()
 
 
+@pytest.mark.slow
 def test_dropout_in_a_continued_adapter_leaves_nothing_to_assert(
     tiny_model_folder: Path, tmp_path: Path, sft: Trained
 ) -> None:
@@ -163,6 +165,7 @@ def test_continue_with_another_adapter_is_refused(
     assert not (tmp_path / "x").exists()
 
 
+@pytest.mark.slow
 def test_the_same_modules_by_other_words_are_the_same_adapter(
     tiny_model_folder: Path, tmp_path: Path, sft: Trained
 ) -> None:

@@ -53,10 +53,10 @@ def test_with_two_weights_the_first_loss_depends_on_the_batch_and_the_divergence
     "args",
     [
         {},
-        {"desirable_weight": 0.7, "undesirable_weight": 0.7},
+        pytest.param({"desirable_weight": 0.7, "undesirable_weight": 0.7}, marks=pytest.mark.slow),
         {"desirable_weight": 2.0},
-        {"loss_type": "apo_zero_unpaired", "beta": 0.5},
-        {"gradient_accumulation_steps": 3},
+        pytest.param({"loss_type": "apo_zero_unpaired", "beta": 0.5}, marks=pytest.mark.slow),
+        pytest.param({"gradient_accumulation_steps": 3}, marks=pytest.mark.slow),
     ],
 )
 def test_a_stage_after_a_merged_one_starts_at_its_reference(

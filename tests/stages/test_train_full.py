@@ -139,6 +139,7 @@ def test_the_next_stage_starts_from_the_full_model(full: Full, tmp_path: Path) -
     assert run.hand_over.continuity == 0.0
 
 
+@pytest.mark.slow
 def test_after_a_full_stage_continue_starts_a_fresh_adapter_and_then_goes_on(
     tiny_model_folder: Path, tmp_path: Path, sft: Trained
 ) -> None:
@@ -152,6 +153,7 @@ def test_after_a_full_stage_continue_starts_a_fresh_adapter_and_then_goes_on(
     assert trained == ["fresh", "continued"]
 
 
+@pytest.mark.slow
 def test_untied_heads_are_trained_and_saved(tiny_model_folder: Path, tmp_path: Path) -> None:
     base = tmp_path / "untied"
     model = load(tiny_model_folder)
@@ -179,6 +181,7 @@ def test_a_base_kept_in_16_bits_is_trained_and_saved_in_float32(tiny_model_folde
     assert any(not torch.equal(weight.bfloat16().float(), weight) for weight in weights.values())
 
 
+@pytest.mark.slow
 def test_a_second_run_writes_the_same_bytes(tiny_model_folder: Path, tmp_path: Path, sft: Trained) -> None:
     one, two = (
         {path.name: path.read_bytes() for path in run.left.folder.iterdir()}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from limberlm.errors import UserError
 from limberlm.stages import TRAINERS, AdapterSettings, load_stage_data
 from limberlm.stages.arguments import trainer_config
 from limberlm.stages.decided import AGAINST, OWNED
+from limberlm.stages.reward import check_reward, reward_function
 from limberlm.stages.trl_yaml import TrlStage, read_trl_yaml
 from tests.stages.runs import run_stage
 
@@ -290,3 +293,34 @@ def test_the_stage_that_a_file_describes_is_trained(tiny_model_folder: Path, tmp
     )
     assert run.training["learning_rate"].iloc[0] == 1e-2
     assert len(run.training) == 2
+
+
+def blocks(language: str) -> list[str]:
+    """The blocks of the guide in one language, without their indentation."""
+    guide = Path(__file__).parents[2] / "docs" / "guides" / "stages.md"
+    found = re.findall(rf"^( *)```{language}[^\n]*\n(.*?)^ *```$", guide.read_text(), flags=re.MULTILINE | re.DOTALL)
+    return [textwrap.dedent(text) for _, text in found]
+
+
+def test_every_stage_of_the_guide_is_one(tmp_path: Path) -> None:
+    written = [yaml.safe_load(block) for block in blocks("yaml")]
+    stages = [stage for block in written if "stages" in block for stage in block["stages"].values()]
+    assert [stage["trainer"] for stage in stages] == ["sft", "dpo", "kto", "grpo", "grpo", "sft"]
+    for stage in stages:
+        trainer_config(TRAINERS[stage["trainer"]], stage.get("args", {}), where="x", seed=0, scratch=tmp_path)
+        if str(stage.get("data")).startswith("testbed:"):
+            load_stage_data(stage["data"], stage["trainer"], seed=0, rows=4)
+    [whole] = [block for block in written if "stages" not in block]
+    stage = read(tmp_path, whole)
+    assert (stage.data, stage.split, stage.full) == ("trl-lib/Capybara", "train", False)
+    assert {"model_name_or_path", "eval_strategy", "output_dir", "push_to_hub"} == set(stage.ignored)
+
+
+def test_the_guides_reward_can_be_called_on_rows_like_its_own(tmp_path: Path) -> None:
+    [code] = [block for block in blocks("python") if block.startswith("def ")]
+    (tmp_path / "guide_rewards.py").write_text(code)
+    spec = "guide_rewards:short_and_right"
+    check_reward(spec, ["prompt", "solution"], folder=tmp_path)
+    said = [[{"role": "assistant", "content": "12"}], [{"role": "assistant", "content": "13"}]]
+    given = reward_function(spec, "x", folder=tmp_path)(completions=said, prompts=["a", "b"], solution=["12", "12"])
+    assert given == [0.998, -0.002]

@@ -9,7 +9,7 @@ from typing import Any, get_type_hints
 from limberlm.errors import UserError, nearest
 from limberlm.stages.adapter import AdapterSettings
 from limberlm.stages.arguments import checked
-from limberlm.stages.data.testbed import TESTBED
+from limberlm.stages.data.sources import TESTBED
 
 _LORA = {
     "lora_r": "r",

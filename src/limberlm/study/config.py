@@ -11,6 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from limberlm.errors import UserError, nearest
 from limberlm.outcomes.calibration import CalibrationSettings
+from limberlm.outcomes.diversity import DiversitySettings
+from limberlm.outcomes.lm_eval import LmEvalTask
 from limberlm.outcomes.plasticity import PlasticitySettings, RandomLabelSettings, ReadinessSettings
 from limberlm.stages import AdapterSettings
 from limberlm.stages.reward import VERIFIER
@@ -102,7 +104,10 @@ class OutcomeSettings(_Settings):
     plasticity: PlasticitySettings | None = Field(PlasticitySettings(), description="false to leave it out")
     calibration: CalibrationSettings | None = Field(None, description="true for its defaults")
 
-    @field_validator("plasticity", "calibration", mode="before")
+    diversity: DiversitySettings | None = Field(None, description="true for its defaults")
+    lm_eval: tuple[LmEvalTask, ...] = Field((), description="lm-eval's tasks; needs limberlm[eval]")
+
+    @field_validator("plasticity", "calibration", "diversity", mode="before")
     @classmethod
     def _switched(cls, given: Any) -> Any:
         return ({} if given else None) if isinstance(given, bool) else given
@@ -194,6 +199,8 @@ NESTED: dict[str, type[BaseModel]] = {
     "random_labels": RandomLabelSettings,
     "readiness": ReadinessSettings,
     "calibration": CalibrationSettings,
+    "diversity": DiversitySettings,
+    "lm_eval": LmEvalTask,
 }
 
 

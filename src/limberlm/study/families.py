@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
+from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedModel
 
 from limberlm.outcomes.calibration import calibration_outcomes
+from limberlm.outcomes.diversity import diversity_outcomes
+from limberlm.outcomes.lm_eval import LmEvalTask, lm_eval_outcomes
 from limberlm.outcomes.ood import ood_outcomes
 from limberlm.outcomes.ood_distance import ood_distance
 from limberlm.outcomes.plasticity import plasticity_outcomes
@@ -24,6 +28,7 @@ from limberlm.study.node import Report, left_by
 from limberlm.study.plan import Node
 from limberlm.study.store import Store
 from limberlm.study.workplace import Workplace
+from limberlm.testbed import SKILLS
 
 PROSE_ITEMS = 64
 
@@ -81,6 +86,16 @@ def families(place: Workplace, node: Node) -> Iterator[Family]:
     if settings.calibration is not None:
         yield Family("calibration", settings.calibration.model_dump() | {"skills": list(skills)}, _calibration)
 
+    if settings.diversity is not None and skills:
+        yield Family("diversity", settings.diversity.model_dump() | {"skills": list(skills)}, _diversity)
+    for task in settings.lm_eval:
+        yield Family(f"lm_eval_{_file_name(task.task)}", task.model_dump(), partial(_lm_eval, task))
+
+
+def _file_name(task: str) -> str:
+    """A task as part of a folder's name: a path's stem."""
+    return re.sub(r"[^A-Za-z0-9._-]", "_", Path(task).stem)
+
 
 def probe_adapter(place: Workplace) -> AdapterSettings:
     """The adapter that plasticity is probed with: the study's, or the default where it trains all weights."""
@@ -128,6 +143,28 @@ def _plasticity(subject: Subject) -> Rows:
         probe_adapter(subject.place).lora(),
         asked,
         progress=subject.progress("plasticity"),
+    )
+
+
+def _diversity(subject: Subject) -> Rows:
+    settings = subject.place.settings
+    asked = settings.outcomes.diversity
+    assert asked is not None
+    return diversity_outcomes(
+        subject.model,
+        subject.place.tokenizer,
+        [skill for skill in settings.skills if SKILLS[skill].kind != "dpo"],
+        asked,
+        progress=lambda skill, done, total: subject.report("diversity", done, total, None),
+    )
+
+
+def _lm_eval(task: LmEvalTask, subject: Subject) -> Rows:
+    return lm_eval_outcomes(
+        subject.model,
+        subject.place.tokenizer,
+        [task],
+        progress=lambda name, done, total: subject.report(f"lm-eval {name}", done, total, None),
     )
 
 

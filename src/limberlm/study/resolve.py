@@ -8,7 +8,9 @@ from typing import Any
 import yaml
 
 from limberlm.errors import UserError
+from limberlm.outcomes.lm_eval import LmEvalTask
 from limberlm.stages import TRAINERS, AdapterSettings
+from limberlm.stages.data.sources import local_path
 from limberlm.stages.reward import VERIFIER
 from limberlm.stages.trl_yaml import read_trl_yaml
 from limberlm.study.config import StageSettings, StudySettings
@@ -30,10 +32,13 @@ def resolve(settings: StudySettings, folder: Path) -> StudySettings:
     measure = settings.measure
     if measure.probe != TESTBED:
         measure = measure.model_copy(update={"probe": str((folder / measure.probe).resolve())})
+    tasks = tuple(_benchmark(task, folder) for task in settings.outcomes.lm_eval)
+    outcomes = settings.outcomes.model_copy(update={"lm_eval": tasks})
     base = settings.base if settings.base == BUNDLED else _located(settings.base, folder)
     own = any(stage.reward not in (None, VERIFIER) for stage in stages.values())
     modules = str((folder / (settings.modules or "")).resolve()) if own else None
-    return settings.model_copy(update={"stages": stages, "measure": measure, "base": base, "modules": modules})
+    changed = {"stages": stages, "measure": measure, "base": base, "modules": modules, "outcomes": outcomes}
+    return settings.model_copy(update=changed)
 
 
 def as_yaml(settings: StudySettings) -> str:
@@ -44,9 +49,8 @@ def as_yaml(settings: StudySettings) -> str:
 def _stage(name: str, stage: StageSettings, folder: Path) -> StageSettings:
     if stage.config is not None:
         stage = _from_trl(name, stage, folder)
-    if stage.source.startswith("testbed:"):
-        return stage
-    return stage.model_copy(update={"data": _located(stage.source, folder)})
+    here = local_path(stage.source, folder)
+    return stage if here is None else stage.model_copy(update={"data": str(here.resolve())})
 
 
 def _from_trl(name: str, stage: StageSettings, folder: Path) -> StageSettings:
@@ -69,10 +73,14 @@ def _from_trl(name: str, stage: StageSettings, folder: Path) -> StageSettings:
     )
 
 
+def _benchmark(task: LmEvalTask, folder: Path) -> LmEvalTask:
+    """An lm-eval task whose files are found from anywhere."""
+    name = str((folder / task.task).resolve()) if (folder / task.task).is_file() else task.task
+    include = None if task.include_path is None else str((folder / task.include_path).resolve())
+    return task.model_copy(update={"task": name, "include_path": include})
+
+
 def _located(place: str, folder: Path) -> str:
-    return str((folder / place).resolve()) if (folder / place).exists() or _is_path(place) else place
-
-
-def _is_path(place: str) -> bool:
-    """Whether it can only be a path: a hub id is `owner/name`, or a bare name."""
-    return place.startswith((".", "/", "~")) or place.count("/") > 1 or Path(place).suffix in (".jsonl", ".parquet")
+    """A model's folder as an absolute path; what is none, and can be a hub id, as it is."""
+    here = (folder / place).exists() or place.startswith((".", "/")) or place.count("/") > 1
+    return str((folder / place).resolve()) if here else place

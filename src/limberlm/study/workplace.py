@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from limberlm.errors import UserError
 from limberlm.observe import ProbeSet, load_model, load_tokenizer
+from limberlm.outcomes.lm_eval import check_task
 from limberlm.stages import TRAINERS
 from limberlm.stages.arguments import trainer_config
 from limberlm.stages.data import Row, StageData, load_stage_data, refuse_shared_rows, shared_rows
@@ -83,6 +84,7 @@ class Workplace:
                 chat=self.chat,
                 split=stage.split,
                 subset=stage.subset,
+                reward=stage.reward,
             )
         return self._rows[key]
 
@@ -132,6 +134,8 @@ class Workplace:
         """Whatever cannot be read is told before anything is trained."""
         load_model(self.base)
         _ = self.probe
+        for task in self.settings.outcomes.lm_eval:
+            check_task(task.task, task.include_path)
 
     def held_out(self, name: str) -> list[Row]:
         """The rows on which a stage's held-out loss is read, the same for every node.

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from limberlm.outcomes.plasticity import headroom_gain, plasticity_gap, recovery_cost, count_undefined
+from limberlm.outcomes.plasticity import count_undefined, headroom_gain, plasticity_gap, recovery_cost
 from limberlm.outcomes.table import outcome_row, outcome_table
 from tests.outcomes.plasticity.probing import Rows, said
 

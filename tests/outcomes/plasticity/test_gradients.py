@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
 
@@ -60,6 +60,7 @@ def test_without_a_gradient_readiness_is_about_zero_where_the_plain_product_is_n
     assert abs(signed.mean()) < 4 * error < 0.5 * product.mean()
 
 
+@settings(deadline=None)
 @given(st.floats(-0.9, 0.9), st.floats(-0.9, 0.9), st.integers(1, 16))
 def test_readiness_rises_with_strength_also_below_zero(one: float, other: float, at: int) -> None:
     low, high = sorted((one, other))
@@ -71,6 +72,7 @@ def test_readiness_rises_with_strength_also_below_zero(one: float, other: float,
     assert readiness(low) <= readiness(high) + 1e-12
 
 
+@settings(deadline=None)
 @given(st.integers(0, 10**6), st.integers(4, 9))
 def test_the_numbers_are_those_of_the_gradients_themselves(seed: int, count: int) -> None:
     g = np.random.default_rng(seed).normal(1, 1, size=(count, 5))
@@ -89,6 +91,7 @@ def test_the_numbers_are_those_of_the_gradients_themselves(seed: int, count: int
         assert found["readiness"].items[0] == pytest.approx(expected, rel=1e-9, abs=1e-12)
 
 
+@settings(deadline=None)
 @given(st.floats(0.1, 10), st.integers(1, 5))
 def test_only_ratios_of_batch_sizes_count_and_strength_goes_with_the_square_of_scale(scale: float, times: int) -> None:
     g = np.random.default_rng(5).normal(0.5, 1, size=(6, 5))

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -28,6 +28,7 @@ def test_aulc_by_hand() -> None:
     assert aulc([0, 5, 6], [3.0, 1.0, 0.0]) == pytest.approx((10 + 0.5) / 6)
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(1, 9), st.floats(-5, 5)), min_size=1, max_size=12), st.floats(-5, 5))
 def test_aulc_averages_the_readings_or_the_line_through_them(steps: list[tuple[int, float]], first: float) -> None:
     grid, losses = [0, *np.cumsum([gap for gap, _ in steps]).tolist()], [first, *(loss for _, loss in steps)]

@@ -83,10 +83,9 @@ def test_the_students_curvature_is_that_of_finite_differences(
         parameters = [p for name, p in student.named_parameters() if "lora_B" in name]
 
         def loss(place: int) -> torch.Tensor:
-            logits = student(
-                input_ids=lesson.micro[place].input_ids, attention_mask=lesson.micro[place].attention_mask
-            ).logits
-            labels = lesson.micro[place].labels[:, 1:]
+            batch, _ = lesson.micro[place]
+            logits = student(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
+            labels = batch.labels[:, 1:]
             return torch.nn.functional.cross_entropy(logits[:, :-1].transpose(1, 2), labels, ignore_index=-100)
 
         def moved(by: list[torch.Tensor], step: float) -> None:

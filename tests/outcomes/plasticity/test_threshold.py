@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -29,6 +29,7 @@ def curve_rows(losses: dict[int, float], task: str = "codebook", rate: float = 1
     ]
 
 
+@settings(deadline=None)
 @given(
     st.dictionaries(st.integers(0, 30), st.floats(0, 5), min_size=1),
     st.floats(0, 5),
@@ -83,6 +84,8 @@ def test_times_that_do_not_belong_together_are_refused() -> None:
         censored_times(rows)
     with pytest.raises(ValueError, match="one checkpoint at a time"):
         threshold_from([*rows, *rows])
+    with pytest.raises(ValueError, match="codebook: future_loss does not say its learning rate"):
+        threshold_from([outcome_row("future_loss", "codebook", [1.0], step=0)])
 
 
 def test_the_probe_adds_the_rows_by_the_settings_tau_or_by_the_bases(

@@ -94,12 +94,11 @@ def error_row(
     items, null = binned.error_items(), float(binned.null_items().mean())
     row = outcome_row(outcome, task, items.tolist(), split=split, settings=settings)
     [error] = error_spread([binned], group, resamples, seed)
-    reach = (student_point(len(items) // group - 1) * error,) * 2
+    reach = student_point(len(items) // group - 1) * error
     if settled(binned.correct):
         low, high = share_bounds(binned.correct, group)
-        null, reach = 0.0, (high - low,) * 2
-    value = row["value"]
-    limits = {"low": max(0.0, value - null - reach[0]), "high": min(1.0, value + reach[1])}
+        null, reach = 0.0, high - low
+    limits = {"low": max(0.0, row["value"] - null - reach), "high": min(1.0, row["value"] + reach)}
     return row | {"std_error": error, **limits}
 
 

@@ -31,7 +31,7 @@ CHUNK = 2**22  # logits that exist at a time: 32 MB in float64
 
 
 class CalibrationSettings(BaseModel):
-    """What calibration is read from; all but the last three are part of the numbers that come out."""
+    """What calibration is read from; all but the last two are part of the values that come out."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

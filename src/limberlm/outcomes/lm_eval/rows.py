@@ -21,7 +21,15 @@ Row = dict[str, Any]  # the arguments of `outcome_row`
 
 
 def scored(name: str, task: Any, results: Mapping[str, Any], asked: LmEvalTask) -> dict[str, Row]:
-    """The arguments of an outcome row for each of a task's metrics, by lm-eval's `metric,filter`."""
+    """The arguments of an outcome row for each of a task's metrics, by lm-eval's `metric,filter`.
+
+    Args:
+        name: of the task.
+        task: lm-eval's task object.
+        results: what `lm_eval.evaluate` gave, samples included.
+        asked: how it was asked.
+
+    """
     values, samples = results["results"][name], results["samples"][name]
     rows = {}
     for metric, chosen in sorted({(metric, one["filter"]) for one in samples for metric in one["metrics"]}):
@@ -79,28 +87,40 @@ def _digest(samples: Sequence[Mapping[str, Any]]) -> str:
     return blake2b(repr(sorted(asked.items())).encode(), digest_size=8).hexdigest()
 
 
-def grouped(name: str, group: Any, scored: Mapping[str, dict[str, Row]], results: Mapping[str, Any]) -> dict[str, Row]:
-    """The same for a group: its tasks' items together, with the weights that lm-eval gives their means."""
-    rows = {}
-    own = (results.get("groups") or {}).get(name, {})
+def grouped(
+    name: str, group: Any, by_task: Mapping[str, Mapping[str, Row]], results: Mapping[str, Any]
+) -> dict[str, Row]:
+    """The same for a group that lm-eval aggregates: the items of all its tasks, weighted as it weighs their means.
+
+    By size, which is every document alike, or every task alike. The interval treats the documents as drawn from all
+    tasks together; lm-eval's own standard error takes the tasks as fixed, and is a little smaller.
+    """
     by_size = {entry.metric: entry.weight_by_size for entry in group.aggregate_metric_list or ()}
-    for key in own:
+    aggregated = (results.get("groups") or {}).get(name, {})
+    rows = {}
+    for key in aggregated:
         metric = key.partition(",")[0]
-        parts = [scored[task.task_name][key] for task in group.get_all_tasks() if key in scored[task.task_name]]
-        if not parts or metric not in by_size:
-            continue
-        sizes = [part["settings"]["documents"] if by_size[metric] else 1 for part in parts]
-        items = [item for part in parts for item in part["items"]]
-        weights = [size / len(part["items"]) for part, size in zip(parts, sizes, strict=True) for _ in part["items"]]
-        plain = len(set(weights)) == 1
-        digest = blake2b(repr([part["settings"]["prompts"] for part in parts]).encode(), digest_size=8).hexdigest()
-        shared = {k: v for k, v in parts[0]["settings"].items() if all(part["settings"].get(k) == v for part in parts)}
-        rows[key] = {
-            "outcome": parts[0]["outcome"],
-            "task": name,
-            "items": items,
-            "kind": "share" if plain and all(part["kind"] == "share" for part in parts) else "mean",
-            "weights": None if plain else weights,
-            "settings": shared | {"documents": sum(part["settings"]["documents"] for part in parts), "prompts": digest},
-        }
+        parts = [by_task[task.task_name][key] for task in group.get_all_tasks() if key in by_task[task.task_name]]
+        if parts and metric in by_size:
+            rows[key] = _pooled(name, parts, by_size[metric])
     return rows
+
+
+def _pooled(name: str, parts: Sequence[Row], by_size: bool) -> Row:
+    counts = [part["settings"]["documents"] for part in parts]
+    weights = [
+        (count if by_size else 1) / len(part["items"])
+        for part, count in zip(parts, counts, strict=True)
+        for _ in part["items"]
+    ]
+    alike = len(set(weights)) == 1
+    prompts = blake2b(repr([part["settings"]["prompts"] for part in parts]).encode(), digest_size=8).hexdigest()
+    shared = {k: v for k, v in parts[0]["settings"].items() if all(part["settings"].get(k) == v for part in parts)}
+    return {
+        "outcome": parts[0]["outcome"],
+        "task": name,
+        "items": [item for part in parts for item in part["items"]],
+        "kind": "share" if alike and all(part["kind"] == "share" for part in parts) else "mean",
+        "weights": None if alike else weights,
+        "settings": shared | {"documents": sum(counts), "prompts": prompts},
+    }

@@ -59,7 +59,7 @@ def load_task(name: str, include_path: str | None = None) -> Any:
     except ModuleNotFoundError as error:
         raise UserError(f'{_said(name)}: needs the package "{error.name}"; install it') from error
     except Exception as error:  # whatever a reader of data or a task's own code raises
-        raise UserError(_no_data(name, _configs(manager, spec, name), error)) from error
+        raise UserError(_not_loaded(name, _configs(manager, spec, name), error)) from error
     for task in loaded["tasks"].values():
         if getattr(task, "UNSAFE_CODE", False):
             raise UserError(_runs_code(name))
@@ -171,14 +171,13 @@ def _folder(manager: Any, spec: str) -> Path | None:
     return Path(path).parent
 
 
-def _no_data(name: str, configs: Iterator[dict[str, Any]], error: Exception) -> str:
+def _not_loaded(name: str, configs: Iterator[dict[str, Any]], error: Exception) -> str:
     import datasets
 
     sources = sorted({str(config["dataset_path"]) for config in configs if config.get("dataset_path")})
-    said = f"{_said(name)}: its data cannot be had ({type(error).__name__}: {_first_line(error)})"
-    if datasets.config.HF_HUB_OFFLINE:
-        said += "; HF_HUB_OFFLINE is set, so they must be on this disk already"
-    return f"{said}; it reads {', '.join(sources[:3]) or 'no dataset_path'}"
+    data = f"; its data: {', '.join(sources[:3])}{', ...' if len(sources) > 3 else ''}" if sources else ""
+    offline = "; HF_HUB_OFFLINE is set, so data must be on this disk already" if datasets.config.HF_HUB_OFFLINE else ""
+    return f"{_said(name)}: cannot be loaded ({type(error).__name__}: {_first_line(error)}){data}{offline}"
 
 
 def _said(name: str) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from limberlm.outcomes.plasticity.best import Best, best_rate
 from limberlm.outcomes.plasticity.curve import Curve, aulc, curves
-from limberlm.outcomes.plasticity.derived import headroom_gain, plasticity_gap, recovery_cost, count_undefined
+from limberlm.outcomes.plasticity.derived import count_undefined, headroom_gain, plasticity_gap, recovery_cost
 from limberlm.outcomes.plasticity.fresh import fresh_adapter
 from limberlm.outcomes.plasticity.gradients import Estimate, gradient_readiness
 from limberlm.outcomes.plasticity.outcomes import plasticity_outcomes
@@ -50,6 +50,7 @@ __all__ = [
     "best_rate",
     "censored_share",
     "censored_times",
+    "count_undefined",
     "curves",
     "fresh_adapter",
     "gradient_products",
@@ -64,5 +65,4 @@ __all__ = [
     "samples_to_threshold",
     "threshold_from",
     "threshold_rows",
-    "count_undefined",
 ]

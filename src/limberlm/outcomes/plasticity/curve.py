@@ -72,11 +72,17 @@ def curves(rows: Iterable[Row]) -> dict[Key, Curve]:
     """The curves among a checkpoint's outcome rows, by task and learning rate.
 
     Rows may be those of `plasticity_outcomes` or the records of their table.
+
+    Raises:
+        ValueError: a row that does not say its learning rate, or two readings of one step.
+
     """
     found: dict[Key, list[tuple[Row, dict[str, Any]]]] = {}
     for row in rows:
         if row["outcome"] == LOSS:
             settings = settings_of(row)
+            if "learning_rate" not in settings:
+                raise ValueError(f"{row['task']}: {LOSS} does not say its learning rate; measure plasticity again")
             found.setdefault((str(row["task"]), float(settings["learning_rate"])), []).append((row, settings))
     return {key: _curve(readings) for key, readings in found.items()}
 

@@ -48,7 +48,7 @@ def headroom_gain(rows: Rows, ceiling: float | Rows = 1.0) -> list[dict[str, Any
 
     `ceiling` is a score, or the rows of another checkpoint whose `future_score` is taken for it, item by item. One row
     for every task and learning rate; the interval is that of a ratio of paired means (delta method, our choice).
-    NaN where the denominator is not above 2 of its standard errors, or not above 0: count them (`count_undefined`), never
+    NaN where the denominator is below 2 of its standard errors, or not above 0: count those (`count_undefined`), never
     leave them out in silence.
 
     Raises:

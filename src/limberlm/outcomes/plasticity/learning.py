@@ -80,13 +80,8 @@ class Learned:
 @torch.no_grad()
 def read(student: Any, lesson: Lesson) -> Reading:
     """The student's losses on the lesson's items."""
-    parts, places = [], []
-    for batch, items in lesson.read:
-        log_probs, labels, rows = lesson.scored(student, batch)
-        parts.append((log_probs, labels))
-        places.append(items[rows.cpu()])
-    log_probs, labels = (torch.cat(each) for each in zip(*parts, strict=True))
-    place = torch.cat(places)
+    parts = [lesson.scored(student, part) for part in lesson.read]
+    log_probs, labels, place = (torch.cat(each) for each in zip(*parts, strict=True))
     tokens = torch.bincount(place, minlength=lesson.items).double()
     own = -log_probs.gather(1, labels[:, None])[:, 0].double().cpu()
     losses = torch.zeros(lesson.items, dtype=torch.float64).index_add_(0, place, own) / tokens

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,26 +24,32 @@ READ_AT_ONCE = 32
 WORDS_IN_PROMPT = 6
 
 
-@dataclass(frozen=True)
+Part = tuple[Batch, Tensor]
+"""A batch, and which example each of its rows is."""
+
+
+@dataclass(frozen=True, eq=False)
 class Lesson:
-    """Training batches in their order, and what is read of a student.
+    """What is taught to a student and read of it.
 
     Attributes:
         task: the future task's name, or `random_labels`.
         train: training batches, in order.
-        read: batches of the items whose loss is read, and which item each row is.
+        read: batches of the items whose loss is read.
         samples: the items, where answers can be generated and verified.
-        symbols: the token ids that the softmax is restricted to, if it is; labels are then places in this list.
         micro: batches for gradient readiness, the first training rows.
+        symbols: the token ids that the softmax is restricted to, if it is; labels are then places in this list.
+        start: their logits before anything is learned [items, C], taken off the student's.
 
     """
 
     task: str
-    train: tuple[Batch, ...]
-    read: tuple[tuple[Batch, Tensor], ...]
+    train: tuple[Part, ...]
+    read: tuple[Part, ...]
     samples: tuple[Sample, ...] = ()
+    micro: tuple[Part, ...] = ()
     symbols: tuple[int, ...] = ()
-    micro: tuple[Batch, ...] = ()
+    start: Tensor | None = None
 
     @property
     def items(self) -> int:
@@ -54,10 +59,10 @@ class Lesson:
     @property
     def tokens(self) -> list[int]:
         """Tokens in the forwards of the first 0, 1, 2, ... training batches, without padding."""
-        return list(accumulate((int(batch.attention_mask.sum()) for batch in self.train), initial=0))
+        return list(accumulate((int(batch.attention_mask.sum()) for batch, _ in self.train), initial=0))
 
-    def scored(self, model: PreTrainedModel, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """Log-probabilities [n, V] of the n scored tokens, their labels [n] and rows in the batch [n]. Differentiable.
+    def logits(self, model: PreTrainedModel, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits [n, V] at the n scored tokens, their labels [n] and rows in the batch [n]. Differentiable.
 
         V is the vocabulary, or the symbols of random labels.
         """
@@ -66,15 +71,24 @@ class Lesson:
             input_ids=batch.input_ids.to(device), attention_mask=batch.attention_mask.to(device), use_cache=False
         ).logits
         labels = batch.labels[:, 1:].to(device)
-        rows, places = torch.nonzero(labels != IGNORED, as_tuple=True)
-        chosen = logits[rows, places].float()
+        rows, positions = torch.nonzero(labels != IGNORED, as_tuple=True)
+        chosen = logits[rows, positions].float()
         if self.symbols:
             chosen = chosen[:, torch.tensor(self.symbols, device=device)]
-        return torch.log_softmax(chosen, dim=-1), labels[rows, places], rows
+        return chosen, labels[rows, positions], rows.cpu()
 
-    def training_loss(self, model: PreTrainedModel, batch: Batch) -> Tensor:
+    def scored(self, model: PreTrainedModel, part: Part) -> tuple[Tensor, Tensor, Tensor]:
+        """Log-probabilities [n, V] of the n scored tokens, their labels [n] and examples [n]. Differentiable."""
+        batch, places = part
+        logits, labels, rows = self.logits(model, batch)
+        examples = places[rows]
+        if self.start is not None:
+            logits = logits - self.start[examples].to(logits)
+        return torch.log_softmax(logits, dim=-1), labels, examples
+
+    def training_loss(self, model: PreTrainedModel, part: Part) -> Tensor:
         """Mean loss of the scored tokens of a batch, in nats."""
-        log_probs, labels, _ = self.scored(model, batch)
+        log_probs, labels, _ = self.scored(model, part)
         return torch.nn.functional.nll_loss(log_probs, labels)
 
     def verdicts(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[bool]:
@@ -96,22 +110,22 @@ def task_lesson(
     for_gradients = 0 if asked is None else asked.micro_batches * asked.examples
     skill = SKILLS[task]
     try:
-        train = skill.samples("train", max(for_steps, for_gradients), settings.seed)
+        rows = skill.samples("train", max(for_steps, for_gradients), settings.seed)
         held_out = skill.samples("in_domain", settings.items)
     except ValueError as error:
         raise UserError(f"plasticity: {error}; ask for fewer steps or items, or smaller batches") from None
     limit, pad = context_limit(model), pad_id(tokenizer)
     taught, scored = (
-        [encode_sample(tokenizer, s.prompt, s.answer, limit + 1) for s in part] for part in (train, held_out)
+        [encode_sample(tokenizer, s.prompt, s.answer, limit + 1) for s in part] for part in (rows, held_out)
     )
     longest = max(len(example.ids) for example in (*taught, *scored))
     if longest > limit:
         raise UserError(
             f"plasticity: {task} has an example of over {limit} tokens, the model takes {limit}; leave it out"
         )
-    batches = _batches(taught[:for_steps], settings.batch_size, pad)
-    micro = () if asked is None else _batches(taught[:for_gradients], asked.examples, pad)
-    return Lesson(task, batches, _reading(scored, pad), tuple(held_out), micro=micro)
+    train = _parts(taught, range(for_steps), settings.batch_size, pad)
+    micro = () if asked is None else _parts(taught, range(for_gradients), asked.examples, pad)
+    return Lesson(task, train, _reading(scored, pad), tuple(held_out), micro)
 
 
 def random_label_lesson(
@@ -122,8 +136,10 @@ def random_label_lesson(
 ) -> Lesson:
     """Fixed prompts of random words, each with one of C symbols, every symbol as often as the others (to within one).
 
-    A symbol is the first token of a word's answer, of words that no prompt has; the softmax is restricted to the C of
-    them, so that a guess costs ln C. Loss is read on the prompts that are trained on: there is nothing to generalise.
+    A symbol is the first token of a word's answer, of words that no prompt has. The softmax is restricted to the C of
+    them, and taken of how far their logits have moved from this checkpoint's own: so every checkpoint starts at ln C,
+    whatever it thinks of the words (our choice). Loss is read on the prompts that are trained on: there is nothing to
+    generalise.
 
     Raises:
         UserError: the tokenizer has fewer than C symbols, or a prompt does not fit the model's context.
@@ -144,21 +160,31 @@ def random_label_lesson(
         )
     examples = [Example((*ids, symbols[label]), len(ids)) for ids, label in zip(prompts, labels, strict=True)]
     order = _epochs(len(examples), settings.steps * settings.batch_size, rng)
-    batches = _batches([examples[place] for place in order], settings.batch_size, pad)
-    read = tuple((_relabelled(batch, symbols), places) for batch, places in _reading(examples, pad))
-    taught = tuple(_relabelled(batch, symbols) for batch in batches)
-    return Lesson(RANDOM_LABELS, taught, read, symbols=symbols)
+    train, read = _parts(examples, order, settings.batch_size, pad), _reading(examples, pad)
+    train, read = (tuple((_relabelled(batch, symbols), places) for batch, places in parts) for parts in (train, read))
+    lesson = Lesson(RANDOM_LABELS, train, read, symbols=symbols)
+    return replace(lesson, start=_start(model, lesson))
 
 
-def _batches(examples: Sequence[Example], size: int, pad: int) -> tuple[Batch, ...]:
-    return tuple(collate(examples[start : start + size], pad) for start in range(0, len(examples), size))
+@torch.no_grad()
+def _start(model: PreTrainedModel, lesson: Lesson) -> Tensor:
+    """The symbols' logits on every item [items, C]."""
+    found = torch.empty(lesson.items, len(lesson.symbols))
+    for batch, places in lesson.read:
+        logits, _, rows = lesson.logits(model, batch)
+        found[places[rows]] = logits.cpu()
+    return found
 
 
-def _reading(examples: Sequence[Example], pad: int) -> tuple[tuple[Batch, Tensor], ...]:
-    """Batches of near-equal length, which need less padding, and the place of each of their rows."""
+def _parts(examples: Sequence[Example], order: Sequence[int], size: int, pad: int) -> tuple[Part, ...]:
+    members = [list(order[start : start + size]) for start in range(0, len(order), size)]
+    return tuple((collate([examples[place] for place in own], pad), torch.tensor(own)) for own in members)
+
+
+def _reading(examples: Sequence[Example], pad: int) -> tuple[Part, ...]:
+    """Batches of near-equal length, which need less padding."""
     order = sorted(range(len(examples)), key=lambda place: len(examples[place].ids))
-    parts = [order[start : start + READ_AT_ONCE] for start in range(0, len(order), READ_AT_ONCE)]
-    return tuple((collate([examples[place] for place in part], pad), torch.tensor(part)) for part in parts)
+    return _parts(examples, order, READ_AT_ONCE, pad)
 
 
 def _prompts(

@@ -50,8 +50,9 @@ def plasticity_outcomes(
         `aulc`, `loss_after` and `future_score`; `future_kl`, in nats per token from the predictions before to those
         after, and `future_update_norm`, which is what the score was bought with; `samples_to_threshold`, where there
         is a tau. With several rates `best_learning_rate`, `best_aulc`, `best_loss_after` and `best_future_score`,
-        chosen on one half of the items and read on the other. With `random_labels` the same as `random_label_...`,
-        without a best; with `readiness` `gradient_strength`, `_noise`, `_reliability` and `_readiness`.
+        chosen on one half of the items and read on the other. With `random_labels` the same of them, but for KL and
+        best, as `random_label_...`. With `readiness` `gradient_strength`, `_noise`, `_reliability` and `_readiness`,
+        and with its curvature `gradient_curvature`, `_best_step` and `_gain`.
 
     Raises:
         UserError: a task has too few rows, or does not fit the model's context.

@@ -66,14 +66,16 @@ class RowMaker:
             self.row(LOSS, losses, weights=weights, step=step, settings={**said, "tokens": tokens[step]})
             for step, losses in zip(learned.steps, learned.losses, strict=True)
         ]
-        return [
+        rows = [
             *curve,
             self.row("aulc", areas(learned), weights=weights, settings=said),
             self.row("loss_after", learned.losses[-1], weights=weights, settings=said),
             self.row("future_score", learned.score, kind="share", settings=said),
-            self.row("future_kl", learned.divergence, weights=weights, settings=said),
             self.row("future_update_norm", [learned.update_norm], settings=said),
         ]
+        if not self.lesson.symbols:  # whose predictions are of what has changed, not the model's
+            rows.append(self.row("future_kl", learned.divergence, weights=weights, settings=said))
+        return rows
 
     def best(self, sweep: Sequence[Learned]) -> list[Row]:
         """`best_...`: at the rate that the first, third, ... items choose, on the items between them."""

@@ -19,8 +19,8 @@ class RandomLabelSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    symbols: int = Field(10, ge=2, le=64, description="labels C; the loss of a guess is ln C")
-    prompts: int = Field(64, ge=2, le=4096, description="prompts, each with one label, read again and again")
+    symbols: int = Field(10, ge=2, le=64, description="labels C; the loss starts at ln C")
+    prompts: int = Field(128, ge=2, le=4096, description="prompts, each with one label, read again and again")
 
 
 class ReadinessSettings(BaseModel):

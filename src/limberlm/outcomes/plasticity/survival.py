@@ -14,7 +14,7 @@ from scipy.stats import chi2
 from limberlm.geometry.undefined import Undefined
 from limberlm.outcomes.plasticity.curve import Floats
 
-MOST_ARRANGEMENTS = 50_000
+MOST_ARRANGEMENTS = 20_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +36,7 @@ class Survival:
 class LogRank:
     """The log-rank test of two arms: statistic, its p-value by the chi-square, and by all ways to deal out the runs.
 
-    `p_exact` is None where there are more than 50,000 ways. With few runs believe it and not `p_value`: at three
+    `p_exact` is None where there are more than 20,000 ways. With few runs believe it and not `p_value`: at three
     against three, complete separation is 0.02 by the chi-square, where one in ten ways is as extreme.
     """
 

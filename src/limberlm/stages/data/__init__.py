@@ -9,6 +9,7 @@ from __future__ import annotations
 from limberlm.stages.data.columns import COLUMNS
 from limberlm.stages.data.content import HELD_OUT_ROWS, Row, question, refuse_shared_rows, shared_rows
 from limberlm.stages.data.load import StageData, load_stage_data
+from limberlm.stages.data.sources import local_path
 from limberlm.stages.data.testbed import TESTBED_ROWS, sample_row
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "Row",
     "StageData",
     "load_stage_data",
+    "local_path",
     "question",
     "refuse_shared_rows",
     "sample_row",

@@ -11,8 +11,8 @@ from datasets import Dataset
 from limberlm.errors import UserError
 from limberlm.stages.data.columns import Wanted, is_answer, read_rows, unpaired, with_prompt
 from limberlm.stages.data.content import Row, digest, split_held_out
-from limberlm.stages.data.sources import open_table
-from limberlm.stages.data.testbed import TESTBED, TESTBED_ROWS, testbed_rows
+from limberlm.stages.data.sources import TESTBED, open_table
+from limberlm.stages.data.testbed import TESTBED_ROWS, testbed_rows
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from datasets.exceptions import DatasetNotFoundError
 from limberlm.errors import UserError, nearest
 from limberlm.stages.data.content import Row
 
+TESTBED = "testbed:"
 PARQUET = ".parquet"
 _FILES = (PARQUET, ".jsonl", ".json")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -46,6 +47,20 @@ class Table:
     read: Callable[[Sequence[str]], list[Row]]
 
 
+def local_path(source: str, folder: Path) -> Path | None:
+    """Where a source lies on this disk; None for the testbed, and for a hub id of which there is no folder here.
+
+    >>> local_path("testbed:arithmetic", Path("x")), local_path("owner/name", Path("x"))
+    (None, None)
+    >>> local_path("owner/name.jsonl", Path("x")).as_posix()
+    'x/owner/name.jsonl'
+    """
+    path = folder / source
+    if source.startswith(TESTBED):
+        return None
+    return path if path.exists() or path.suffix in _FILES or not _HUB_ID.fullmatch(source) else None
+
+
 def open_table(source: str, folder: Path, split: str | None, subset: str | None) -> Table:
     """The table behind a source that is not the testbed's.
 
@@ -59,16 +74,16 @@ def open_table(source: str, folder: Path, split: str | None, subset: str | None)
         UserError: no such source, one that cannot be read, a split or subset that it lacks, or no rows.
 
     """
-    path = folder / source
-    if path.is_dir():
+    path = local_path(source, folder)
+    if path is None:
+        table = _of_dataset(_loaded(source, source, split, subset))
+    elif path.is_dir():
         table = _of_dataset(_from_folder(source, path, split, subset))
-    elif path.is_file() or path.suffix in _FILES or not _HUB_ID.fullmatch(source):
+    else:
         for name, value in (("split", split), ("subset", subset)):
             if value is not None:
                 raise UserError(f"data {source}: a file has no {name}; remove `{name}: {value}`")
         table = _of_parquet(source, path) if path.suffix == PARQUET else _of_jsonl(source, path)
-    else:
-        table = _of_dataset(_loaded(source, source, split, subset))
     if not table.numbers:
         raise UserError(f"data {source}: there are no rows")
     return table

@@ -8,10 +8,10 @@ from typing import Any
 from limberlm.errors import UserError, nearest
 from limberlm.stages.data.columns import unpaired
 from limberlm.stages.data.content import HELD_OUT_ROWS, Row
+from limberlm.stages.data.sources import TESTBED
 from limberlm.stages.verifier import sample_cell
 from limberlm.testbed import SKILLS, Sample
 
-TESTBED = "testbed:"
 TESTBED_ROWS = 4096
 PAIRED = ("dpo", "kto")  # trainers that need a rejected answer
 

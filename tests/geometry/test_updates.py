@@ -244,6 +244,15 @@ def test_a_random_adapter_has_the_norm_and_spectrum_of_the_one_it_stands_for() -
     assert abs(update_cosine(update, made)) < 5 * null_cosine(24, 18).std_dev
 
 
+def test_random_directions_prefer_none() -> None:
+    values = torch.tensor([4.0, 1.0, 1.0, 1.0], dtype=torch.float64)
+    update = Bases(torch.eye(16, 4, dtype=torch.float64), values, torch.eye(12, 4, dtype=torch.float64))
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.stack([random_like(update, generator).dense() for _ in range(4000)])
+    error = drawn.std(0) / sqrt(len(drawn))
+    assert bool((drawn.mean(0).abs() < 5 * error).all())  # without Haar's signs the first entry lies 48 errors off
+
+
 @given(seed=st.integers(0, 300), scale=st.floats(0.01, 100))
 @settings(max_examples=25, deadline=None)
 def test_rotation_scale_and_gauge_change_no_metric(seed: int, scale: float) -> None:

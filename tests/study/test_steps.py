@@ -8,6 +8,7 @@ import pytest
 
 from limberlm.errors import UserError
 from limberlm.study.config import StudySettings, parse_settings
+from limberlm.study.cost import Cost
 from limberlm.study.steps import Course, Step, courses
 
 
@@ -23,7 +24,9 @@ def study(**changes: Any) -> StudySettings:
 
 
 def chains(settings: StudySettings) -> list[Course]:
-    return courses(settings, lambda step: int(step.stage.args["max_steps"]))
+    """Every step sees 16 rows of as many tokens as its stage's name is long."""
+    steps = lambda step: int(step.stage.args["max_steps"])  # noqa: E731
+    return courses(settings, lambda step: Cost(steps(step), 16 * steps(step), 16 * steps(step) * len(step.name)))
 
 
 def only(settings: StudySettings, control: str) -> list[Course]:
@@ -96,7 +99,8 @@ def test_the_last_stage_alone_is_as_long_as_the_chain() -> None:
     (course,) = only(study(controls=["equal_tokens"]), "equal_tokens")
     (step,) = course.steps
     assert step.label == "dpo.equal"
-    assert args(step)["max_steps"] == 45
+    # 10 steps of 3, 30 of 4 and 5 of 3 letters a row are 165, and 165 / 3 steps of the last see as many
+    assert args(step)["max_steps"] == 55
 
 
 def test_full_weights_take_a_tenth_of_the_learning_rate() -> None:

@@ -76,6 +76,8 @@ def _print_table(study: Study, plan: Plan, nodes: list[dict[str, Any]]) -> None:
     ]
     title = f"{len(plan.chains)} chain(s), {len(nodes)} nodes, in {study.out}"
     print_table(title, ["node", "steps", "tokens, about", "chains", "state"], rows)
+    for line in plan.advice:
+        out.print(line)
     sums = _sums(plan, nodes)
     for name, words in (("all", "in all"), ("to_do", "still to do"), ("without_sharing", "if nothing were shared")):
         out.print(f"{words}: {sums[name]['steps']:,} steps, about {sums[name]['tokens']:,} tokens")

@@ -105,7 +105,8 @@ def random_like(update: Bases, generator: torch.Generator) -> Bases:
     """A change of the same norm and spectrum whose input and output directions are random."""
 
     def frame(dim: int) -> Tensor:
-        made: Tensor = torch.linalg.qr(torch.randn(dim, update.rank, generator=generator, dtype=torch.float64))[0]
+        q, r = torch.linalg.qr(torch.randn(dim, update.rank, generator=generator, dtype=torch.float64))
+        made: Tensor = q * r.diagonal().sign()  # without the signs the frame is not Haar's: LAPACK fixes them
         return made.to(update.values.device)
 
     return Bases(frame(update.shape[0]), update.values, frame(update.shape[1]))

@@ -50,6 +50,8 @@ class HandOverReport:
         merge_rounding: what merging the stage's own adapter costs; None for full weights.
         continuity: relative RMS between the logits where the stage before ended, its adapter not merged, and those
             where this one starts, as its trainer holds it (`fixed_tokens`, float32).
+        reference: the same between where the stage before ended and the trainer's reference model; None where it
+            keeps none (SFT, GRPO at `beta` 0), or has read all it needs of it (full weights, precomputed).
 
     """
 
@@ -58,6 +60,7 @@ class HandOverReport:
     first_step: dict[str, tuple[float, float]]
     merge_rounding: MergeRounding | None
     continuity: float
+    reference: float | None
 
 
 @dataclass(frozen=True)

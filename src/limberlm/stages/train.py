@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase, PrinterCallback, TrainerCallback
 
 from limberlm.errors import NodeFailed, UserError
@@ -20,16 +19,15 @@ from limberlm.stages.adapter import AdapterSettings
 from limberlm.stages.data import StageData
 from limberlm.stages.dpo import DPO
 from limberlm.stages.grpo import GRPO
-from limberlm.stages.hand_over import HandOver, HandOverReport, Left, Start, stage_start, unmerged
+from limberlm.stages.hand_over import HandOver, HandOverReport, Left, Start, stage_start
 from limberlm.stages.keep import FOLDER, Keeper, Save, save_adapter, save_model
 from limberlm.stages.kind import TrainerKind
 from limberlm.stages.kto import KTO
-from limberlm.stages.rounding import MergeRounding, fixed_logits, merge_rounding, relative_rms
+from limberlm.stages.rounding import fixed_logits
 from limberlm.stages.sft import SFT
+from limberlm.stages.verify import drops_out, same_function, same_reference, verified_rounding
 
 TRAINERS: dict[str, TrainerKind] = {kind.name: kind for kind in (SFT, DPO, KTO, GRPO)}
-CONTINUITY = 1e-4
-"""Largest relative RMS between logits that must be equal but for float32 rounding. Our choice."""
 
 Progress = Callable[[int, int, float], None]  # step, steps, the kind's headline quantity
 
@@ -109,8 +107,8 @@ def train_stage(
     Raises:
         UserError: TRL or PEFT refuses the settings or the rows, or the stage cannot continue the adapter there is, or
             something lies in `out` already.
-        NodeFailed: the loss is not finite, or a stage does not start from its reference, or the logits where a stage
-            starts are not those where the one before ended, or what was saved is not what was trained.
+        NodeFailed: the loss is not finite; or the stage does not start where the one before ended, or from its
+            reference; or what was saved is not what was trained.
 
     """
     own = Left("full", out / "model") if adapter is None else Left("lora", out / "adapter")
@@ -124,23 +122,24 @@ def train_stage(
         save = _save(start, tokenizer, base_name)
         callbacks = [watch, Keeper(out / FOLDER, checkpoints, save)]
         trainer = _trainer(kind, config, start, tokenizer, data, callbacks)
-        if _drops_out(trainer.model, start):
+        if drops_out(trainer.model, start):
             watch.expected = {}
-        trained, continuity = start.trained, _continuity(fixed_logits(trainer.model), start.ended)
+        trained, continuity = start.trained, same_function(trainer.model, start.ended)
+        reference = same_reference(trainer, start.ended)
         _train(trainer)
         model = trainer.accelerator.unwrap_model(trainer.model)
         save(model, own.folder)
         ended, training = fixed_logits(model), _history(trainer.state.log_history)
         del start, trainer, model  # room for the checks
         gc.collect()
-        rounding = _merge_rounding(base, [*left, own], hand_over, ended)
+        rounding = verified_rounding(base, [*left, own], hand_over, ended)
     except BaseException:
         for folder in (own.folder, out / FOLDER):
             shutil.rmtree(folder, ignore_errors=True)
         raise
     finally:
         shutil.rmtree(reload, ignore_errors=True)
-    report = HandOverReport(hand_over, trained, watch.found, rounding, continuity)
+    report = HandOverReport(hand_over, trained, watch.found, rounding, continuity, reference)
     return StageRun(training, float(training["loss"].iloc[0]), own, report)
 
 
@@ -180,44 +179,6 @@ def _trainer(
         ) from error
     trainer.remove_callback(PrinterCallback)
     return trainer
-
-
-def _drops_out(model: Any, start: Start) -> bool:
-    """Whether units are dropped in training that reference and policy would drop differently.
-
-    A fresh adapter's own dropout changes nothing at the first step, where B is 0.
-    """
-    return any(
-        isinstance(module, nn.Dropout) and module.p > 0 and not (start.trained == "fresh" and "lora_dropout" in name)
-        for name, module in model.named_modules()
-    )
-
-
-def _continuity(found: Tensor, ended: Tensor) -> float:
-    apart = relative_rms(found, ended)
-    if not apart < CONTINUITY:
-        raise NodeFailed(
-            f"the stage starts from other logits than the one before it ended with (relative RMS {apart:.2g}, "
-            f"where float32 rounding gives less than {CONTINUITY:g})"
-        )
-    return apart
-
-
-def _merge_rounding(base: Path | str, left: list[Left], hand_over: HandOver, ended: Tensor) -> MergeRounding | None:
-    """What merging the last stage's adapter costs, once what it saved is known to be what it trained.
-
-    Raises:
-        NodeFailed: it is not.
-
-    """
-    model = unmerged(base, left, hand_over)
-    apart = relative_rms(fixed_logits(model), ended)
-    if not apart < CONTINUITY:
-        raise NodeFailed(
-            f"{left[-1].folder.name}: what was saved gives other logits than what was trained (relative RMS "
-            f"{apart:.2g}, where float32 rounding gives less than {CONTINUITY:g})"
-        )
-    return merge_rounding(model) if left[-1].kind == "lora" else None
 
 
 def _train(trainer: Any) -> None:

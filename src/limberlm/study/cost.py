@@ -13,34 +13,38 @@ from limberlm.stages import TRAINERS
 from limberlm.stages.arguments import trainer_config
 from limberlm.stages.data import StageData
 from limberlm.study.config import StageSettings
-from limberlm.study.plan import Node
 
 SAMPLE = 64  # rows whose lengths stand for all
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What a node trains on.
+    """What a stage trains on.
 
     Attributes:
         steps: optimiser steps.
+        rows: rows seen, repeats included.
         tokens: tokens in forward passes with a gradient, estimated from the lengths of 64 rows; for completions that
             are still to be sampled, the longest that may be.
 
     """
 
     steps: int
+    rows: int
     tokens: int
 
     @classmethod
-    def of(cls, node: Node, rows: StageData, tokenizer: PreTrainedTokenizerBase) -> Cost:
-        """The cost of a node that is trained."""
-        stage = node.stage_settings
-        config = _config(stage, f"stages.{node.stage}.args")
-        steps = step_count(stage, len(rows.train), f"stages.{node.stage}.args")
-        lengths = [_length(row, tokenizer, config.max_length) for row in rows.train[:SAMPLE]]
+    def of(cls, stage: StageSettings, data: StageData, tokenizer: PreTrainedTokenizerBase, where: str) -> Cost:
+        """The cost of training a stage on data; `where` names its arguments in error messages."""
+        config = _config(stage, where)
+        steps = step_count(stage, len(data.train), where)
+        lengths = [_length(row, tokenizer, config.max_length) for row in data.train[:SAMPLE]]
         more = config.max_completion_length if stage.trainer == "grpo" else 0
-        return cls(steps, round(steps * _batch(config) * (sum(lengths) / len(lengths) + more)))
+        rows = steps * int(config.per_device_train_batch_size * config.gradient_accumulation_steps)
+        return cls(steps, rows, round(rows * (sum(lengths) / len(lengths) + more)))
+
+
+NOTHING = Cost(0, 0, 0)
 
 
 def step_count(stage: StageSettings, rows: int, where: str) -> int:
@@ -59,10 +63,6 @@ def step_count(stage: StageSettings, rows: int, where: str) -> int:
 
 def _config(stage: StageSettings, where: str) -> Any:
     return trainer_config(TRAINERS[stage.trainer], stage.args, where=where, seed=0, scratch=Path("unused"))
-
-
-def _batch(config: Any) -> int:
-    return int(config.per_device_train_batch_size * config.gradient_accumulation_steps)
 
 
 def _length(row: dict[str, Any], tokenizer: PreTrainedTokenizerBase, longest: int | None) -> int:

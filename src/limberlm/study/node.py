@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 import shutil
 from collections.abc import Callable
@@ -18,9 +17,9 @@ import torch
 from limberlm.errors import NodeFailed
 from limberlm.stages.adapter import AdapterSettings
 from limberlm.stages.arguments import trainer_config
-from limberlm.stages.hand_over import Left
+from limberlm.stages.hand_over import Left, checkpoint
 from limberlm.stages.keep import kept_steps
-from limberlm.stages.random_adapter import random_adapter
+from limberlm.stages.random_adapter import random_adapter, random_update
 from limberlm.stages.train import train_stage
 from limberlm.study.plan import Node
 from limberlm.study.store import Publishing, Store, file_digest
@@ -78,7 +77,7 @@ def make_node(place: Workplace, store: Store, node: Node, report: Report, publis
             _refuse_other_weights(store, node, folder)
         elif node.make == "random":
             report("random directions", 0, 1, None)
-            _randomise(store, node, folder)
+            _randomise(place, store, node, folder)
         record |= {"versions": versions(), "threads": torch.get_num_threads()}
         (folder / "node.json").write_text(json.dumps(record, indent=2) + "\n")
 
@@ -134,9 +133,10 @@ def _keep_completions(scratch: Path, folder: Path) -> None:
         table.to_parquet(folder / "completions.parquet", index=False)
 
 
-def _randomise(store: Store, node: Node, folder: Path) -> None:
+def _randomise(place: Workplace, store: Store, node: Node, folder: Path) -> None:
     trained = _left(store.node(str(node.like)))
     if trained.kind == "lora":
         random_adapter(trained.folder, folder / "adapter", seed=node.stage_seed)
     else:
-        raise NotImplementedError(os.fspath(trained.folder))
+        start = checkpoint(place.base, left_by(store, node.path[:-1]), place.settings.hand_over)
+        random_update(start.state_dict(), trained.folder, folder / "model", seed=node.stage_seed)

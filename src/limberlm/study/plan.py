@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 
 from limberlm.errors import UserError
 from limberlm.study.config import Adapter, Names, StageSettings, StudySettings
-from limberlm.study.orderings import balance
+from limberlm.study.orderings import OrderingSettings, advice, balance
 from limberlm.study.steps import Course, Step
 
 # Raised when a change to the code changes what a node's settings produce.
@@ -85,12 +85,14 @@ class Chain(_Record):
 class Plan(_Record):
     """Nodes in an order in which every parent comes first, and the chains they form.
 
-    `balance` tells of the orderings how often each stage stands in each place, and how often each follows each.
+    `balance` tells of the orderings how often each stage stands in each place, and how often each follows each;
+    `advice` names a better design, if there is one.
     """
 
     nodes: tuple[Node, ...]
     chains: tuple[Chain, ...]
     balance: dict[str, Any] = {}
+    advice: Names = ()
 
     def node(self, identity: str) -> Node:
         """The node of that id."""
@@ -129,7 +131,7 @@ def stage_seed(study_seed: int, stage: str, occurrence: int) -> int:
 
 
 def plan_study(
-    settings: StudySettings, base_digest: str, chains: Sequence[Course], data_digest: Callable[[Step, int], str]
+    settings: StudySettings, base_digest: str, chains: Sequence[Course], data_digest: Callable[[Step, int, int], str]
 ) -> Plan:
     """Plan a study.
 
@@ -137,16 +139,22 @@ def plan_study(
         settings: the study.
         base_digest: the digest of the base model's files.
         chains: its chains, from `courses`.
-        data_digest: the digest of the rows of a step under a seed, which enters the node's id.
+        data_digest: the digest of the rows of a step, of the study's seed and the step's own; it enters the node's id.
 
     """
     tree = _Tree(settings, base_digest, data_digest)
     planned = tuple(tree.chain(course, seed) for seed in settings.seeds for course in chains)
-    return Plan(nodes=tuple(tree.nodes.values()), chains=planned, balance=balance(settings.chains).as_dict())
+    design = settings.orderings
+    return Plan(
+        nodes=tuple(tree.nodes.values()),
+        chains=planned,
+        balance=balance(settings.chains).as_dict(),
+        advice=advice(design) if isinstance(design, OrderingSettings) else (),
+    )
 
 
 class _Tree:
-    def __init__(self, settings: StudySettings, base_digest: str, data_digest: Callable[[Step, int], str]) -> None:
+    def __init__(self, settings: StudySettings, base_digest: str, data_digest: Callable[[Step, int, int], str]) -> None:
         self.settings, self.data_digest = settings, data_digest
         self.nodes: dict[str, Node] = {}
         self.root = _identity(BASE, {"base": base_digest, "algorithm": ALGORITHM})
@@ -164,7 +172,7 @@ class _Tree:
 
     def _trained(self, step: Step, seed: int, path: Names) -> Node:
         derived = stage_seed(seed, step.name, step.occurrence)
-        rows = self.data_digest(step, derived)
+        rows = self.data_digest(step, seed, derived)
         determinants = {
             "parent": path[-1],
             "stage": step.label,

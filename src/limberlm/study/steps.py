@@ -6,12 +6,16 @@ other than what the stages taught (our choice of controls: see docs/guides/order
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from limberlm.errors import UserError
 from limberlm.study.config import NONE, Adapter, Change, Control, Names, StageSettings, StudySettings
+from limberlm.study.cost import Cost
+
+Costs = Callable[["Step"], Cost]
 
 FULL_RATE = 0.1  # of LoRA's learning rate: full weights want about a tenth of it (our choice)
 JOINED = "joint"
@@ -61,12 +65,12 @@ class Course:
         return " > ".join(self.ordering) + (f" [{note}]" if note else "")
 
 
-def courses(settings: StudySettings, length: Callable[[Step], int]) -> list[Course]:
+def courses(settings: StudySettings, cost: Callable[[Step], Cost]) -> list[Course]:
     """Every chain of a study, in the order of the file: arms first, then controls.
 
     Args:
         settings: the study.
-        length: the optimiser steps that a step takes, which some controls match.
+        cost: what a step of a chain trains on, which some controls match.
 
     Raises:
         UserError: a control that cannot be made of these stages.
@@ -78,7 +82,7 @@ def courses(settings: StudySettings, length: Callable[[Step], int]) -> list[Cour
         for ordering in settings.chains
     ]
     for control in settings.controls:
-        made = (CONTROLS[control](settings, ordering, length) for ordering in settings.chains)
+        made = (CONTROLS[control](settings, ordering, cost) for ordering in settings.chains)
         found += distinct(course for each in made for course in each)
     return found
 
@@ -101,13 +105,13 @@ def _steps(settings: StudySettings, ordering: Names, changes: tuple[Change, ...]
         yield Step(name, stage, stage.adapter or settings.adapter, ordering[:position].count(name))
 
 
-def _zero(settings: StudySettings, ordering: Names, length: Any) -> Iterator[Course]:
+def _zero(settings: StudySettings, ordering: Names, cost: Costs) -> Iterator[Course]:
     """The first stage at a learning rate of 0: nothing may change, not by a bit."""
     first = next(_steps(settings, ordering))
     yield _alone(_changed(first, "zero", learning_rate=0.0), "zero_learning_rate")
 
 
-def _random(settings: StudySettings, ordering: Names, length: Any) -> Iterator[Course]:
+def _random(settings: StudySettings, ordering: Names, cost: Costs) -> Iterator[Course]:
     """Beside every stage the same start with an update of the same size in random directions."""
     steps = tuple(_steps(settings, ordering))
     for index, step in enumerate(steps):
@@ -115,36 +119,38 @@ def _random(settings: StudySettings, ordering: Names, length: Any) -> Iterator[C
         yield Course(ordering[: index + 1], (*steps[:index], twin), control="random_adapter")
 
 
-def _repeat(settings: StudySettings, ordering: Names, length: Any) -> Iterator[Course]:
+def _repeat(settings: StudySettings, ordering: Names, cost: Costs) -> Iterator[Course]:
     """The first stage, as often as the chain has stages: time without diversity."""
     if len(ordering) > 1:
         repeated = (ordering[0],) * len(ordering)
         yield Course(repeated, tuple(_steps(settings, repeated)), control="repeat")
 
 
-def _joint(settings: StudySettings, ordering: Names, length: Callable[[Step], int]) -> Iterator[Course]:
+def _joint(settings: StudySettings, ordering: Names, cost: Costs) -> Iterator[Course]:
     """All supervised stages in one: the same rows without an order. Preference and reward stages are left out."""
     steps = [step for step in _steps(settings, ordering) if step.stage.trainer == "sft"]
     if len(steps) < 2:
         raise UserError(
             f"controls: joint needs two stages of trainer sft in {' > '.join(ordering)}; add one, or leave it out"
         )
-    names = tuple(sorted(step.label for step in steps))
-    joined = replace(
-        _changed(steps[0], JOINED, max_steps=sum(map(length, steps))), label=f"{'_'.join(names)}.joint", joined=names
-    )
+    names, costs = tuple(sorted(step.label for step in steps)), [cost(step) for step in steps]
+    batch = costs[0].rows // costs[0].steps
+    length = math.ceil(sum(each.rows for each in costs) / batch)
+    joined = replace(_changed(steps[0], JOINED, max_steps=length), label=f"{'_'.join(names)}.joint", joined=names)
     yield Course((joined.label,), (joined,), control="joint")
 
 
-def _equal(settings: StudySettings, ordering: Names, length: Callable[[Step], int]) -> Iterator[Course]:
-    """The last stage alone, as long as the whole chain: length without a number of stages."""
+def _equal(settings: StudySettings, ordering: Names, cost: Costs) -> Iterator[Course]:
+    """The last stage alone, with as many tokens as the whole chain: length without a number of stages."""
     if len(ordering) > 1:
         steps = list(_steps(settings, ordering))
         alone = replace(steps[-1], occurrence=0)
-        yield _alone(_changed(alone, "equal", max_steps=sum(map(length, steps))), "equal_tokens")
+        costs = [cost(step) for step in steps]
+        length = round(sum(each.tokens for each in costs) * costs[-1].steps / costs[-1].tokens)
+        yield _alone(_changed(alone, "equal", max_steps=length), "equal_tokens")
 
 
-def _full(settings: StudySettings, ordering: Names, length: Any) -> Iterator[Course]:
+def _full(settings: StudySettings, ordering: Names, cost: Costs) -> Iterator[Course]:
     """The chain with all weights trained, at a tenth of the learning rate: is it the adapter?"""
     steps = []
     for step in _steps(settings, ordering):
@@ -156,7 +162,7 @@ def _full(settings: StudySettings, ordering: Names, length: Any) -> Iterator[Cou
     yield Course(ordering, tuple(steps), control="full")
 
 
-CONTROLS: dict[Control, Callable[[StudySettings, Names, Callable[[Step], int]], Iterator[Course]]] = {
+CONTROLS: dict[Control, Callable[[StudySettings, Names, Costs], Iterator[Course]]] = {
     "zero_learning_rate": _zero,
     "random_adapter": _random,
     "repeat": _repeat,

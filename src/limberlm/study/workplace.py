@@ -20,8 +20,8 @@ from limberlm.stages.joint import joint_data
 from limberlm.stages.kind import TrainerKind
 from limberlm.stages.reward import check_reward, reward_digest
 from limberlm.study.config import Names, StageSettings, StudySettings
-from limberlm.study.cost import Cost, step_count
-from limberlm.study.plan import Node, Plan, plan_study
+from limberlm.study.cost import NOTHING, Cost
+from limberlm.study.plan import Node, Plan, plan_study, stage_seed
 from limberlm.study.resolve import BUNDLED
 from limberlm.study.steps import Step, courses, distinct
 from limberlm.study.store import file_digest
@@ -68,11 +68,8 @@ class Workplace:
     def _rows(self) -> dict[tuple[str, ...], StageData]:
         return {}
 
-    def rows(self, stage: StageSettings, seed: int, joined: Names = ()) -> StageData:
-        """The rows of a stage under a seed; of several supervised stages together where it is joined."""
-        if joined:
-            parts = [self.rows(self.settings.stages[name], seed) for name in joined]
-            return joint_data(parts, seed=seed)
+    def rows(self, stage: StageSettings, seed: int) -> StageData:
+        """The rows of a stage under its seed."""
         asked = (stage.source, stage.trainer, stage.split, stage.subset, stage.rows, seed, stage.reward)
         key = tuple(map(str, asked))
         if key not in self._rows:
@@ -88,22 +85,31 @@ class Workplace:
             )
         return self._rows[key]
 
+    def _joint_rows(self, names: Names, study_seed: int) -> StageData:
+        """The rows that the stages see in a chain, each under its own seed, without their order."""
+        stages = {name: self.settings.stages[name] for name in names}
+        parts = [self.rows(stage, stage_seed(study_seed, name, 0)) for name, stage in stages.items()]
+        seen = [self._cost(name, stages[name], part).rows for name, part in zip(names, parts, strict=True)]
+        return joint_data(parts, seed=study_seed, rows=seen)
+
     def rows_of(self, node: Node) -> StageData:
         """The rows that a node trains on."""
-        return self.rows(node.stage_settings, node.stage_seed, node.joined)
+        if node.joined:
+            return self._joint_rows(node.joined, node.seed)
+        return self.rows(node.stage_settings, node.stage_seed)
 
     def kind(self, stage: StageSettings) -> TrainerKind:
         """The trainer of a stage, with the stage's own reward."""
         return rewarded(TRAINERS[stage.trainer], stage.reward, Path(self.settings.modules or ""))
 
-    def length(self, step: Step) -> int:
-        """The optimiser steps that a step of a chain takes."""
-        where = f"stages.{step.name}.args"
-        return step_count(step.stage, len(self.rows(step.stage, 0, step.joined).train), where)
-
     def cost(self, node: Node) -> Cost:
-        """The steps and tokens that a node trains on."""
-        return Cost.of(node, self.rows_of(node), self.tokenizer) if node.make == "train" else Cost(0, 0)
+        """What a node trains on."""
+        if node.make != "train":
+            return NOTHING
+        return self._cost(node.stage.partition(".")[0], node.stage_settings, self.rows_of(node))
+
+    def _cost(self, name: str, stage: StageSettings, data: StageData) -> Cost:
+        return Cost.of(stage, data, self.tokenizer, f"stages.{name}.args")
 
     def plan(self) -> Plan:
         """Check and read everything that the study needs, and plan it.
@@ -119,7 +125,7 @@ class Workplace:
                 "use merge, or leave the control out"
             )
         self._refuse_unreadable()
-        chains = courses(settings, self.length)
+        chains = courses(settings, lambda step: self._cost(step.name, step.stage, self.rows(step.stage, 0)))
         for step in distinct(step for course in chains for step in course.steps if not step.random):
             where = f"stages.{step.name}.args"
             trainer_config(self.kind(step.stage), step.stage.args, where=where, seed=0, scratch=Path("unused"))
@@ -162,8 +168,9 @@ class Workplace:
                 refuse_shared_rows(names[0], train, names[1], rows)
         return rows
 
-    def _data_digest(self, step: Step, seed: int) -> str:
-        digest = self.rows(step.stage, seed, step.joined).digest
+    def _data_digest(self, step: Step, study_seed: int, seed: int) -> str:
+        data = self._joint_rows(step.joined, study_seed) if step.joined else self.rows(step.stage, seed)
+        digest = data.digest
         if step.stage.reward is None:
             return digest
         judge = reward_digest(step.stage.reward, folder=Path(self.settings.modules or ""))

@@ -11,7 +11,9 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
+from limberlm.outcomes.encoding import encode_sample
 from limberlm.outcomes.plasticity import best_rate
+from limberlm.testbed import SKILLS
 from tests.outcomes.plasticity.probing import Rows, alike, named, outcomes, said
 
 RATES = [1e-3, 3e-2, 1e-2]
@@ -49,20 +51,21 @@ def test_every_rate_has_its_rows_and_every_task_its_best(swept: Rows) -> None:
             assert len(named(swept, outcome, task=task)) == 1
 
 
-def test_the_best_is_chosen_on_some_items_and_read_on_the_others(swept: Rows) -> None:
+def test_the_best_is_chosen_on_some_items_and_read_on_the_others(
+    swept: Rows, tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
     for task in TASKS:
-        ends = named(swept, "loss_after", task=task)
-        # tokens of each item, from the weighted means of two curves of the same items
-        [best] = named(swept, "best_loss_after", task=task)
-        [rate] = named(swept, "best_learning_rate", task=task)
-        own = next(row for row in ends if said(row)["learning_rate"] == rate["value"])
-        assert best["items"] == own["items"][1::2]
-        assert best["n"] == 5
-        choosing = [np.mean(row["items"][::2]) for row in ends]
-        assert min(choosing) == pytest.approx(np.mean(own["items"][::2]), rel=0.02)  # by tokens, hence not exactly
-        [area], [score] = (named(swept, f"best_{name}", task=task) for name in ("aulc", "future_score"))
-        assert area["items"] == named(swept, "aulc", task=task, learning_rate=rate["value"])[0]["items"][1::2]
-        assert score["items"] == named(swept, "future_score", task=task, learning_rate=rate["value"])[0]["items"][1::2]
+        examples = [
+            encode_sample(tiny_tokenizer, s.prompt, s.answer, 256) for s in SKILLS[task].samples("in_domain", 10)
+        ]
+        tokens = [len(example.ids) - example.context for example in examples]
+        choosing = [np.average(row["items"][::2], weights=tokens[::2]) for row in named(swept, "loss_after", task=task)]
+        chosen = RATES[int(np.argmin(choosing))]
+        assert named(swept, "best_learning_rate", task=task)[0]["value"] == chosen
+        for name, weights in (("loss_after", tokens), ("aulc", tokens), ("future_score", [1] * 10)):
+            [own], [best] = named(swept, name, task=task, learning_rate=chosen), named(swept, f"best_{name}", task=task)
+            assert best["items"] == own["items"][1::2]
+            assert best["value"] == pytest.approx(np.average(own["items"][1::2], weights=weights[1::2]))
 
 
 def test_the_chosen_rate_is_no_part_of_what_a_best_row_depends_on(swept: Rows) -> None:

@@ -80,7 +80,7 @@ def _evaluated(
     by_task = {name: scored(name, task, results, asked) for name, task in loaded["tasks"].items()}
     by_group = {name: grouped(name, group, by_task, results) for name, group in (loaded.get("groups") or {}).items()}
     return [
-        outcome_row(**row | {"settings": row["settings"] | {"cut_prompts": reader.cut}}, split=SPLIT)
+        outcome_row(**row | {"settings": row["settings"] | {"cut_requests": reader.cut}}, split=SPLIT)
         for rows in (*by_task.values(), *by_group.values())
         for key, row in _wanted(rows, asked, by_task)
     ]

@@ -22,7 +22,7 @@ from tests.outcomes.calibration_cases import answers, coverage, coverage_of_chan
 NULLS = {100: 4000, 1000: 1000, 10_000: 300}
 """Answers, and how many draws of as many."""
 
-DRAWS = 40
+DRAWS = 200
 REPETITIONS = 600
 LAWS = {
     "calibrated, 128 answers": (1.0, 128, 1),
@@ -78,7 +78,7 @@ of exactly 1 and otherwise gives the same `ece`, and so does netcal 1.4 (`tests/
 
 ## What calibrated answers read
 
-Confidences U(0.25, 1), each answer right as often as its confidence says: means of {draws} draws of {sizes} answers.
+Confidences U(0.25, 1), each answer right as often as its confidence says: means over {draws} draws of n answers.
 *Plug-in* is the squared error without its debiasing. The last two columns are of answers 0.1 overconfident (confidences
 U(0.35, 1)).
 """
@@ -306,10 +306,11 @@ def changed(repetitions: int) -> dict[str, list[str]]:
 
 def introduction() -> str:
     """The page up to the first measured table."""
-    draws, sizes = (", ".join(f"{number:,}" for number in part) for part in (NULLS.values(), NULLS))
+    *others, last = (f"{number:,}" for number in NULLS.values())
+    draws = f"{', '.join(others)} and {last}"
     sources = table(["source", "confidence", "answer", "questions"], map(list, SOURCES))
     outcomes = table(["outcome", "formula", "it answers"], map(list, NAMES))
-    return INTRO.format(draws=draws, sizes=sizes, sources=sources, outcomes=outcomes)
+    return INTRO.format(draws=draws, sources=sources, outcomes=outcomes)
 
 
 if __name__ == "__main__":

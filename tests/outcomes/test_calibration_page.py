@@ -28,9 +28,9 @@ PAGE = (Path(__file__).parents[2] / "docs" / "reference" / "calibration.md").rea
 
 
 def printed(name: str, width: int) -> list[str]:
-    """The cells of the row of that many cells that starts with a name."""
+    """The cells of the row of figures, that many cells wide, that starts with a name."""
     rows = (row.split(" | ") for row in re.findall(r"^\| (.*) \|$", PAGE, re.MULTILINE))
-    [found] = [row for row in rows if row[0] == name and len(row) == width]
+    [found] = [row for row in rows if row[0] == name and len(row) == width and re.match(r"-?\d", row[1])]
     return found
 
 

@@ -94,7 +94,7 @@ def own_results(lm_eval: Any, base: Any, bench: Path, task: str, **settings: Any
     try:
         manager = TaskManager(include_path=str(bench), include_defaults=False)
         return lm_eval.simple_evaluate(
-            model=wrapped, tasks=[task], task_manager=manager, bootstrap_iters=1000, **settings
+            model=wrapped, tasks=[task], task_manager=manager, bootstrap_iters=100, **settings
         )
     finally:
         os.chdir(here)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import re
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -150,3 +152,9 @@ def test_what_was_measured_otherwise_is_not_compared() -> None:
         gap_to_base([one], [other])
     with pytest.raises(UserError, match=r"with 2 items and None and with 4 items"):
         gap_to_base([share(1, 1, "out_of_domain")], [share(2, 2, "out_of_domain")])
+
+
+def test_the_page_says_how_far_each_shift_goes() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "reference" / "outcomes.md").read_text()
+    said = dict(re.findall(r"^\| (\w+) \| (\d \| \d \| \d) \|$", page, re.MULTILINE))
+    assert said == {name: " | ".join(map(str, vars(skill.shift_axes).values())) for name, skill in SKILLS.items()}

@@ -273,6 +273,12 @@ def test_a_loss_that_is_not_finite_stops_the_stage_and_names_the_step(tiny_model
     assert not (tmp_path / "adapter").exists()
 
 
+def test_a_last_step_that_blows_up_stops_the_stage(tiny_model_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(NodeFailed, match="after the last step the model's logits are not finite: lower the learning"):
+        run_stage(tiny_model_folder, tmp_path / "adapter", max_steps=1, learning_rate=1e30)
+    assert not (tmp_path / "adapter").exists()
+
+
 def test_supervised_fine_tuning_may_start_anywhere(tiny_model_folder: Path, tmp_path: Path, sft: Trained) -> None:
     run = run_stage(tiny_model_folder, tmp_path / "adapter", adapters=[sft.adapter], max_steps=1)
     assert run.first_loss < sft.run.first_loss

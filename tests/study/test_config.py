@@ -26,6 +26,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ),
     ({"stages": {"s": {"trainer": "sft"}}}, "stages.s: no data: add `data:`"),
     ({"stages": {"s": {"data": "testbed:arithmetic"}}}, "stages.s.trainer: missing"),
+    ({"stages": {"s": {"trainer": "sft", "data": "testbed:cipher"}}}, "data: testbed:cipher is a future task"),
     ({"stages": {"s": {**STAGE, "split": "train"}}}, "data: testbed:instructions and split or subset"),
     ({"stages": {"s": {**STAGE, "reward": "verifier"}}}, "reward: verifier and trainer: sft, which takes none"),
     ({"stages": {"s": {**STAGE, "trainer": "grpo"}}}, "trainer: grpo has no reward"),

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
 
 import pandas as pd
+
+from limberlm.outcomes.score_matrix import ScoreMatrix
+from limberlm.report.changes import Changes
 
 NODE_COLUMNS = ("node", "chain", "stage", "stage_index", "seed")
 COLUMNS: dict[str, tuple[str, ...]] = {
@@ -21,17 +28,36 @@ COLUMNS: dict[str, tuple[str, ...]] = {
         *("node", "stage", "stage_index", "against", "site", "depth", "metric", "convention"),
         *("a", "b", "corrected", "low", "high", "p_value", "p_adjusted", "headline"),
     ),
+    "updates": (*NODE_COLUMNS, *("update", "other_update", "metric", "value", "null_value")),
 }
+ORDINARY = "none"  # the arm of a table without arms
+Key = tuple[str, int]  # a chain's name and its seed
+
+
+@dataclass(frozen=True)
+class Control:
+    """A control of a run: a chain of its own, in the tables under its own name, with the nodes it goes through."""
+
+    kind: str
+    chain: str
+    seed: int
+    nodes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class ReportData:
     """All that one report shows.
 
-    `geometry`, `outcomes` and `training` are the study's tables of those names. `comparisons` holds the rows
-    of `observe.compare(reference, stage)` for each stage, with `node`, `stage`, `stage_index` and `against`:
-    "base" or "previous". Any of the four may be an empty frame. `targets` names, for each stage, the task it
-    teaches; a stage left out has the task of its own name, if there is one. `settings` is the resolved YAML.
+    `geometry`, `outcomes`, `training` and `updates` are the study's tables of those names. `comparisons` holds the
+    rows of `observe.compare(reference, stage)` for each stage, with `node`, `stage`, `stage_index` and `against`:
+    "base", "previous" or "random_adapter". Any of the five may be an empty frame. A table without the columns `arm` and
+    `control` is of one arm and of no control; outcomes without `settings` are all of one learning rate.
+
+    `targets` names, for each stage, the task it teaches; a stage left out has the task of its own name, if there is
+    one. `settings` is the resolved YAML. By chain and seed: `lengths`, how many checkpoints a chain will have with its
+    base (a chain left out has what was measured), `controls`, and `matrices`, its score matrices of shares and losses.
+    `twins` has the node with an update of the same size in random directions for each trained node that has one.
+    `balance` is that of the plan.
 
     Raises:
         ValueError: a frame that is not empty lacks a column (`COLUMNS`).
@@ -43,10 +69,16 @@ class ReportData:
     outcomes: pd.DataFrame = field(default_factory=pd.DataFrame)
     training: pd.DataFrame = field(default_factory=pd.DataFrame)
     comparisons: pd.DataFrame = field(default_factory=pd.DataFrame)
+    updates: pd.DataFrame = field(default_factory=pd.DataFrame)
     settings: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
-    notes: tuple[str, ...] | list[str] = ()
+    notes: Sequence[str] = ()
     targets: Mapping[str, str] = field(default_factory=dict)
+    lengths: Mapping[Key, int] = field(default_factory=dict)
+    controls: Mapping[Key, Sequence[Control]] = field(default_factory=dict)
+    twins: Mapping[str, str] = field(default_factory=dict)
+    matrices: Mapping[Key, Mapping[str, ScoreMatrix]] = field(default_factory=dict)
+    balance: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name, columns in COLUMNS.items():
@@ -54,8 +86,29 @@ class ReportData:
             missing = [column for column in columns if column not in frame.columns]
             if missing and len(frame):
                 raise ValueError(f"the {name} table lacks the column {missing[0]}")
-            if missing:
-                object.__setattr__(self, name, pd.DataFrame(columns=list(columns)))
+            whole = pd.DataFrame(columns=list(columns)) if missing else frame
+            object.__setattr__(self, name, _with_arms(whole) if "chain" in columns else whole)
+        object.__setattr__(self, "outcomes", _with_rates(self.outcomes))
+
+    @cached_property
+    def changes(self) -> Changes:
+        """The comparisons in the headline cells."""
+        return Changes(self.comparisons)
+
+    @cached_property
+    def rates(self) -> tuple[float, ...]:
+        """The learning rates that plasticity was measured at, ascending."""
+        rates = self.outcomes.loc[self.outcomes["outcome"] == "loss_after", "rate"].dropna()
+        return tuple(sorted(set(rates)))
+
+    @property
+    def fixed_rate(self) -> float | None:
+        """The one that headlines are at: the middle one, the lower of two; None where no row names its rate."""
+        return self.rates[(len(self.rates) - 1) // 2] if self.rates else None
+
+    def at_fixed_rate(self, outcomes: pd.DataFrame) -> pd.DataFrame:
+        """The rows of some outcomes that depend on no learning rate, or are at the fixed one."""
+        return outcomes[outcomes["rate"].isna() | (outcomes["rate"] == self.fixed_rate)]
 
 
 @dataclass(frozen=True)
@@ -70,25 +123,53 @@ class Stage:
 
 @dataclass(frozen=True)
 class Run:
-    """One chain trained with one seed: what the report shows at a time."""
+    """One chain trained with one seed, no control: what the report shows at a time."""
 
     chain: str
     seed: int
     stages: tuple[Stage, ...]
+    arm: str = ORDINARY
+
+    @property
+    def key(self) -> Key:
+        """What mappings of `ReportData` know it by."""
+        return self.chain, self.seed
 
     @property
     def label(self) -> str:
         """The chain with its seed, as the selector shows it."""
         return f"{self.chain}, seed {self.seed}"
 
+    @property
+    def ordering(self) -> str:
+        """The chain without its arm."""
+        return self.chain.removesuffix(f" [{self.arm}]")
+
     def rows(self, frame: pd.DataFrame) -> pd.DataFrame:
         """The rows of a study table that belong to this run."""
-        return frame[(frame["chain"] == self.chain) & (frame["seed"] == self.seed)]
+        return rows_of(frame, self.chain, self.seed)
+
+    def is_finished(self, data: ReportData) -> bool:
+        """Whether its last checkpoint is there."""
+        return len(self.stages) >= data.lengths.get(self.key, len(self.stages))
+
+
+def rows_of(frame: pd.DataFrame, chain: str, seed: int) -> pd.DataFrame:
+    """The rows of a study table that belong to a chain with a seed."""
+    return frame[(frame["chain"] == chain) & (frame["seed"] == seed)]
 
 
 def list_runs(data: ReportData) -> list[Run]:
-    """Every (chain, seed) of the study with its stages; chains in order of appearance, seeds ascending."""
-    frames = [frame[list(NODE_COLUMNS)] for frame in (data.geometry, data.outcomes, data.training) if len(frame)]
+    """Every (chain, seed) of the study that is no control, with its stages.
+
+    Chains are in order of appearance, seeds ascending.
+    """
+    columns = [*NODE_COLUMNS, "arm"]
+    frames = [
+        frame.loc[frame["control"].isna(), columns]
+        for frame in (data.geometry, data.outcomes, data.training)
+        if len(frame)
+    ]
     if not frames:
         return []
     nodes = pd.concat(frames).drop_duplicates(["chain", "seed", "stage_index"])
@@ -96,7 +177,8 @@ def list_runs(data: ReportData) -> list[Run]:
     for chain in nodes["chain"].drop_duplicates():
         of_chain = nodes[nodes["chain"] == chain]
         for seed, of_run in sorted(of_chain.groupby("seed"), key=lambda pair: int(str(pair[0]))):
-            runs.append(Run(str(chain), int(str(seed)), _stages(of_run.sort_values("stage_index"))))
+            arm = str(of_run["arm"].iloc[0])
+            runs.append(Run(str(chain), int(str(seed)), _stages(of_run.sort_values("stage_index")), arm))
     return runs
 
 
@@ -108,3 +190,19 @@ def _stages(nodes: pd.DataFrame) -> tuple[Stage, ...]:
         label = str(name) if seen[str(name)] == 1 else f"{name} ({seen[str(name)]})"
         stages.append(Stage(int(index), str(name), str(node), label))
     return tuple(stages)
+
+
+def _with_arms(frame: pd.DataFrame) -> pd.DataFrame:
+    absent = {"arm": ORDINARY, "control": None}
+    return frame.assign(**{name: value for name, value in absent.items() if name not in frame.columns})
+
+
+def _with_rates(outcomes: pd.DataFrame) -> pd.DataFrame:
+    """With a column `rate`: the learning rate that a row's settings name, NaN where they name none."""
+    said = outcomes["settings"] if "settings" in outcomes.columns else [None] * len(outcomes)
+    return outcomes.assign(rate=pd.Series([_rate(each) for each in said], index=outcomes.index, dtype="float64"))
+
+
+def _rate(settings: object) -> float:
+    found = json.loads(settings).get("learning_rate") if isinstance(settings, str) else None
+    return math.nan if found is None else float(found)

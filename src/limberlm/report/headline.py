@@ -10,8 +10,9 @@ import pandas as pd
 
 from limberlm.observe.sites import BAND
 from limberlm.report import words
+from limberlm.report.changes import Change
 from limberlm.report.data import ReportData, Run, Stage
-from limberlm.report.verdict import HEADLINE, headline_change
+from limberlm.report.verdict import HEADLINE
 
 TARGET_SPLIT = "in_domain"
 
@@ -61,13 +62,13 @@ CAPTION = (
 
 def headline_rows(data: ReportData, run: Run) -> list[Row]:
     """The headline table of one run, stages in training order."""
-    geometry, outcomes = run.rows(data.geometry), run.rows(data.outcomes)
+    geometry, outcomes = run.rows(data.geometry), data.at_fixed_rate(run.rows(data.outcomes))
     return [
         Row(
             stage.label,
             (
                 _geometry(geometry, stage, HEADLINE, "rms"),
-                _change(data.comparisons, stage),
+                change_cell(data.changes.get(stage.node, "base")),
                 _geometry(geometry, stage, "participation_ratio_debiased", "rms"),
                 _geometry(geometry, stage, "rankme", "rms"),
                 _geometry(geometry, stage, "anisotropy", "raw"),
@@ -109,14 +110,12 @@ def _geometry(geometry: pd.DataFrame, stage: Stage, metric: str, convention: str
     return NOTHING
 
 
-def _change(comparisons: pd.DataFrame, stage: Stage) -> Cell:
-    row = None if stage.index == 0 else headline_change(comparisons, stage)
-    if row is None:
+def change_cell(change: Change | None) -> Cell:
+    """A change as a cell, which says so where none was found; a dash for None."""
+    if change is None:
         return NOTHING
-    value, low, high = float(row["corrected"]), float(row["low"]), float(row["high"])
-    remark = "no change found" if low <= 1.0 <= high else ""
-    span = words.change_interval(HEADLINE, low, high)
-    return Cell(value, words.change(HEADLINE, value), span, remark, low, high)
+    remark = "no change found" if change.known and not change.found else ""
+    return Cell(change.value, change.text, change.interval, remark, change.low, change.high)
 
 
 def _target(outcomes: pd.DataFrame, stage: Stage, targets: Mapping[str, str]) -> Cell:
@@ -152,7 +151,11 @@ def _mean(
     unit: str = "",
 ) -> Cell:
     """The mean over tasks; with one task also its interval."""
-    rows = outcomes[(outcomes["stage_index"] == stage.index) & (outcomes["outcome"] == outcome)]
+    return mean_of(outcomes[(outcomes["stage_index"] == stage.index) & (outcomes["outcome"] == outcome)], show, unit)
+
+
+def mean_of(rows: pd.DataFrame, show: Callable[[float], str] = words.number, unit: str = "") -> Cell:
+    """The mean of some rows' values; of one row also its interval."""
     rows = rows.dropna(subset=["value"])
     if len(rows) == 1:
         return _cell(rows.iloc[0], show, unit)

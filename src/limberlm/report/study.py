@@ -2,19 +2,80 @@
 
 from __future__ import annotations
 
-from limberlm.report.data import ReportData
+from collections.abc import Iterator, Mapping
+
+from limberlm.errors import UserError
+from limberlm.outcomes.score_matrix import ScoreMatrix
+from limberlm.report.data import Control, Key, ReportData
 from limberlm.study import Results
+from limberlm.study.derived import SCORES
+from limberlm.study.plan import Chain, Plan
 
 
 def report_data(results: Results, title: str) -> ReportData:
     """Everything a report shows of a run directory, as far as it is finished."""
+    runs = [chain for chain in results.chains if chain.control is None]
+    notes: list[str] = []
     return ReportData(
         title=title,
         geometry=results.table("geometry"),
         outcomes=results.table("outcomes"),
         training=results.table("training"),
         comparisons=results.table("comparisons"),
+        updates=results.table("updates"),
         settings=results.settings,
         versions=results.versions(),
         targets=results.targets(),
+        lengths={_key(chain): len(chain.nodes) for chain in runs},
+        controls={_key(chain): tuple(controls_of(results.plan, chain)) for chain in runs},
+        twins=results.twins,
+        matrices={_key(chain): _matrices(results, chain, notes) for chain in runs},
+        balance=results.plan.balance,
+        notes=notes,
     )
+
+
+def controls_of(plan: Plan, run: Chain) -> Iterator[Control]:
+    """The controls of a chain, each checkpoint once, but for those in random directions: `ReportData.twins` has them.
+
+    A control belongs to every chain that it would have been made for: several orderings can share one.
+    """
+    seen = set()
+    for chain in plan.chains:
+        if chain.control in (None, "random_adapter") or (chain.seed, chain.arm) != (run.seed, run.arm):
+            continue
+        if chain.nodes[-1] not in seen and _belongs(plan, chain, run):
+            seen.add(chain.nodes[-1])
+            yield Control(str(chain.control), chain.name, chain.seed, chain.nodes)
+
+
+def _belongs(plan: Plan, control: Chain, run: Chain) -> bool:
+    first, last = run.ordering[0], run.ordering[-1]
+    if control.control == "joint":
+        stages = (plan.node(node) for node in run.nodes[1:])
+        supervised = sorted(node.stage for node in stages if node.stage_settings.trainer == "sft")
+        return sorted(plan.node(control.nodes[-1]).joined) == supervised
+    return control.ordering == {
+        "zero_learning_rate": (f"{first}.zero",),
+        "repeat": (first,) * len(run.ordering),
+        "equal_tokens": (f"{last}.equal",),
+        "full": run.ordering,
+    }.get(str(control.control))
+
+
+def _matrices(results: Results, chain: Chain, notes: list[str]) -> Mapping[str, ScoreMatrix]:
+    """Those that there are; why there is none of a finished chain goes to the report's notes."""
+    found: dict[str, ScoreMatrix] = {}
+    for scores in SCORES:
+        try:
+            matrix = results.score_matrix(chain, scores)
+        except UserError as error:
+            notes.append(f"{chain.name}, seed {chain.seed}: no score matrix ({error}).")
+            continue
+        if matrix is not None and matrix.tasks:
+            found[scores] = matrix
+    return found
+
+
+def _key(chain: Chain) -> Key:
+    return chain.name, chain.seed

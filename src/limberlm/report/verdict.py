@@ -6,10 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import pandas as pd
-
-from limberlm.observe.sites import BAND
 from limberlm.report import words
+from limberlm.report.changes import Change, Changes
 from limberlm.report.data import Run, Stage
 
 HEADLINE = "effective_rank"
@@ -29,21 +27,9 @@ class Finding:
     text: str
 
 
-def headline_change(comparisons: pd.DataFrame, stage: Stage, metric: str = HEADLINE) -> pd.Series | None:
-    """The comparison of a stage with the base at the depth band under `rms`; None if there is none."""
-    rows = comparisons[
-        (comparisons["node"] == stage.node)
-        & (comparisons["against"] == "base")
-        & (comparisons["site"] == BAND)
-        & (comparisons["convention"] == "rms")
-        & comparisons["metric"].isin([metric, metric + words.CORRECTED])
-    ]
-    return None if rows.empty else rows.iloc[0]
-
-
-def findings(run: Run, comparisons: pd.DataFrame) -> list[Finding]:
+def findings(run: Run, changes: Changes) -> list[Finding]:
     """One finding for each stage of a run after its base, in order."""
-    return [_finding(stage, headline_change(comparisons, stage)) for stage in run.stages if stage.index > 0]
+    return [_finding(stage, changes.get(stage.node, "base")) for stage in run.stages if stage.index > 0]
 
 
 def summary(found: Sequence[Finding]) -> str:
@@ -56,32 +42,30 @@ def summary(found: Sequence[Finding]) -> str:
     return f"Effective rank ended {_size(last.ratio)} {'above' if last.ratio > 1 else 'below'} the base."
 
 
-def seeds_sentence(run: Run, runs: Sequence[Run], comparisons: pd.DataFrame) -> str:
+def seeds_sentence(run: Run, runs: Sequence[Run], changes: Changes) -> str:
     """How the change after the last stage differs between training seeds, which no interval covers."""
     siblings = [other for other in runs if other.chain == run.chain]
     if len(siblings) == 1:
         return "This chain was trained with one seed only."
     parts = []
     for other in siblings:
-        row = headline_change(comparisons, other.stages[-1])
-        shown = "not measured" if row is None else words.change(HEADLINE, float(row["corrected"]))
-        parts.append(f"{shown} (seed {other.seed})")
+        change = changes.get(other.stages[-1].node, "base")
+        parts.append(f"{'not measured' if change is None else change.text} (seed {other.seed})")
     return f"Over training seeds, the change from base after the last stage is {', '.join(parts)}."
 
 
-def _finding(stage: Stage, row: pd.Series | None) -> Finding:
-    if row is None or math.isnan(row["corrected"]):
+def _finding(stage: Stage, change: Change | None) -> Finding:
+    if change is None or math.isnan(change.value):
         return Finding(stage.label, math.nan, None, "no comparison with the base could be made")
-    value, low, high = float(row["corrected"]), float(row["low"]), float(row["high"])
-    if math.isnan(low) or math.isnan(high):
-        text = f"{words.change(HEADLINE, value)}, without an interval, so nothing can be concluded"
-        return Finding(stage.label, value, None, text)
-    span = f"95\u00a0% interval {words.change_interval(HEADLINE, low, high)}"
-    if low <= 1.0 <= high:
-        text = f"no change found ({words.change(HEADLINE, value)}, {span}, which includes no change)"
-        return Finding(stage.label, value, False, text)
-    text = f"{'up' if value > 1 else 'down'} {_size(value)} ({span}, which excludes no change)"
-    return Finding(stage.label, value, True, text)
+    if not change.known:
+        text = f"{change.text}, without an interval, so nothing can be concluded"
+        return Finding(stage.label, change.value, None, text)
+    span = f"95\u00a0% interval {change.interval}"
+    if not change.found:
+        text = f"no change found ({change.text}, {span}, which includes no change)"
+        return Finding(stage.label, change.value, False, text)
+    text = f"{'up' if change.up else 'down'} {_size(change.value)} ({span}, which excludes no change)"
+    return Finding(stage.label, change.value, True, text)
 
 
 def _size(ratio: float) -> str:

@@ -1,4 +1,4 @@
-"""What is checked of a stage: before its first step, that policy and reference are its start; after its last, what is saved.
+"""What is checked of a stage: that policy and reference are its start, and that what it saved is what it trained.
 
 The logits on `fixed_tokens` tell, in float32 and evaluation mode. The first step's value alone would not do: after a
 small adapter, or under 16-bit autocast, a wrong reference may move it by less than what must be allowed for.
@@ -77,9 +77,11 @@ def verified_rounding(
         ended: the logits of the model that the last stage trained.
 
     Raises:
-        NodeFailed: what was saved gives other logits than what was trained.
+        NodeFailed: the logits are not finite, or what was saved gives others than what was trained.
 
     """
+    if not bool(ended.isfinite().all()):
+        raise NodeFailed("after the last step the model's logits are not finite: lower the learning rate")
     model = unmerged(base, left, hand_over)
     _within(
         fixed_logits(model), ended, f"what was saved in {left[-1].folder.name} is not what was trained: its logits are"

@@ -13,7 +13,7 @@ from limberlm.errors import UserError, nearest
 from limberlm.outcomes.calibration import CalibrationSettings
 from limberlm.outcomes.diversity import DiversitySettings
 from limberlm.outcomes.lm_eval import LmEvalTask
-from limberlm.outcomes.plasticity import PlasticitySettings, RandomLabelSettings, ReadinessSettings
+from limberlm.outcomes.plasticity import FUTURE_TASKS, PlasticitySettings, RandomLabelSettings, ReadinessSettings
 from limberlm.stages import AdapterSettings
 from limberlm.stages.reward import VERIFIER
 from limberlm.study.orderings import OrderingSettings, expand
@@ -57,6 +57,11 @@ class StageSettings(_Settings):
             raise ValueError(f"reward: {self.reward} is neither `verifier` nor written package.module:function")
         if self.data is None and self.config is None:
             raise ValueError("no data: add `data:`, or a `config:` that names a dataset")
+        if (self.data or "").removeprefix("testbed:") in FUTURE_TASKS:
+            raise ValueError(
+                f"data: {self.data} is a future task, which plasticity is measured on; a chain that trained on it would "
+                "say nothing there: choose another skill"
+            )
         if self.data is not None and self.data.startswith("testbed:") and (self.split or self.subset):
             raise ValueError(f"data: {self.data} and split or subset, which only other data have: remove them")
         return self

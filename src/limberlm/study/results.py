@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from functools import cached_property
+from dataclasses import replace
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +22,7 @@ from limberlm.study.plan import Chain, Node, Plan
 from limberlm.study.store import Store
 
 TableName = Literal["geometry", "outcomes", "training", "updates", "comparisons"]
+Against = Literal["base", "previous", "random_adapter"]
 
 
 class Results:
@@ -47,8 +49,9 @@ class Results:
         `samples_to_threshold` where plasticity is measured (the threshold is the base's loss at half its budget).
         `training`: the trainers' logs. `updates`: what each stage and its chain changed in the weights, over modules,
         as `limberlm.Updates.summary`, its columns `stage` and `other` called `update` and `other_update`.
-        `comparisons`: every stage's geometry against the base's and the previous stage's (`against`), as in
-        `limberlm.compare`.
+        `comparisons`: every stage's geometry against the base's, the previous stage's and, where the control was run,
+        that of its start with an update of the same size in random directions (`against`: `base`, `previous`,
+        `random_adapter`), as in `limberlm.compare`.
         """
         frames = {
             "geometry": self._geometry,
@@ -165,13 +168,35 @@ class Results:
         stages = [task or self.stage_of(node) for task, node in zip(tasks, chain.nodes[1:], strict=True)]
         return score_matrix([items_of(table, SCORES[scores]) for table in tables], stages, kind=scores)
 
+    @cached_property
+    def twins(self) -> dict[str, str]:
+        """Of each trained node that has one, the node with an update of the same size in random directions."""
+        return {node.like: node.id for node in self.plan.nodes if node.like is not None}
+
     def _comparisons(self) -> list[pd.DataFrame]:
-        frames = []
-        for chain, index, node in self._places(GEOMETRY):
-            for against, other in (("base", 0), ("previous", index - 1)):
-                if index == 0 or (against == "previous" and other == 0) or not self._has(chain.nodes[other], GEOMETRY):
-                    continue
-                frame = compare(*map(self._load_geometry, (chain.nodes[other], node))).table
-                frame.insert(0, "against", against)
-                frames.append(self._labelled(frame, chain, index, node))
-        return frames
+        @cache  # without the statistics: every measured node's is kept
+        def geometry(node: str) -> Geometry:
+            return replace(self._load_geometry(node), statistics={})
+
+        @cache
+        def compared(against: str, reference: str, node: str) -> pd.DataFrame:
+            frame = compare(geometry(reference), geometry(node)).table
+            frame.insert(0, "against", against)
+            return frame
+
+        return [
+            self._labelled(compared(against, reference, node), chain, index, node)
+            for chain, index, node in self._places(GEOMETRY)
+            for against, reference in self._references(chain, index)
+            if self._has(reference, GEOMETRY)
+        ]
+
+    def _references(self, chain: Chain, index: int) -> Iterator[tuple[Against, str]]:
+        """What a chain's checkpoint is compared with, and the node that holds it."""
+        if index > 0:
+            yield "base", chain.nodes[0]
+        if index > 1:
+            yield "previous", chain.nodes[index - 1]
+        twin = self.twins.get(chain.nodes[index])
+        if twin is not None:
+            yield "random_adapter", twin

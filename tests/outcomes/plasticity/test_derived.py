@@ -68,6 +68,7 @@ def test_headroom_gain_is_the_share_of_what_was_left() -> None:
     [row] = headroom_gain(scores(before, after))
     assert row["value"] == pytest.approx((0.4 - 0.2) / (1 - 0.2))
     assert np.mean(row["items"]) == pytest.approx(row["value"])
+    assert said(row) == SAID | {"ceiling": 1.0}
     top = [1, 1, 1, 0, 0] * 4
     [row] = headroom_gain(scores(before, after), ceiling=scores(before, top))
     assert row["value"] == pytest.approx(0.2 / 0.4)

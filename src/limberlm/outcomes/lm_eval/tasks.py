@@ -35,9 +35,7 @@ def check_task(name: str, include_path: str | None = None) -> None:
             model wrote, or one of its metrics is a program on the hub.
 
     """
-    manager, spec = _found(name, include_path)
-    for config in _configs(manager, spec, name):
-        _refuse_code(name, config)
+    _checked(name, include_path)
 
 
 def load_task(name: str, include_path: str | None = None) -> Any:
@@ -49,8 +47,7 @@ def load_task(name: str, include_path: str | None = None) -> Any:
         UserError: as in `check_task`; or the data cannot be had, a package is missing, or the task reads images.
 
     """
-    check_task(name, include_path)
-    manager, spec = _found(name, include_path)
+    manager, spec = _checked(name, include_path)
     try:
         with contextlib.chdir(_folder(manager, spec) or Path.cwd()), no_code_from_the_hub(name):
             loaded = manager.load([spec])
@@ -68,31 +65,50 @@ def load_task(name: str, include_path: str | None = None) -> Any:
     return loaded
 
 
-@cache
-def _manager(include_path: str | None, defaults: bool) -> Any:
-    from lm_eval.tasks import TaskManager
-
-    return TaskManager(include_path=include_path, include_defaults=defaults)  # reads every definition: seconds
+def _checked(name: str, include_path: str | None) -> tuple[Any, str]:
+    """The manager that knows a task, and what it knows it by: a name, or the absolute path of its file."""
+    require_lm_eval()
+    manager, spec = _found(name, include_path)
+    for config in _configs(manager, spec, name):
+        _refuse_code(name, config)
+    return manager, spec
 
 
 def _found(name: str, include_path: str | None) -> tuple[Any, str]:
-    """The manager that knows a task, and what it knows it by: a name, or the absolute path of its file."""
-    require_lm_eval()
-    if include_path is not None and not Path(include_path).is_dir():
+    folder = None if include_path is None else Path(include_path).expanduser().resolve()
+    if folder is not None and not folder.is_dir():
         raise UserError(f"include_path: {include_path} is not a folder; give one that holds task files")
-    folder = None if include_path is None else str(Path(include_path).expanduser().resolve())
+    own = _manager(folder)
     if name.endswith(FILES):
         path = Path(name).expanduser().resolve()
         if not path.is_file():
             raise UserError(f"{_said(name)}: no such file; give a task's YAML file, or a name of lm-eval's registry")
-        return _manager(folder, "group" in _read(path, name)), str(path)
-    if folder is not None and name in (own := _manager(folder, False)).task_index:
+        return (own if _self_contained(own, _read(path, name)) else _with_registry(folder)), str(path)
+    if name in own.task_index and _self_contained(own, own.task_index[name].cfg or {}):
         return own, name
-    manager = _manager(folder, True)
+    manager = _with_registry(folder)
     if name not in manager.task_index:
         hint = nearest(name, manager.all_tasks)
         raise UserError(f"{_said(name)}: lm-eval has none of that name{hint}; or give the path of a YAML file")
     return manager, name
+
+
+def _manager(folder: Path | None, defaults: bool = False) -> Any:
+    from lm_eval.tasks import TaskManager
+
+    return TaskManager(include_path=None if folder is None else str(folder), include_defaults=defaults)
+
+
+@cache
+def _with_registry(folder: Path | None) -> Any:
+    return _manager(folder, defaults=True)  # reads some 15,000 definitions, which takes seconds
+
+
+def _self_contained(manager: Any, config: dict[str, Any]) -> bool:
+    """Whether a definition is a task, or a group of tasks that are all known without lm-eval's own."""
+    members = config.get("task") if "group" in config else None
+    listed = [members] if isinstance(members, str) else members or ()
+    return all(isinstance(member, str) and member in manager.task_index for member in listed)
 
 
 def _read(path: Path, name: str) -> dict[str, Any]:

@@ -56,6 +56,7 @@ def headroom_gain(rows: Rows, ceiling: float | Rows = 1.0) -> list[dict[str, Any
 
     """
     kept = list(rows)
+    stated = {"ceiling": float(ceiling) if isinstance(ceiling, int | float) else "measured"}
     start = {row["task"]: _items(row) for row in kept if row["outcome"] == "score_before"}
     tops = {} if isinstance(ceiling, int | float) else _by_key(ceiling, "future_score")
     found = []
@@ -68,7 +69,7 @@ def headroom_gain(rows: Rows, ceiling: float | Rows = 1.0) -> list[dict[str, Any
         else:
             continue
         shares = _ratio(_paired(key, before, after), _paired(key, before, top))
-        found.append(outcome_row("headroom_gain", key[0], shares.tolist(), settings=settings_of(row)))
+        found.append(outcome_row("headroom_gain", key[0], shares.tolist(), settings=settings_of(row) | stated))
     return found
 
 

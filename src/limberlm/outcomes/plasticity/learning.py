@@ -34,11 +34,6 @@ class Reading:
     places: Tensor
     right: Tensor
 
-    @property
-    def mean(self) -> float:
-        """Nats per token over all items."""
-        return float(np.average(self.losses, weights=self.tokens))
-
     def divergence(self, other: Reading) -> list[float]:
         """KL divergence of each item, in nats per scored token, from this reading's predictions to the other's."""
         gap = (self.log_probs.exp() * (self.log_probs - other.log_probs)).sum(1).double()

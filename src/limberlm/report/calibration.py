@@ -1,0 +1,135 @@
+"""Calibration of a run's checkpoints: reliability diagrams, and each calibration error beside what chance gives."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+
+from limberlm.outcomes.calibration import reliability_table
+from limberlm.outcomes.calibration.binned import BINS
+from limberlm.outcomes.calibration.sources import SOURCES
+from limberlm.report import style, traces, words
+from limberlm.report.data import ReportData, Run, Stage
+from limberlm.report.headline import NOTHING, Cell, mean_of
+from limberlm.report.traces import Trace, plain
+
+SOURCE_TITLES = {
+    "choice_normalised": "options of a question, log-likelihood per token",
+    "choice_summed": "options of a question, log-likelihood in sum",
+    "next_token": "next token of held-out prose",
+}
+COLUMNS: tuple[tuple[str, str, str], ...] = (
+    ("correct", "Accuracy", "share right"),
+    ("confidence", "Confidence", "mean"),
+    ("ece", "ECE", "biased upwards"),
+    ("ece_null", "ECE if calibrated", "by chance alone"),
+    ("ece2_debiased", "ECE², debiased", "may be below 0"),
+    ("auroc", "AUROC", "right ranked above wrong"),
+    ("nll", "NLL", "nats"),
+    ("temperature", "Temperature", "best, on other items"),
+    ("ece_tempered", "ECE at it", "biased upwards"),
+)
+CAPTION = (
+    "Each point is a bin of confidences: how often the answers in it were right, against how sure the model was. On the "
+    "diagonal it is calibrated, below it overconfident. Point at a marker for the bin's interval and count. An ECE is "
+    "above zero for a calibrated model too: beside it what it would then read on average, with the same confidences."
+)
+Tables = Mapping[tuple[str, str, str], pd.DataFrame]
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One confidence source on one task: a row of cells per stage that it was measured at."""
+
+    source: str
+    task: str
+    rows: tuple[tuple[str, tuple[Cell, ...]], ...]
+
+
+def sources(outcomes: pd.DataFrame) -> list[str]:
+    """The confidence sources that were measured, in the library's order."""
+    measured = set(outcomes["outcome"])
+    return [source for source in SOURCES if f"ece_{source}" in measured]
+
+
+def reliability(data: ReportData) -> Tables:
+    """The reliability table of every node, source and task whose confidences are known."""
+    found: dict[tuple[str, str, str], pd.DataFrame] = {}
+    for source in sources(data.outcomes):
+        for (node, task), own in _of(data.outcomes, source).groupby(["node", "task"], sort=False):
+            rows = own.drop_duplicates("outcome").set_index("outcome")
+            if not {"confidence", "correct", "ece"} <= set(rows.index):
+                continue
+            c, y = (np.asarray(rows.loc[name, "items"], dtype=np.float64) for name in ("confidence", "correct"))
+            if len(c) and len(c) == len(y) and np.isfinite(c).all():
+                found[str(node), source, str(task)] = reliability_table(c, y, _bins(rows.loc["ece", "settings"]))
+    return found
+
+
+def panels(data: ReportData, run: Run) -> list[Panel]:
+    """What was measured of a run's calibration, source by source."""
+    found = []
+    outcomes = run.rows(data.outcomes)
+    for source in sources(outcomes):
+        for task, own in _of(outcomes, source).groupby("task", sort=False):
+            rows = tuple(
+                (stage.label, tuple(_cell(own, stage, name) for name, _, _ in COLUMNS))
+                for stage in run.stages
+                if (own["stage_index"] == stage.index).any()
+            )
+            found.append(Panel(source, str(task), rows))
+    return found
+
+
+def reliability_diagram(tables: Tables, stages: Sequence[Stage], source: str, task: str) -> go.Figure:
+    """Accuracy over confidence, one line per stage, and the diagonal."""
+    diagonal = {
+        "type": "scatter",
+        "x": [0, 1],
+        "y": [0, 1],
+        "mode": "lines",
+        "name": "calibrated",
+        "line": {"color": style.NULL_COLOUR, "width": 1.5, "dash": "dash"},
+        "hoverinfo": "skip",
+    }
+    drawn: list[Trace] = [diagonal]
+    for position, stage in enumerate(stages):
+        table = tables.get((stage.node, source, task))
+        if table is not None:
+            label = plain(stage.label)
+            curve = traces.line(table["confidence"].tolist(), table["accuracy"].tolist(), label, position, position)
+            drawn.append(curve | {"customdata": [(label, _bin_text(row)) for row in table.to_dict("records")]})
+    xaxis = {"title": {"text": "Confidence"}, "range": [-0.02, 1.02]}
+    yaxis = {"title": {"text": "Share right"}, "range": [-0.02, 1.02]}
+    return go.Figure(drawn, traces.layout(360, xaxis, yaxis))
+
+
+def _of(outcomes: pd.DataFrame, source: str) -> pd.DataFrame:
+    """The rows of a source, the outcomes without its name."""
+    own = outcomes[outcomes["outcome"].str.endswith(f"_{source}")]
+    return own.assign(outcome=own["outcome"].str.removesuffix(f"_{source}"))
+
+
+def _cell(rows: pd.DataFrame, stage: Stage, outcome: str) -> Cell:
+    own = rows[(rows["stage_index"] == stage.index) & (rows["outcome"] == outcome)]
+    show: Callable[[float], str] = words.percent if outcome in ("correct", "confidence") else _three
+    return mean_of(own.head(1), show) if len(own) else NOTHING
+
+
+def _three(value: float) -> str:
+    return words.number(value, 3)
+
+
+def _bins(settings: object) -> int:
+    return int(json.loads(settings).get("bins", BINS)) if isinstance(settings, str) else BINS
+
+
+def _bin_text(row: Mapping[object, float]) -> str:
+    right = f"right {words.number(100 * row['accuracy'], 3)} %"
+    span = traces.interval_text(100 * row["low"], 100 * row["high"], " %")
+    return f"confidence {words.number(row['confidence'], 3)}: {right}{span}<br>{row['n']:.0f} answers"

@@ -1,0 +1,118 @@
+"""What stands at the end of a chain, in the columns that chains are laid side by side in."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import pandas as pd
+
+from limberlm.outcomes.calibration.sources import SOURCES
+from limberlm.outcomes.ood import SPLIT as OUT_OF_DOMAIN
+from limberlm.report import words
+from limberlm.report.data import ReportData, Run, rows_of
+from limberlm.report.headline import NOTHING, TARGET_SPLIT, Cell, change_cell, mean_of
+from limberlm.report.verdict import HEADLINE
+
+RIGHT = ("accuracy", "pair_accuracy")
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One column: its head, the note under it, and how a value of it is printed.
+
+    `scale` is the one that means over seeds are taken on.
+    """
+
+    name: str
+    title: str
+    note: str
+    show: Callable[[float], str]
+    scale: Literal["linear", "log"] = "linear"
+
+
+@dataclass(frozen=True)
+class End:
+    """The last checkpoint of a chain, and the tasks that its accuracy is a mean over."""
+
+    chain: str
+    seed: int
+    node: str
+    tasks: tuple[str, ...]
+
+
+def scores_of(data: ReportData) -> str:
+    """`share` if the chains' tasks have right and wrong answers, `loss` if losses are all they have."""
+    known = {scores for matrices in data.matrices.values() for scores in matrices}
+    return "loss" if known == {"loss"} else "share"
+
+
+def ece_source(data: ReportData) -> str | None:
+    """The confidence source whose calibration error stands for all: the first that was measured."""
+    measured = set(data.outcomes["outcome"])
+    return next((source for source in SOURCES if f"ece_{source}" in measured), None)
+
+
+def measures(data: ReportData) -> tuple[Measure, ...]:
+    """The columns, in order. What was measured nowhere is left out by who shows them (`measured_only`)."""
+    losses = scores_of(data) == "loss"
+    acc = ("ACC", "tasks' held-out loss, nats", words.number) if losses else ("ACC", "own tasks", words.percent)
+    bwt_note, bwt_show = ("nats", _signed) if losses else ("points", words.points)
+    source = (ece_source(data) or "").replace("_", " ")
+    return (
+        Measure("rank", "Effective rank", "change from base", lambda x: words.change(HEADLINE, x), "log"),
+        Measure("acc", *acc),
+        Measure("bwt", "BWT", f"earlier tasks, {bwt_note}", bwt_show),
+        Measure("ood_accuracy", "OOD accuracy", "mean over tasks", words.percent),
+        Measure("ood_loss", "OOD loss", "nats per token", words.number),
+        Measure("plasticity", "Plasticity: loss after", "nats per token", words.number),
+        Measure("ece", "ECE", source, lambda x: words.number(x, 3)),
+    )
+
+
+def end_cells(data: ReportData, end: End) -> dict[str, Cell]:
+    """The cells of `measures` by name; BWT, which takes a whole chain, is that of the end's own score matrix."""
+    outcomes = rows_of(data.outcomes, end.chain, end.seed)
+    rows = data.at_fixed_rate(outcomes[outcomes["node"] == end.node])
+    outside, inside = (rows[rows["split"] == split] for split in (OUT_OF_DOMAIN, TARGET_SPLIT))
+    shown = {measure.name: measure.show for measure in measures(data)}
+    right = ("loss",) if scores_of(data) == "loss" else RIGHT
+    own = inside[inside["outcome"].isin(right) & inside["task"].isin(end.tasks)]
+    matrix = data.matrices.get((end.chain, end.seed), {}).get(scores_of(data))
+    bwt = matrix and matrix.bwt
+    return {
+        "rank": change_cell(data.changes.get(end.node, "base")),
+        "acc": mean_of(own, shown["acc"]),
+        "bwt": quantity_cell(bwt.value, bwt.low, bwt.high, shown["bwt"]) if bwt else NOTHING,
+        "ood_accuracy": mean_of(_named(outside, *RIGHT), shown["ood_accuracy"]),
+        "ood_loss": mean_of(_named(outside, "loss"), shown["ood_loss"]),
+        "plasticity": mean_of(_named(rows, "loss_after"), shown["plasticity"]),
+        "ece": mean_of(_named(rows, f"ece_{ece_source(data)}"), shown["ece"]),
+    }
+
+
+def quantity_cell(value: float, low: float, high: float, show: Callable[[float], str], remark: str = "") -> Cell:
+    """A value with its interval, where there is one, both printed by `show`."""
+    span = "" if math.isnan(low) or math.isnan(high) else f"{show(low)} to {show(high)}"
+    return Cell(value, show(value), span, remark, low, high)
+
+
+def tasks_of(data: ReportData, run: Run) -> tuple[str, ...]:
+    """The tasks that a run trains and that were scored."""
+    matrix = data.matrices.get(run.key, {}).get(scores_of(data))
+    return matrix.tasks if matrix is not None else tuple(data.targets.get(s.name, s.name) for s in run.stages[1:])
+
+
+def measured_only(data: ReportData, rows: list[Mapping[str, Cell]]) -> tuple[Measure, ...]:
+    """The columns that some row has a value in."""
+    return tuple(each for each in measures(data) if any(not math.isnan(row[each.name].value) for row in rows))
+
+
+def _named(rows: pd.DataFrame, *outcomes: str) -> pd.DataFrame:
+    return rows[rows["outcome"].isin(outcomes)]
+
+
+def _signed(loss: float) -> str:
+    return words.signed(words.number(loss))

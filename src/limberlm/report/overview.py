@@ -1,0 +1,78 @@
+"""Every ordering under every arm, a row each: what stands at the end, over seeds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from limberlm.outcomes.table import outcome_row
+from limberlm.report.data import ORDINARY, ReportData, Run
+from limberlm.report.ends import End, Measure, end_cells, measured_only, quantity_cell, tasks_of
+from limberlm.report.headline import NOTHING, Cell
+
+CAPTION = (
+    "Each value is that of the chain's last checkpoint, averaged over training seeds; under it the 95 % interval over "
+    "seeds (Student's, with n seeds; none for one seed). Effective rank: mean of logarithms. ACC: accuracy on the tasks "
+    "that the chain trains. BWT: accuracy on them now minus right after their stage, the last one left out. OOD: on the "
+    "tasks' out-of-domain splits. Plasticity: loss on a future task after a fixed budget, lower is better. ECE: "
+    "calibration error, lower is better, biased upwards. Differences between rows are not tested here: rows of one "
+    "seed share data, starts and often nodes, so their intervals say little about whether they differ."
+)
+
+
+@dataclass(frozen=True)
+class Line:
+    """One ordering under one arm: how many of its seeds are finished, of how many, and a cell per measure."""
+
+    ordering: str
+    arm: str
+    finished: int
+    seeds: int
+    cells: tuple[Cell, ...]
+
+
+@dataclass(frozen=True)
+class Overview:
+    """The lines of a study in its own order, and what their cells measure."""
+
+    measures: tuple[Measure, ...]
+    lines: tuple[Line, ...]
+
+    @property
+    def has_arms(self) -> bool:
+        """Whether there is more than one arm."""
+        return {line.arm for line in self.lines} != {ORDINARY}
+
+
+def overview(data: ReportData, runs: Sequence[Run]) -> Overview:
+    """The overview of a study's runs; a chain that is not finished counts among no values."""
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        groups.setdefault(run.chain, []).append(run)
+    found = [
+        [
+            end_cells(data, End(run.chain, run.seed, run.stages[-1].node, tasks_of(data, run)))
+            for run in group
+            if run.is_finished(data)
+        ]
+        for group in groups.values()
+    ]
+    shown = measured_only(data, [cells for each in found for cells in each])
+    lines = []
+    for group, ends in zip(groups.values(), found, strict=True):
+        cells = tuple(_over_seeds(measure, [end[measure.name].value for end in ends]) for measure in shown)
+        lines.append(Line(group[0].ordering, group[0].arm, len(ends), len(group), cells))
+    return Overview(shown, tuple(lines))
+
+
+def _over_seeds(measure: Measure, values: Sequence[float]) -> Cell:
+    known = [value for value in values if math.isfinite(value)]
+    if not known:
+        return NOTHING
+    there, back = (np.log, np.exp) if measure.scale == "log" else (float, float)
+    row = outcome_row("", "", [float(there(value)) for value in known])
+    remark = "one seed" if len(known) == 1 else f"n = {len(known)}"
+    return quantity_cell(*(float(back(row[name])) for name in ("value", "low", "high")), measure.show, remark)

@@ -1,0 +1,103 @@
+"""How the updates of a run's stages lie to each other: the excess of their overlap over chance."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from limberlm.report import style, traces, words
+from limberlm.report.data import Run, Stage
+from limberlm.report.figures import STAGE_AXIS
+from limberlm.report.headline import Cell
+from limberlm.report.traces import plain
+
+METRIC = "update_excess_overlap"
+CAPTION = (
+    "Of two stages' updates, how much of their directions they share beyond what two random updates of the same shapes "
+    "share: 0 by chance, 1 if they are the same directions on both sides. Weighted mean over the weights; under it what "
+    "chance gives, with its spread (one standard deviation)."
+)
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """A pair of stages, the earlier first: the excess overlap of their updates, with chance's beside it."""
+
+    earlier: Stage
+    later: Stage
+    excess: Cell
+    chance: Cell
+    deviations: Cell
+    middle: str
+    modules: int
+
+
+def overlaps(run: Run, updates: pd.DataFrame) -> list[Overlap]:
+    """Every pair that was measured, in training order; `updates` are the run's rows."""
+    stages = {stage.node: stage for stage in run.stages}
+    rows = updates[updates["metric"] == METRIC]
+    pairs: dict[tuple[str, str], dict[Any, Any]] = {}
+    for row in rows.to_dict("records"):
+        pairs[str(row["other_update"]), str(row["update"])] = row
+    found = [
+        _overlap(stages[earlier], stages[later], row)
+        for (earlier, later), row in pairs.items()
+        if earlier in stages and later in stages
+    ]
+    return sorted(found, key=lambda pair: (pair.later.index, pair.earlier.index))
+
+
+def overlap_heatmap(found: Sequence[Overlap]) -> go.Figure:
+    """Later stages down, earlier ones across; the pale middle of the colours is chance."""
+    laters, earliers = (
+        sorted({getattr(pair, side) for pair in found}, key=lambda stage: stage.index) for side in ("later", "earlier")
+    )
+    cells = {(pair.later.index, pair.earlier.index): pair for pair in found}
+    grid = [[cells.get((later.index, earlier.index)) for earlier in earliers] for later in laters]
+    reach = max((abs(pair.excess.value) for pair in found if math.isfinite(pair.excess.value)), default=0.0) or 1.0
+    heatmap = {
+        "type": "heatmap",
+        "z": [[pair and pair.excess.value for pair in row] for row in grid],
+        "x": [plain(stage.label) for stage in earliers],
+        "y": [plain(stage.label) for stage in laters],
+        "text": [[pair.excess.text if pair else "" for pair in row] for row in grid],
+        "texttemplate": "%{text}",
+        "textfont": {"color": "#1b1f23"},
+        "customdata": [[_hover(pair) for pair in row] for row in grid],
+        "hovertemplate": "%{customdata}<extra></extra>",
+        "hoverongaps": False,
+        "colorscale": [list(stop) for stop in style.DIVERGING],
+        "zmin": -reach,
+        "zmax": reach,
+        "xgap": 2,
+        "ygap": 2,
+        "showscale": False,
+    }
+    xaxis = STAGE_AXIS | {"title": {"text": "Earlier stage"}, "showgrid": False}
+    yaxis = {"autorange": "reversed", "showgrid": False, "type": "category", "title": {"text": "Later stage"}}
+    return go.Figure([heatmap], traces.layout(110 + 42 * len(laters), xaxis, yaxis, top=28))
+
+
+def _overlap(earlier: Stage, later: Stage, row: dict[Any, Any]) -> Overlap:
+    null, spread, z = (float(row.get(name, math.nan)) for name in ("null_value", "null_sd", "z"))
+    excess = Cell(float(row["value"]), words.signed(words.number(float(row["value"]), 3)))
+    chance = words.number(null, 3) + (f" ± {words.number(spread, 2)}" if math.isfinite(spread) else "")
+    quartiles = [float(row.get(name, math.nan)) for name in ("lower_quartile", "upper_quartile")]
+    deviations = words.signed(words.number(z, 3))
+    modules = row.get("modules", 0)
+    return Overlap(
+        earlier, later, excess, Cell(null, chance), Cell(z, deviations), words.interval(*quartiles, 3), int(modules)
+    )
+
+
+def _hover(pair: Overlap | None) -> str:
+    if pair is None:
+        return ""
+    head = f"<b>{plain(pair.earlier.label)}, then {plain(pair.later.label)}</b>"
+    middle = f"<br>middle half of {pair.modules} modules: {pair.middle}" if pair.middle else ""
+    return f"{head}<br>excess overlap {pair.excess.text}<br>by chance {pair.chance.text}{middle}"

@@ -16,43 +16,6 @@ from limberlm.report.traces import Trace, plain
 
 STAGE_AXIS = {"title": {"text": "Stage, in training order"}, "type": "category"}
 LOSS_AXIS = {"title": {"text": "Held-out loss (nats per token)"}}
-FINAL_NORM_X = 1.2  # the final norm is drawn past the last block and apart from it: it is no further block
-
-
-def geometry_by_depth(frame: pd.DataFrame, stages: Sequence[Stage], metric: str) -> go.Figure:
-    """One line per stage over the network's depth, with its interval as a ribbon and the null value dashed.
-
-    `frame` holds one run's rows of one metric under one convention.
-    """
-    sites = frame[frame["site"] != BAND]
-    apart = sites["site"] == FINAL_NORM
-    sites = sites.assign(x=sites["depth"].astype(float).where(~apart, FINAL_NORM_X)).sort_values("x")
-    drawn: list[Trace] = []
-    for position, stage in enumerate(stages):
-        drawn += _depth_line(sites[sites["stage_index"] == stage.index], stage, position, metric)
-    drawn += traces.null_line(sites)
-    return go.Figure(drawn, traces.layout(430, _depth_axis(sites), _metric_axis(sites, metric)) | _band_shade(sites))
-
-
-def geometry_by_stage(frame: pd.DataFrame, stages: Sequence[Stage], metric: str) -> go.Figure:
-    """The band value of each stage with its interval; the value at the final norm where there is no band."""
-    present = set(frame["site"])
-    rows = frame[frame["site"] == (BAND if BAND in present else FINAL_NORM)].drop_duplicates("stage_index")
-    known = [(position, stage) for position, stage in enumerate(stages) if stage.index in set(rows["stage_index"])]
-    labels = [plain(stage.label) for _, stage in known]
-    rows = rows.set_index("stage_index").loc[[stage.index for _, stage in known]].assign(x=labels)
-    colours = [style.colour(position) for position, _ in known]
-    drawn = traces.null_line(rows)
-    for i, colour in enumerate(colours):
-        drawn += traces.bars(rows.iloc[[i]], colour)
-    symbols = [style.symbol(position) for position, _ in known]
-    points = traces.line(labels, rows["value"].tolist(), "", 0, "") | {
-        "line": {"color": style.BASE_COLOUR, "width": 1},
-        "marker": {"color": colours, "symbol": symbols, "size": 10},
-        "customdata": traces.hover(rows, labels, metric),
-        "showlegend": False,
-    }
-    return go.Figure([*drawn, points], traces.layout(360, STAGE_AXIS, _metric_axis(rows, metric)))
 
 
 def accuracy_heatmap(frame: pd.DataFrame, stages: Sequence[Stage]) -> go.Figure | None:
@@ -130,51 +93,6 @@ def training_loss(frame: pd.DataFrame, position: int) -> go.Figure:
     }
     xaxis, yaxis = {"title": {"text": "Step"}}, {"title": {"text": "Training loss (nats)"}}
     return go.Figure([curve], traces.layout(230, xaxis, yaxis, top=10))
-
-
-def _depth_line(rows: pd.DataFrame, stage: Stage, position: int, metric: str) -> list[Trace]:
-    """The blocks as a line with a ribbon; the final norm as a point of its own with a bar."""
-    blocks, final = rows[rows["site"] != FINAL_NORM], rows[rows["site"] == FINAL_NORM]
-    drawn = traces.ribbon(blocks, position, stage.index)
-    drawn += traces.bars(final, style.colour(position), stage.index)
-    label, named = plain(stage.label), False
-    for part in (blocks, final):
-        if len(part):
-            curve = traces.line(part["x"].tolist(), part["value"].tolist(), label, position, stage.index)
-            curve |= {"customdata": traces.hover(part, [label] * len(part), metric), "showlegend": not named}
-            drawn.append(curve)
-            named = True
-    return drawn
-
-
-def _depth_axis(sites: pd.DataFrame) -> dict[str, Any]:
-    ticks: dict[float, str] = {}
-    blocks = sites["site"] != FINAL_NORM
-    if blocks.any():
-        ticks = {0.0: "embed", 0.25: "25 %", 0.5: "50 %", 0.75: "75 %", 1.0: "100 %"}
-    if not blocks.all():
-        ticks[FINAL_NORM_X] = "final<br>norm"
-    axis = {
-        "title": {"text": "Depth (share of blocks passed)"},
-        "tickvals": list(ticks),
-        "ticktext": list(ticks.values()),
-        "tickangle": 0,
-    }
-    return axis | ({"range": [-0.04, max(ticks) + 0.06]} if blocks.any() else {})
-
-
-def _band_shade(sites: pd.DataFrame) -> dict[str, Any]:
-    if (sites["site"] == FINAL_NORM).all():
-        return {}
-    shade = {"type": "rect", "xref": "x", "yref": "paper", "x0": BAND_LOW, "x1": BAND_HIGH, "y0": 0, "y1": 1}
-    fill = style.translucent(style.BASE_COLOUR, 0.09)
-    return {"shapes": [{**shade, "fillcolor": fill, "line": {"width": 0}, "layer": "below"}]}
-
-
-def _metric_axis(rows: pd.DataFrame, metric: str) -> dict[str, Any]:
-    unit = words.metric_unit(metric)
-    title = plain(words.metric_title(metric)) + (f"<br>({plain(unit)})" if unit else "")
-    return traces.value_axis(title, pd.concat([rows["value"], rows["null_value"]]), words.is_ratio(metric))
 
 
 def _loss_line(rows: pd.DataFrame, x: Sequence[Any], label: str, position: int, group: object) -> Trace:

@@ -1,0 +1,111 @@
+"""What is read off a run's score matrices: ACC, BWT, forgetting and FWT, over items, over seeds and task by task."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from limberlm.outcomes.score_matrix import Quantity, ScoreMatrix, SeedQuantity, over_seeds
+from limberlm.report import words
+from limberlm.report.data import ReportData, Run
+from limberlm.report.ends import quantity_cell
+from limberlm.report.headline import NOTHING, Cell
+
+TITLES = {"share": "Right answers", "loss": "Held-out loss"}
+QUANTITIES: tuple[tuple[str, str, str], ...] = (
+    ("acc", "ACC", "at the end of the chain"),
+    ("bwt", "BWT", "earlier tasks: the end minus right after their stage"),
+    ("forgetting", "Forgetting", "earlier tasks: the best checkpoint before the end minus the end"),
+    ("fwt", "FWT", "later tasks: right before their first stage minus the base"),
+)
+CAPTION = (
+    "Means over tasks. Intervals over items are for these checkpoints, with other questions of the same kind; intervals "
+    "over seeds are Student's, for the chain as a recipe. BWT and FWT below zero: something was lost. Forgetting above "
+    "zero: something was lost; as a difference from the best of several noisy scores it reads too high, by about its "
+    "bias or more. Losses: ACC is the loss itself; the other rows have its sign turned, so that they read alike."
+)
+
+
+@dataclass(frozen=True)
+class Line:
+    """One quantity: over items, over seeds, and a cell per task."""
+
+    title: str
+    note: str
+    items: Cell
+    seeds: Cell
+    tasks: tuple[Cell, ...]
+
+
+@dataclass(frozen=True)
+class Table:
+    """The quantities of one score matrix, its tasks, and the trained tasks that it leaves out."""
+
+    title: str
+    tasks: tuple[str, ...]
+    left_out: tuple[str, ...]
+    seeds: int
+    lines: tuple[Line, ...]
+
+
+def score_tables(data: ReportData, run: Run, runs: Sequence[Run]) -> list[Table]:
+    """The score matrices of a run, shares before losses, with those of its other seeds."""
+    siblings = [other for other in runs if other.chain == run.chain]
+    found = []
+    for scores, title in TITLES.items():
+        own = data.matrices.get(run.key, {}).get(scores)
+        if own is None:
+            continue
+        others = [each for other in siblings if (each := data.matrices.get(other.key, {}).get(scores)) is not None]
+        alike = [each for each in others if (each.stages, each.tasks) == (own.stages, own.tasks)]
+        found.append(_table(title, own, alike, scores))
+    return found
+
+
+def _table(title: str, own: ScoreMatrix, alike: Sequence[ScoreMatrix], scores: str) -> Table:
+    seeds = over_seeds(alike) if len(alike) > 1 else {}
+    lines = []
+    for name, head, note in QUANTITIES:
+        quantity: Quantity | None = getattr(own, name)
+        if quantity is not None:
+            show, sign = _printer(name, scores)
+            lines.append(_line(head, note, quantity, seeds.get(name), own.tasks, show, sign))
+    return Table(title, own.tasks, own.left_out, len(alike), tuple(lines))
+
+
+def _line(
+    head: str,
+    note: str,
+    quantity: Quantity,
+    seeds: SeedQuantity | None,
+    tasks: Sequence[str],
+    show: Callable[[float], str],
+    sign: int,
+) -> Line:
+    bias = "" if quantity.bias is None else f"bias about {show(quantity.bias)}"
+    over = NOTHING if seeds is None else _turned(seeds.mean, seeds.low, seeds.high, show, sign, f"n = {seeds.n}")
+    cells = []
+    for task in tasks:
+        row = quantity.tasks.get(task)
+        cells.append(NOTHING if row is None else _turned(row["value"], row["low"], row["high"], show, sign))
+    whole = _turned(quantity.value, quantity.low, quantity.high, show, sign, bias)
+    return Line(head, note, whole, over, tuple(cells))
+
+
+def _turned(
+    value: float, low: float | None, high: float | None, show: Callable[[float], str], sign: int, remark: str = ""
+) -> Cell:
+    ends = (sign * (math.nan if low is None else low), sign * (math.nan if high is None else high))
+    return quantity_cell(sign * value, *(ends if sign > 0 else ends[::-1]), show, remark)
+
+
+def _printer(name: str, scores: str) -> tuple[Callable[[float], str], int]:
+    """How a quantity is printed, and the sign that makes a loss of what is above zero where it is better."""
+    if scores == "loss":
+        return ((lambda x: f"{words.number(x)} nats"), -1) if name == "acc" else (_nats, 1)
+    return (words.percent, 1) if name == "acc" else (words.points, 1)
+
+
+def _nats(value: float) -> str:
+    return f"{words.signed(words.number(value))} nats"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from limberlm.outcomes.calibration import (
     paired_calibration,
     read_logits,
     reliability_table,
+    temperature,
 )
 from limberlm.outcomes.calibration.intervals import error_spread, grouped, share_row
 from limberlm.outcomes.calibration.sources import SOURCES, _places, choice_logits, token_source
@@ -112,16 +114,19 @@ def test_tokens_are_the_same_for_every_checkpoint_and_never_special(
     mirrored = token_source(tiny_model, tiny_tokenizer, SMALL.model_copy(update={"batch_size": 3})).reported(1.0)
     assert len(first.nll) == len(mirrored.nll) == 60
     assert (first.nll != mirrored.nll).all()
+    texts = passages("in_domain", 41)
+    [(common, _)] = Counter(token for text in texts for token in tiny_tokenizer(text)["input_ids"]).most_common(1)
+    many = SMALL.model_copy(update={"tokens_per_passage": 40})
+
+    def drawn(tokenizer: PreTrainedTokenizerFast) -> set[int]:
+        examples, places = _places(tiny_model, tokenizer, texts, many)
+        return {example.ids[place] for example, own in zip(examples, places, strict=True) for place in own}
+
+    assert common in drawn(tiny_tokenizer)
     marked = copy.deepcopy(tiny_tokenizer)
-    frequent = tiny_tokenizer.tokenize(passages("in_domain", 41)[0])[5]
-    marked.add_special_tokens({"additional_special_tokens": [frequent]})
-    forbidden = marked.convert_tokens_to_ids(frequent)
-    seen: list[int] = []
-    _, places = _places(tiny_model, marked, texts := passages("in_domain", 41), SMALL)
-    for text, own in zip(texts, places, strict=True):
-        seen += [marked(text)["input_ids"][place] for place in own]
-    assert forbidden in marked(texts[0])["input_ids"]
-    assert forbidden not in seen
+    marked.add_special_tokens({"additional_special_tokens": [tiny_tokenizer.convert_ids_to_tokens(common)]})
+    assert any(common in marked(text)["input_ids"] for text in texts)
+    assert common not in drawn(marked)
 
 
 def test_batches_change_rounding_only(
@@ -148,8 +153,12 @@ def test_temperature_is_fitted_on_other_questions_than_it_is_reported_on(
     assert rows[f"temperature_{source}"]["value"] != other[f"temperature_{source}"]["value"]
     for name in ("confidence", "correct", "ece"):  # what is reported on does not move
         assert rows[f"{name}_{source}"] == other[f"{name}_{source}"]
-    prompts = [sample.prompt for sample in SKILLS["arithmetic"].samples("multiple_choice", 44)]
-    assert not set(prompts[:20]) & set(prompts[20:])
+    samples = SKILLS["arithmetic"].samples("multiple_choice", 44)
+    examples = [encode_sample(tiny_tokenizer, s.prompt, option, 256) for s in samples[20:] for option in s.choices]
+    z = np.array([-loss / count for loss, count in losses_by_hand(tiny_model, examples)]).reshape(24, 4)
+    by_hand = temperature(z, [sample.choices.index(sample.answer) for sample in samples[20:]])
+    assert rows[f"temperature_{source}"]["value"] == pytest.approx(by_hand, rel=1e-3)
+    assert not {sample.prompt for sample in samples[:20]} & {sample.prompt for sample in samples[20:]}
     assert rows["temperature_next_token"]["n"] == 21 * 3
 
 
@@ -261,7 +270,10 @@ def test_a_diverged_model_is_never_right_and_all_else_is_nan(
             assert math.isnan(row["value"])
     expected = {row["outcome"]: row["settings"] for row in whole if "next_token" not in row["outcome"]}
     assert {row["outcome"]: row["settings"] for row in rows} == expected
-    assert all(math.isnan(row["low"]) for row in paired_calibration(rows, rows) if "correct" not in row["outcome"])
+    for before in (rows, whole):
+        changes = [row for row in paired_calibration(before, rows) if "correct" not in row["outcome"]]
+        assert len(changes) == 2 * (len(OUTCOMES) - 1)
+        assert all(math.isnan(row["value"]) and math.isnan(row["low"]) for row in changes)
 
 
 @pytest.mark.parametrize("place", ["best", "worst"])
@@ -284,6 +296,32 @@ def test_three_answers_give_every_row_and_no_debiased_error() -> None:
     assert set(rows) == {f"{name}_choice_summed" for name in OUTCOMES}
     assert math.isnan(rows["ece2_debiased_choice_summed"]["value"])
     assert rows["ece2_skipped_choice_summed"]["value"] == 1
+
+
+def test_intervals_are_the_formulas_of_their_docstrings() -> None:
+    z, right = options(90, 2, hot=1.5)
+    right = torch.where(torch.arange(90) < 80, z.argmax(1), z.argmin(1))  # ten wrong answers
+    rows = {
+        name.removesuffix("_choice_summed"): row for name, row in by_name(calibration_rows(asked((z, right)))).items()
+    }
+    ece_row, t = rows["ece"], stats.t.ppf(0.975, 89)
+    low = ece_row["value"] - rows["ece_null"]["value"] - t * ece_row["std_error"]
+    assert ece_row["low"] == pytest.approx(max(0.0, low), abs=1e-12)
+    assert ece_row["high"] == pytest.approx(ece_row["value"] + t * ece_row["std_error"], abs=1e-12)
+    area, error = rows["auroc"]["value"], stats.sem(rows["auroc"]["items"])
+    reach = stats.t.ppf(0.975, 9) * error / (area * (1 - area))  # as many degrees of freedom as the rarer kind gives
+    ends = [1 / (1 + (1 / area - 1) * math.exp(side * reach)) for side in (1, -1)]
+    assert [rows["auroc"]["low"], rows["auroc"]["high"]] == pytest.approx(ends, abs=1e-9)
+    row = rows["temperature"]
+    reach = t * stats.sem(row["items"]) / row["value"]
+    assert (row["low"], row["high"]) == pytest.approx((row["value"] * math.exp(-reach), row["value"] * math.exp(reach)))
+
+
+def test_answers_that_are_all_sure_are_still_ranked() -> None:
+    z = torch.tensor([[90.0, 0.0]] * 20 + [[60.0, 0.0]] * 20)
+    rows = by_name(calibration_rows(asked((z, torch.tensor([0] * 20 + [1] * 20))), resamples=100))
+    assert set(rows["confidence_choice_summed"]["items"]) == {1.0}
+    assert rows["auroc_choice_summed"]["value"] == 1.0
 
 
 def test_perfect_ranking_has_an_interval_too() -> None:

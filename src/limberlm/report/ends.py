@@ -32,6 +32,11 @@ class Measure:
     show: Callable[[float], str]
     scale: Literal["linear", "log"] = "linear"
 
+    @property
+    def head(self) -> tuple[str, str]:
+        """Its head and note."""
+        return self.title, self.note
+
 
 @dataclass(frozen=True)
 class End:

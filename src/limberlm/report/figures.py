@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
 
-from limberlm.observe.sites import BAND, BAND_HIGH, BAND_LOW, FINAL_NORM
 from limberlm.report import style, traces, words
+from limberlm.report.changes import Change
 from limberlm.report.data import Stage
 from limberlm.report.traces import Trace, plain
+from limberlm.report.yardsticks import Yardstick
 
 STAGE_AXIS = {"title": {"text": "Stage, in training order"}, "type": "category"}
 LOSS_AXIS = {"title": {"text": "Held-out loss (nats per token)"}}
 
 
-def accuracy_heatmap(frame: pd.DataFrame, stages: Sequence[Stage]) -> go.Figure | None:
-    """Accuracy of every task and split after every stage; None if no accuracy was measured."""
+def accuracy_heatmap(
+    frame: pd.DataFrame, stages: Sequence[Stage], targets: Mapping[str, str] | None = None
+) -> go.Figure | None:
+    """Accuracy of every task and split after every stage, bold where the stage trained the task; None without any.
+
+    `targets` are the tasks that stages train, by the stage's name, where that is not the task's.
+    """
     rows = frame[frame["outcome"].isin(["accuracy", "pair_accuracy"])].dropna(subset=["value"])
     if rows.empty:
         return None
@@ -31,12 +37,13 @@ def accuracy_heatmap(frame: pd.DataFrame, stages: Sequence[Stage]) -> go.Figure 
     measured = {index for _, index in cells}
     stages = [stage for stage in stages if stage.index in measured]
     grid = [[cells.get((task, stage.index)) for stage in stages] for task in tasks]
+    trained = [(targets or {}).get(stage.name, stage.name) for stage in stages]
     heatmap = {
         "type": "heatmap",
         "z": [[cell and cell["value"] for cell in row] for row in grid],
         "x": [plain(stage.label) for stage in stages],
         "y": tasks,
-        "text": [[f"{100 * cell['value']:.0f} %" if cell else "" for cell in row] for row in grid],
+        "text": [[_accuracy_text(cell, task) for cell, task in zip(row, trained, strict=True)] for row in grid],
         "texttemplate": "%{text}",
         "textfont": {"color": "#1b1f23"},
         "customdata": [
@@ -70,9 +77,52 @@ def loss_by_stage(frame: pd.DataFrame, stages: Sequence[Stage]) -> go.Figure | N
     return go.Figure(drawn, traces.layout(320, axis, LOSS_AXIS))
 
 
-def plasticity_curve(frame: pd.DataFrame, stages: Sequence[Stage], task: str) -> go.Figure:
-    """Held-out loss while a fresh adapter learns one future task, one line per stage it starts from."""
-    rows = frame[(frame["outcome"] == "future_loss") & (frame["task"] == task)].sort_values("step")
+def changes_by_stage(found: Sequence[Yardstick], metric: str) -> go.Figure:
+    """What training changed at each stage, and what an update of the same size in random directions did."""
+    own = [each for each in found if each.metric == metric]
+    labels = [plain(each.stage) for each in own]
+    drawn: list[Trace] = []
+    for position, name, changes in (
+        (1, "trained", [each.trained for each in own]),
+        (0, "random directions", [each.random for each in own]),
+    ):
+        rows = pd.DataFrame(
+            {
+                "x": [i + (0.12 if position == 0 else -0.12) for i in range(len(own))],
+                "value": [_shown(change, change.value) for change in changes],
+                "low": [_shown(change, change.low) for change in changes],
+                "high": [_shown(change, change.high) for change in changes],
+            }
+        )
+        drawn += traces.bars(rows, style.colour(position), name)
+        points = traces.line(rows["x"].tolist(), rows["value"].tolist(), name, position, name)
+        texts = [
+            (label, f"{name}: {change.text}" + (f"<br>95 % interval {change.interval}" if change.interval else ""))
+            for label, change in zip(labels, changes, strict=True)
+        ]
+        drawn.append(points | {"mode": "markers", "customdata": texts})
+    unit = "change, %" if words.is_ratio(metric) else "change"
+    xaxis = STAGE_AXIS | {
+        "type": "linear",
+        "tickvals": list(range(len(own))),
+        "ticktext": labels,
+        "range": [-0.5, len(own) - 0.5],
+        "title": {"text": "Stage"},
+    }
+    zero = {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": 0, "y1": 0, "layer": "below"}
+    line = {"color": style.NULL_COLOUR, "width": 1.5, "dash": "dash"}
+    figure = traces.layout(300, xaxis, {"title": {"text": unit}})
+    return go.Figure(drawn, figure | {"shapes": [zero | {"line": line}]})
+
+
+def plasticity_curve(
+    frame: pd.DataFrame, stages: Sequence[Stage], task: str, outcome: str = "future_loss"
+) -> go.Figure:
+    """Held-out loss while a fresh adapter learns one future task, one line per stage it starts from.
+
+    `frame` holds one run's rows at one learning rate.
+    """
+    rows = frame[(frame["outcome"] == outcome) & (frame["task"] == task)].sort_values("step")
     drawn = []
     for position, stage in enumerate(stages):
         own = rows[rows["stage_index"] == stage.index]
@@ -95,6 +145,10 @@ def training_loss(frame: pd.DataFrame, position: int) -> go.Figure:
     return go.Figure([curve], traces.layout(230, xaxis, yaxis, top=10))
 
 
+def _shown(change: Change, value: float) -> float:
+    return 100 * (value - 1) if words.is_ratio(change.metric) else value
+
+
 def _loss_line(rows: pd.DataFrame, x: Sequence[Any], label: str, position: int, group: object) -> Trace:
     places = [place if isinstance(place, str) else f"step {words.number(place)}" for place in x]
     texts = [
@@ -109,6 +163,13 @@ def _task_name(outcome: str, task: object, split: object) -> str:
     kind = ", pairs" if outcome == "pair_accuracy" else ""
     where = split.replace("_", " ") if isinstance(split, str) else ""
     return plain(f"{task}{kind}") + (f"<br>{plain(where)}" if where else "")
+
+
+def _accuracy_text(cell: dict[Any, Any] | None, trained: str) -> str:
+    if cell is None:
+        return ""
+    text = f"{100 * cell['value']:.0f} %"
+    return f"<b>{text}</b>" if cell["task"] == trained else text
 
 
 def _accuracy_hover(task: str, stage: Stage, cell: dict[Any, Any] | None) -> str:

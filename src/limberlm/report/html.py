@@ -2,38 +2,87 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 import pandas as pd
 
 from limberlm.geometry.catalog import CATALOG
-from limberlm.report import figures, headline, method, verdict, words
-from limberlm.report.comparison import comparison_table
+from limberlm.observe.sites import BAND, BAND_HIGH, BAND_LOW, FINAL_NORM
+from limberlm.report import (
+    calibration,
+    headline,
+    method,
+    overview,
+    plasticity,
+    refusals,
+    scores,
+    style,
+    updates,
+    verdict,
+    words,
+    yardsticks,
+)
 from limberlm.report.data import ReportData, Run, list_runs
-from limberlm.report.page import Json, plain_figure, render, write_whole
+from limberlm.report.packed import Pool, comparison_numbers, geometry_numbers
+from limberlm.report.page import Json, render, write_whole
+from limberlm.report.section import Drawn, Sections
+from limberlm.report.traces import plain
+
+SCRIPTS = ("figures.js", "table.js", "report_numbers.js", "report_geometry.js", "report.js")
+HEADS = (
+    *("Stage", "Against", "Metric", "Convention", "Site"),
+    *("Before", "After", "Change", "95 % interval", "p", "p adjusted"),
+)
+AGAINST = {"random_adapter": "random directions"}
+CAPTIONS = {
+    "headline": headline.CAPTION,
+    "overview": overview.CAPTION,
+    "scores": scores.CAPTION,
+    "plasticity": plasticity.CAPTION,
+    "calibration": calibration.CAPTION,
+    "refusals": refusals.CAPTION,
+    "updates": updates.CAPTION,
+    "yardsticks": yardsticks.CAPTION,
+}
 
 
 def render_report(data: ReportData) -> str:
     """The whole report as HTML text. The same data give the same text."""
     runs = list_runs(data)
-    drawn: dict[str, Json] = {}
-    sections = [_section(data, run, runs, f"r{i}", drawn) for i, run in enumerate(runs)]
+    drawn, pool = Drawn(), Pool()
+    sections = Sections(data, runs, drawn, calibration.reliability(data))
+    shown = [sections.of(run, f"r{i}") for i, run in enumerate(runs)]
     metrics = _metrics(data.geometry)
+    numbers = {"geometry": geometry_numbers(data, runs, pool), "comparisons": comparison_numbers(data, runs, pool)}
+    choices = _choices(data)
     return render(
         "report.html.j2",
         {
-            "figures": drawn,
+            "figures": drawn.figures,
+            "aliases": drawn.aliases,
             "metrics": {entry["name"]: entry for entry in metrics},
-            "comparisons": comparison_table(data, runs),
+            "heads": list(HEADS),
+            "runs": [[[stage.label, stage.index, stage.node] for stage in run.stages] for run in runs],
+            "arrays": pool.arrays,
+            **numbers,
+            "words": _words(data),
+            "looks": _looks(runs),
+            "choices": {name: options[first][0] for name, (options, first) in choices.items() if options},
         },
-        ("figures.js", "table.js", "report.js"),
+        SCRIPTS,
         data=data,
-        runs=sections,
+        runs=shown,
+        overview=overview.overview(data, runs) if len(runs) > 1 else None,
+        balance=overview.balance_tables(data),
         columns=headline.COLUMNS,
-        headline_caption=headline.CAPTION,
+        captions=CAPTIONS,
+        rate_note=_rate_note(data),
         metrics=metrics,
         conventions=[(name, words.CONVENTIONS.get(name, name)) for name in _present(data.geometry, "convention")],
+        choices=choices,
+        calibration_columns=[column[1:] for column in calibration.COLUMNS],
         meaning=verdict.MEANING,
         evidence=method.EVIDENCE,
         method_notes=method.NOTES,
@@ -50,42 +99,47 @@ def write_report(data: ReportData, path: str | Path) -> Path:
     return write_whole(render_report(data), path)
 
 
-def _section(data: ReportData, run: Run, runs: list[Run], key: str, drawn: dict[str, Json]) -> Json:
-    """What the page shows of one run; its figures go to `drawn` under keys that start with `key`."""
-    geometry, outcomes, training = (run.rows(frame) for frame in (data.geometry, data.outcomes, data.training))
-    for (metric, convention), frame in geometry.groupby(["metric", "convention"], sort=False):
-        name = f"{metric}|{convention}"
-        drawn[f"{key}|depth|{name}"] = plain_figure(figures.geometry_by_depth(frame, run.stages, str(metric)))
-        drawn[f"{key}|stage|{name}"] = plain_figure(figures.geometry_by_stage(frame, run.stages, str(metric)))
-    heatmap = figures.accuracy_heatmap(outcomes, run.stages)
-    if heatmap is not None:
-        drawn[f"{key}|accuracy"] = plain_figure(heatmap)
-    loss = figures.loss_by_stage(outcomes, run.stages)
-    if loss is not None:
-        drawn[f"{key}|loss"] = plain_figure(loss)
-    tasks = list(outcomes.loc[outcomes["outcome"] == "future_loss", "task"].drop_duplicates())
-    for i, task in enumerate(tasks):
-        drawn[f"{key}|plasticity|{i}"] = plain_figure(figures.plasticity_curve(outcomes, run.stages, task))
-    losses = []
-    for position, stage in enumerate(run.stages):
-        own = training[training["stage_index"] == stage.index]
-        if len(own):
-            losses.append((f"{key}|training|{position}", stage.label))
-            drawn[losses[-1][0]] = plain_figure(figures.training_loss(own, position))
-    findings, rows = verdict.findings(run, data.comparisons), headline.headline_rows(data, run)
+def _rate_note(data: ReportData) -> str:
+    if len(data.rates) < 2:
+        return ""
+    return f" Plasticity is at a learning rate of {data.fixed_rate:g}, the middle one of {len(data.rates)}."
+
+
+def _choices(data: ReportData) -> dict[str, tuple[list[tuple[str, str]], int]]:
+    """What a reader chooses for all runs at once, by name: the options with their titles, and which comes first."""
+    rates = [(plasticity.rate_name(rate), plasticity.rate_name(rate)) for rate in data.rates]
+    found = [(source, calibration.SOURCE_TITLES[source]) for source in calibration.sources(data.outcomes)]
     return {
-        "key": key,
-        "label": run.label,
-        "summary": verdict.summary(findings) if findings else "",
-        "findings": findings,
-        "outcomes": headline.outcomes_sentence(rows),
-        "seeds": verdict.seeds_sentence(run, runs, data.comparisons),
-        "rows": rows,
-        "has_geometry": len(geometry) > 0,
-        "has_accuracy": heatmap is not None,
-        "has_loss": loss is not None,
-        "plasticity": [(f"{key}|plasticity|{i}", str(task)) for i, task in enumerate(tasks)],
-        "training": losses,
+        "rate": (rates or [(plasticity.rate_name(None), "")], max(len(rates) - 1, 0) // 2),
+        "source": (found, 0),
+    }
+
+
+def _looks(runs: Sequence[Run]) -> Json:
+    """What the page's own figures look like: by position of a stage in its run, and in general."""
+    longest = max((len(run.stages) for run in runs), default=0)
+    positions = [
+        {
+            "colour": style.colour(position),
+            "dash": style.dash(position),
+            "symbol": style.symbol(position),
+            "fill": style.translucent(style.colour(position), 0.14),
+        }
+        for position in range(longest)
+    ]
+    shade = style.translucent(style.BASE_COLOUR, 0.09)
+    return {"positions": positions, "null": style.NULL_COLOUR, "base": style.BASE_COLOUR, "shade": shade}
+
+
+def _words(data: ReportData) -> Json:
+    sites = {*_present(data.geometry, "site"), *_present(data.comparisons, "site")}
+    return {
+        "sites": {site: words.site_title(site) for site in sorted(sites)},
+        "titles": {name: words.metric_title(name) for name in _present(data.comparisons, "metric")},
+        "against": AGAINST,
+        "band": BAND,
+        "final_norm": FINAL_NORM,
+        "band_range": [BAND_LOW, BAND_HIGH],
     }
 
 
@@ -104,12 +158,16 @@ def _metrics(geometry: pd.DataFrame) -> list[Json]:
         known = words.record(name)
         fields = {k: v.replace("`", "") for k, v in asdict(known).items() if isinstance(v, str)} if known else {}
         used = sorted(set(geometry.loc[geometry["metric"] == name, "convention"]))
+        unit = words.metric_unit(name)
+        title = words.metric_title(name)
         entries.append(
             {
                 **dict.fromkeys(("formula", "source", "bounds", "note"), ""),
                 **fields,
                 "name": name,
-                "title": words.metric_title(name),
+                "title": title,
+                "axis": plain(title) + (f"<br>({plain(unit)})" if unit else ""),
+                "ratio": words.is_ratio(name),
                 "reading": words.DIRECTIONS[known.direction] if known else "",
                 "conventions": used,
             }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -25,12 +26,16 @@ CAPTION = (
 
 @dataclass(frozen=True)
 class Line:
-    """One ordering under one arm: how many of its seeds are finished, of how many, and a cell per measure."""
+    """One ordering under one arm: a cell per measure.
 
+    `seeds` are its seeds, each with the place of its run among all; `finished` says how many have their last checkpoint.
+    """
+
+    chain: str
     ordering: str
     arm: str
     finished: int
-    seeds: int
+    seeds: tuple[tuple[int, int], ...]
     cells: tuple[Cell, ...]
 
 
@@ -64,8 +69,26 @@ def overview(data: ReportData, runs: Sequence[Run]) -> Overview:
     lines = []
     for group, ends in zip(groups.values(), found, strict=True):
         cells = tuple(_over_seeds(measure, [end[measure.name].value for end in ends]) for measure in shown)
-        lines.append(Line(group[0].ordering, group[0].arm, len(ends), len(group), cells))
+        seeds = tuple((run.seed, runs.index(run)) for run in group)
+        lines.append(Line(group[0].chain, group[0].ordering, group[0].arm, len(ends), seeds, cells))
     return Overview(shown, tuple(lines))
+
+
+def balance_tables(data: ReportData) -> dict[str, Any] | None:
+    """The plan's position and carry-over tables as the page shows them; None without more than one stage."""
+    position, carry_over = data.balance.get("position", {}), data.balance.get("carry_over", {})
+    if len(position) < 2:
+        return None
+    verdicts = [
+        f"{what} {'balanced' if data.balance[name] else 'not balanced'}"
+        for what, name in (("places are", "positions_balanced"), ("what follows what is", "carry_over_balanced"))
+    ]
+    return {
+        "sentence": f"Among the stages that move, {' and '.join(verdicts)}.",
+        "places": range(1, 1 + max(map(len, position.values()))),
+        "position": list(position.items()),
+        "carry_over": [(stage, list(counts.values())) for stage, counts in carry_over.items()],
+    }
 
 
 def _over_seeds(measure: Measure, values: Sequence[float]) -> Cell:

@@ -115,4 +115,3 @@ def _threshold_cell(row: pd.Series) -> Cell:
     if settings.get("censored"):
         return Cell(value, f"not reached within {words.count(value)}", remark=remark)
     return Cell(value, "0, at the start" if value == 0 else words.count(value), remark=remark)
-

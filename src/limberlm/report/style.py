@@ -13,6 +13,8 @@ NULL_COLOUR = "#808489"
 FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif'
 # One hue (ColorBrewer Blues), light enough for dark text: its order is seen without hue, also in grey print.
 SEQUENTIAL = ((0.0, "#f7fbff"), (0.5, "#c6dbef"), (1.0, "#62a8d3"))
+# Two hues about a pale middle, both light enough for dark text (ColorBrewer's oranges and blues).
+DIVERGING = ((0.0, "#f3a765"), (0.5, "#f7f7f7"), (1.0, "#62a8d3"))
 
 
 def colour(position: int) -> str:

@@ -156,9 +156,7 @@ def _differing(rows: pd.DataFrame, keys: list[str], control: Control, what: str)
         return f"all {words.count(len(shared))} {what} values equal the base's bit for bit"
     names = list(dict.fromkeys(key[0] for key in differing))
     listed = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
-    return (
-        f"{words.count(len(differing))} of {words.count(len(shared))} {what} values differ from the base's: {listed}"
-    )
+    return f"{words.count(len(differing))} of {words.count(len(shared))} {what} values differ from the base's: {listed}"
 
 
 def _numbers(rows: pd.DataFrame, keys: list[str]) -> dict[tuple[str, ...], list[object]]:

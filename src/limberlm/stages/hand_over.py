@@ -28,7 +28,17 @@ from limberlm.observe.loading import load_model
 from limberlm.stages.adapter import AdapterSettings, refuse_other_settings
 from limberlm.stages.rounding import ADAPTER, MergeRounding, fixed_logits
 
-__all__ = ["HandOver", "HandOverReport", "Left", "Start", "checkpoint", "merge_adapters", "stage_start", "unmerged"]
+__all__ = [
+    "HandOver",
+    "HandOverReport",
+    "Left",
+    "Start",
+    "checkpoint",
+    "ingredients",
+    "merge_adapters",
+    "stage_start",
+    "unmerged",
+]
 
 
 @dataclass(frozen=True)
@@ -111,13 +121,13 @@ def checkpoint(base: Path | str, left: Sequence[Left], hand_over: HandOver) -> P
         UserError: a model cannot be loaded.
 
     """
-    origin, adapters = _parts(base, left, hand_over)
+    origin, adapters = ingredients(base, left, hand_over)
     return _plain(merge_adapters(load_model(origin, dtype=torch.float32), adapters))
 
 
 def unmerged(base: Path | str, left: Sequence[Left], hand_over: HandOver, *, trainable: bool = False) -> Any:
     """The same function with the last stage's adapter still on, as that stage ended; plain where it trained in full."""
-    origin, adapters = _parts(base, left, hand_over)
+    origin, adapters = ingredients(base, left, hand_over)
     model = merge_adapters(load_model(origin, dtype=torch.float32), adapters[:-1])
     return _put_on(model, adapters[-1], trainable) if adapters else _plain(model)
 
@@ -157,7 +167,7 @@ def stage_start(
     return Start(plain, None, "full", ended)
 
 
-def _parts(base: Path | str, left: Sequence[Left], hand_over: HandOver) -> tuple[Path | str, list[Path]]:
+def ingredients(base: Path | str, left: Sequence[Left], hand_over: HandOver) -> tuple[Path | str, list[Path]]:
     """The full weights that a checkpoint starts from, and the adapters that are added into them."""
     origin, adapters = base, list[Path]()
     for each in left:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,10 @@ import pandas as pd
 import yaml
 
 from limberlm.errors import UserError, nearest
+from limberlm.stages.hand_over import Left, ingredients
 from limberlm.stages.keep import FOLDER, kept_steps
 from limberlm.study.config import load_settings
+from limberlm.study.node import left_in
 from limberlm.study.plan import Chain
 from limberlm.study.results import Results
 from limberlm.testbed.pretrain import checkpoint_folder
@@ -26,8 +28,9 @@ class ChainCheckpoint:
         stage: the stage's name, with `.2`, `.3`, … where the chain repeats it; `base` at the start.
         step: optimiser steps into the stage; 0 at the base.
         tokens: tokens read since the base, over all stages, as TRL counts them (sampled completions included).
-        base: the base as the study names it: `bundled`, an absolute path or a hub id.
-        adapters: folders of the adapters to merge into the base, in float32, first to last.
+        base: the model to start from, as the study names it (`bundled`, an absolute path or a hub id), or the folder of
+            the last stage that trained all weights.
+        adapters: folders of the adapters to merge into it, in float32, first to last.
 
     """
 
@@ -53,9 +56,10 @@ def chain_checkpoints(run_dir: Path, chain: str | None = None, seed: int | None 
 
     """
     results = Results(run_dir)
-    base = load_settings(run_dir / "study.yaml").base
-    found = [ChainCheckpoint("base", 0, 0, base, ())]
-    merged: tuple[Path, ...] = ()
+    settings = load_settings(run_dir / "study.yaml")
+    found = [ChainCheckpoint("base", 0, 0, settings.base, ())]
+    hand_over = settings.hand_over
+    left: list[Left] = []
     before = 0
     path = _choose(results, run_dir, chain, seed).nodes[1:]
     names = [results.stage_of(node) for node in path]
@@ -64,9 +68,10 @@ def chain_checkpoints(run_dir: Path, chain: str | None = None, seed: int | None 
             break
         occurrence = names[: index + 1].count(names[index])
         label = names[index] + (f".{occurrence}" if occurrence > 1 else "")
-        for step, tokens, adapter in _of_stage(results.store.node(node)):
-            found.append(ChainCheckpoint(label, step, before + tokens, base, (*merged, adapter)))
-        before, merged = found[-1].tokens, found[-1].adapters
+        for step, tokens, own in _of_stage(results.store.node(node)):
+            base, adapters = ingredients(settings.base, [*left, own], hand_over)
+            found.append(ChainCheckpoint(label, step, before + tokens, str(base), tuple(adapters)))
+        before, left = found[-1].tokens, [*left, own]
     return found
 
 
@@ -113,22 +118,28 @@ def _plain(name: str) -> str:
     return "".join(name.split())
 
 
-def _of_stage(node: Path) -> Iterator[tuple[int, int, Path]]:
-    """Step, tokens so far in the stage, and adapter: the kept steps, then the end."""
+def _of_stage(node: Path) -> Iterator[tuple[int, int, Left]]:
+    """Step, tokens so far in the stage, and what it left: at the kept steps, then at the end."""
     training = pd.read_parquet(node / "training.parquet")
     if "num_tokens" not in training:
         raise UserError(f"{node / 'training.parquet'}: has no num_tokens; run the study again in a new --out")
     tokens = dict(zip(training["step"].tolist(), training["num_tokens"].astype(int).tolist(), strict=True))
-    last = max(tokens)
+    last, end = max(tokens), left_in(node)
     for step in kept_steps(node):
         if step != last:
-            yield step, tokens[step], checkpoint_folder(node / FOLDER, step)
-    yield last, tokens[last], node / "adapter"
+            yield step, tokens[step], replace(end, folder=checkpoint_folder(node / FOLDER, step))
+    yield last, tokens[last], end
 
 
 def _entry(checkpoint: ChainCheckpoint, run_dir: Path) -> dict[str, Any]:
     place = {"step": checkpoint.step, "tokens": checkpoint.tokens, "stage": checkpoint.stage}
+    base = _from(checkpoint.base, run_dir)
     if not checkpoint.adapters:
-        return {"path": checkpoint.base, **place}
-    *merge, own = (str(adapter.relative_to(run_dir)) for adapter in checkpoint.adapters)
-    return {"path": own, "adapter": True, "base": checkpoint.base, "merge": merge, **place}
+        return {"path": base, **place}
+    *merge, own = (_from(str(adapter), run_dir) for adapter in checkpoint.adapters)
+    return {"path": own, "adapter": True, "base": base, "merge": merge, **place}
+
+
+def _from(place: str, run_dir: Path) -> str:
+    """A folder of the run as seen from it; anything else as it is."""
+    return str(Path(place).relative_to(run_dir)) if Path(place).is_relative_to(run_dir) else place

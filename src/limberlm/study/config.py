@@ -59,8 +59,8 @@ class StageSettings(_Settings):
             raise ValueError("no data: add `data:`, or a `config:` that names a dataset")
         if (self.data or "").removeprefix("testbed:") in FUTURE_TASKS:
             raise ValueError(
-                f"data: {self.data} is a future task, which plasticity is measured on; a chain that trained on it would "
-                "say nothing there: choose another skill"
+                f"data: {self.data} is a future task, which plasticity is measured on and which no chain may train on: "
+                "choose another skill"
             )
         if self.data is not None and self.data.startswith("testbed:") and (self.split or self.subset):
             raise ValueError(f"data: {self.data} and split or subset, which only other data have: remove them")

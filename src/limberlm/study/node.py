@@ -39,10 +39,11 @@ def versions() -> dict[str, str]:
 
 def left_by(store: Store, path: tuple[str, ...]) -> list[Left]:
     """What the nodes of a path left on disk, the base aside, in order."""
-    return [_left(store.node(identity)) for identity in path[1:]]
+    return [left_in(store.node(identity)) for identity in path[1:]]
 
 
-def _left(folder: Path) -> Left:
+def left_in(folder: Path) -> Left:
+    """What the node in a folder left: its model if it trained all weights, its adapter otherwise."""
     return Left("full", folder / "model") if (folder / "model").is_dir() else Left("lora", folder / "adapter")
 
 
@@ -134,7 +135,7 @@ def _keep_completions(scratch: Path, folder: Path) -> None:
 
 
 def _randomise(place: Workplace, store: Store, node: Node, folder: Path) -> None:
-    trained = _left(store.node(str(node.like)))
+    trained = left_in(store.node(str(node.like)))
     if trained.kind == "lora":
         random_adapter(trained.folder, folder / "adapter", seed=node.stage_seed)
     else:

@@ -105,16 +105,16 @@ def calibration_rows(asked: Asked, bins: int = BINS, *, resamples: int = RESAMPL
     plain = asked.reported(1.0)
     found = [rows.share("correct", plain.correct)]
     if not plain.finite:
-        return found + [rows.missing(name, len(plain.correct)) for name in OUTCOMES if name != "correct"]
+        return found + [rows.missing(name) for name in OUTCOMES if name != "correct"]
     found += rows.scores(plain) + rows.errors(plain)
     try:
         found.append(rows.ranking(plain))
     except Undefined:
-        found.append(rows.missing("auroc", len(plain.correct)))
+        found.append(rows.missing("auroc"))
     try:
         return found + rows.tempered()
     except Undefined:
-        return found + [rows.missing(name, len(plain.correct)) for name in TEMPERED]
+        return found + [rows.missing(name) for name in TEMPERED]
 
 
 class _Rows:
@@ -142,10 +142,12 @@ class _Rows:
         row = outcome_row(self.name(outcome), self.asked.task, items.tolist(), **self.where(said))
         return row | dict.fromkeys(("std_error", "low", "high"), math.nan)
 
-    def missing(self, outcome: str, n: int) -> Row:
+    def missing(self, outcome: str) -> Row:
+        """A row without a value, of as many questions and the same settings as one with it."""
         said = self.binned if outcome.startswith(("ece", *(f"brier_{term}" for term in TERMS))) else {}
         said = said | (self.asked.calibration if outcome in TEMPERED else {})
-        return self.bare(outcome, np.full(n, np.nan), said)
+        of = self.asked.held_out if outcome == "temperature" else self.asked.reported
+        return self.bare(outcome, np.full(len(of(1.0).correct), np.nan), said)
 
     def scores(self, plain: Reading) -> list[Row]:
         c, y = plain.confidence, plain.correct
@@ -171,7 +173,7 @@ class _Rows:
         alone = (wide.count == 1)[wide.bin].astype(np.float64)
         debiased = [squared("ece2_debiased", wide.squared_items(), self.binned)]
         if wide.count.max() < 2:
-            debiased = [self.missing("ece2_debiased", len(alone))]
+            debiased = [self.missing("ece2_debiased")]
         return [
             *self.error("ece", wide),
             *self.error("ece_adaptive", even),

@@ -1,22 +1,33 @@
 (function () {
   const page = JSON.parse(document.getElementById("page-data").textContent);
   const all = (selector, root) => Array.from((root || document).querySelectorAll(selector));
-  const state = { run: "r0", metric: Object.keys(page.metrics)[0], convention: null };
+  const numbers = makeNumbers(page), geometry = makeGeometry(page, numbers);
+  const state = { run: "r0", metric: Object.keys(page.metrics)[0], convention: null, choices: page.choices };
+  const stagesOf = (key) => page.runs[Number(key.slice(1))] || [];
 
-  // A figure that follows the metric picker has a key such as "r0|depth"; the metric and the convention complete it.
-  const drawVisible = makeFigures(page, (node) => {
-    const key = node.dataset.figure;
-    return /\|(depth|stage)$/.test(key) ? [key, state.metric, state.convention].join("|") : key;
-  });
+  // A figure's key as the template has it, or with what the reader chose at its end. Those of the geometry are made when
+  // they are first shown.
+  function keyOf(node) {
+    const [run, kind] = node.dataset.figure.split("|");
+    const follows = node.dataset.follows;
+    if (follows) return node.dataset.figure + "|" + state.choices[follows];
+    if (kind !== "depth" && kind !== "stage") return page.aliases[node.dataset.figure] || node.dataset.figure;
+    const key = [run, kind, state.metric, state.convention].join("|");
+    if (!(key in page.figures)) page.figures[key] = geometry[kind](stagesOf(run), state.metric, state.convention);
+    return key;
+  }
+
+  const drawVisible = makeFigures(page, keyOf);
+  const rowsOf = new Map();
 
   function rowsOfRun() {
-    const stages = page.comparisons.runs[Number(state.run.slice(1))] || [];
-    return stages.flatMap(([label, index, node]) => page.comparisons.nodes[node].map((row) => [[label, index], ...row]));
+    if (!rowsOf.has(state.run)) rowsOf.set(state.run, numbers.comparisons(stagesOf(state.run)));
+    return rowsOf.get(state.run);
   }
 
   const element = document.querySelector(".comparisons");
   // First shown: the change of each stage from the base at the depth band.
-  const table = element && makeTable(element, page.comparisons.heads, 5, rowsOfRun, { 1: "base", 4: "depth band" });
+  const table = element && makeTable(element, page.heads, 5, rowsOfRun, { 1: "base", 4: "depth band" });
 
   function pickMetric(name) {
     const metric = page.metrics[name];
@@ -37,11 +48,25 @@
   function pickRun(key) {
     state.run = key;
     all(".run").forEach((node) => { node.hidden = node.dataset.run !== key; });
+    all(".pick-run").forEach((select) => { select.value = key; });
     drawVisible();
     if (table) table.refill();
   }
 
+  function choose(name, value) {
+    state.choices[name] = value;
+    all(`.pick-choice[data-choice="${name}"]`).forEach((select) => { select.value = value; });
+    all(`[data-when-${name}]`).forEach((node) => { node.hidden = node.getAttribute("data-when-" + name) !== value; });
+    drawVisible();
+  }
+
   all(".pick-run").forEach((select) => select.addEventListener("change", () => pickRun(select.value)));
+  all(".show-run").forEach((button) => button.addEventListener("click", () => {
+    pickRun(button.dataset.show);
+    document.querySelector(".run-picker").scrollIntoView();
+    document.querySelector(".pick-run").focus({ preventScroll: true });
+  }));
+  all(".pick-choice").forEach((select) => select.addEventListener("change", () => choose(select.dataset.choice, select.value)));
   all(".pick-metric").forEach((select) => select.addEventListener("change", () => { pickMetric(select.value); drawVisible(); }));
   all(".pick-convention").forEach((select) => select.addEventListener("change", () => {
     state.convention = select.value;

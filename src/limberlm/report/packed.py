@@ -1,0 +1,104 @@
+"""The numbers that a page draws and lists itself: whole tables as packed arrays, each array in the page once.
+
+A study of many chains has so many numbers that as text they would be most of the file, and finished figures several
+times that. An array is the base64 of its little-endian 64-bit floats: exact, and shorter than decimal digits.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from limberlm.observe.sites import BAND, FINAL_NORM
+from limberlm.report import words
+from limberlm.report.data import ReportData, Run
+
+Json = dict[str, Any]
+
+GEOMETRY = ("value", "low", "high", "null_value", "n_tokens", "n_sequences")
+COMPARISON = ("a", "b", "corrected", "low", "high", "p_value", "p_adjusted")
+BAND_FIRST = -1.0  # sites sort by depth, the band before all of them
+
+
+class Pool:
+    """Arrays by number; equal ones are one."""
+
+    def __init__(self) -> None:
+        self.arrays: list[str] = []
+        self._known: dict[str, int] = {}
+
+    def add(self, values: Any) -> int:
+        """The number of an array of 64-bit floats."""
+        text = packed(values)
+        if text not in self._known:
+            self._known[text] = len(self.arrays)
+            self.arrays.append(text)
+        return self._known[text]
+
+
+def packed(values: Any) -> str:
+    """Numbers as the base64 of 64-bit floats; what is not a number is NaN.
+
+    >>> packed([1.0, float("nan")])
+    'AAAAAAAA8D8AAAAAAAD4fw=='
+    """
+    array = pd.to_numeric(pd.Series(list(values), dtype=object), errors="coerce").to_numpy(dtype="<f8")
+    return base64.b64encode(array.tobytes()).decode("ascii")
+
+
+def unpacked(text: str) -> np.ndarray:
+    """The numbers that `packed` packed."""
+    return np.frombuffer(base64.b64decode(text), dtype="<f8")
+
+
+def geometry_numbers(data: ReportData, runs: Sequence[Run], pool: Pool) -> Json:
+    """The geometry of every node of the runs: `cells` (metric, convention, site, place), and `nodes` with an array per
+    column, a number per cell.
+
+    A node that lacks some cells has, under `cells`, an array of the numbers of those it has.
+    """
+    frame = _of_runs(data.geometry, runs).drop_duplicates(["node", "metric", "convention", "site"])
+    names = _cells(frame, ["metric", "convention", "site", "depth"])
+    nodes = {str(node): _columns(own, names, GEOMETRY, pool) for node, own in frame.groupby("node", sort=False)}
+    return {"cells": [[m, c, s, float(d)] for m, c, s, d in names], "nodes": nodes}
+
+
+def comparison_numbers(data: ReportData, runs: Sequence[Run], pool: Pool) -> Json:
+    """As `geometry_numbers`, for every node and what it is compared with; a cell has the sort key of its site, what no
+    change is, and whether it is of the headline family.
+    """
+    keys = ["node", "against", "metric", "convention", "site"]
+    frame = _of_runs(data.comparisons, runs).drop_duplicates(keys)
+    names = _cells(frame, ["metric", "convention", "site", "depth", "headline"])
+    nodes: Json = {}
+    for (node, against), own in frame.groupby(["node", "against"], sort=False):
+        nodes.setdefault(str(node), {})[str(against)] = _columns(own, names, COMPARISON, pool)
+    cells = [
+        [m, c, s, BAND_FIRST if s == BAND else float(d) + (s == FINAL_NORM), words.no_change(m), bool(h)]
+        for m, c, s, d, h in names
+    ]
+    return {"cells": cells, "nodes": nodes}
+
+
+def _of_runs(frame: pd.DataFrame, runs: Sequence[Run]) -> pd.DataFrame:
+    return frame[frame["node"].isin({stage.node for run in runs for stage in run.stages})]
+
+
+def _cells(frame: pd.DataFrame, columns: list[str]) -> list[tuple[Any, ...]]:
+    """Every cell once, in order of appearance; a cell is known by metric, convention and site."""
+    first = frame.drop_duplicates(["metric", "convention", "site"])
+    return list(zip(*(first[column] for column in columns), strict=True))
+
+
+def _columns(own: pd.DataFrame, names: Sequence[tuple[Any, ...]], columns: Sequence[str], pool: Pool) -> Json:
+    places = {name[:3]: place for place, name in enumerate(names)}
+    order = [places[key] for key in zip(own["metric"], own["convention"], own["site"], strict=True)]
+    sorted_rows = own.iloc[np.argsort(order, kind="stable")]
+    found: Json = {column: pool.add(sorted_rows[column]) for column in columns}
+    if len(order) < len(names):
+        found["cells"] = pool.add(sorted(order))
+    return found

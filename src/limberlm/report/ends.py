@@ -80,7 +80,8 @@ def measures(data: ReportData) -> tuple[Measure, ...]:
 def end_cells(data: ReportData, end: End) -> dict[str, Cell]:
     """The cells of `measures` by name; BWT, which takes a whole chain, is that of the end's own score matrix."""
     outcomes = rows_of(data.outcomes, end.chain, end.seed)
-    rows = data.at_fixed_rate(outcomes[outcomes["node"] == end.node])
+    own_rows = outcomes[outcomes["node"] == end.node].drop_duplicates(["outcome", "task", "split", "step", "rate"])
+    rows = data.at_fixed_rate(own_rows)
     outside, inside = (rows[rows["split"] == split] for split in (OUT_OF_DOMAIN, TARGET_SPLIT))
     shown = {measure.name: measure.show for measure in measures(data)}
     right = ("loss",) if scores_of(data) == "loss" else RIGHT
@@ -98,10 +99,12 @@ def end_cells(data: ReportData, end: End) -> dict[str, Cell]:
     }
 
 
-def quantity_cell(value: float, low: float, high: float, show: Callable[[float], str], remark: str = "") -> Cell:
+def quantity_cell(
+    value: float, low: float, high: float, show: Callable[[float], str], remark: str = "", unit: str = ""
+) -> Cell:
     """A value with its interval, where there is one, both printed by `show`."""
     span = "" if math.isnan(low) or math.isnan(high) else f"{show(low)} to {show(high)}"
-    return Cell(value, show(value), span, remark, low, high)
+    return Cell(value, show(value) + unit, span, remark, low, high)
 
 
 def tasks_of(data: ReportData, run: Run) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
+from limberlm.outcomes.ood import SPLIT as OUT_OF_DOMAIN
 from limberlm.report import style, traces, words
 from limberlm.report.changes import Change
 from limberlm.report.data import Stage
@@ -26,7 +27,7 @@ def accuracy_heatmap(
 
     `targets` are the tasks that stages train, by the stage's name, where that is not the task's.
     """
-    rows = frame[frame["outcome"].isin(["accuracy", "pair_accuracy"])].dropna(subset=["value"])
+    rows = in_domain_first(frame[frame["outcome"].isin(["accuracy", "pair_accuracy"])].dropna(subset=["value"]))
     if rows.empty:
         return None
     keys = zip(rows["outcome"], rows["task"], rows["split"], strict=True)
@@ -60,6 +61,11 @@ def accuracy_heatmap(
     }
     yaxis = {"autorange": "reversed", "showgrid": False, "type": "category"}
     return go.Figure([heatmap], traces.layout(80 + 42 * len(tasks), STAGE_AXIS | {"showgrid": False}, yaxis, top=28))
+
+
+def in_domain_first(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows of outcomes, those out of domain last."""
+    return rows.sort_values("split", key=lambda split: split == OUT_OF_DOMAIN, kind="stable")
 
 
 def loss_by_stage(frame: pd.DataFrame, stages: Sequence[Stage]) -> go.Figure | None:

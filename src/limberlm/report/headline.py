@@ -90,7 +90,8 @@ def outcomes_sentence(rows: list[Row]) -> str:
         side = "below" if retention.value < 0 else "above"
         size = retention.text.lstrip("+−")
         what, unit = ("held-out loss", "") if size.endswith("nats") else ("accuracy", " points")
-        parts.append(f"{what} on earlier tasks is {size}{unit} {side} its value right after their stages")
+        distance = f"{size}{unit} {side} its value" if retention.value else "what it was"
+        parts.append(f"{what} on earlier tasks is {distance} right after their stages")
     if not math.isnan(after.value) and not math.isnan(at_base.value):
         parts.append(
             f"a future task learned from here ends at a loss of {after.text} nats per token, "
@@ -110,11 +111,11 @@ def _geometry(geometry: pd.DataFrame, stage: Stage, metric: str, convention: str
     return NOTHING
 
 
-def change_cell(change: Change | None) -> Cell:
+def change_cell(change: Change | None, not_found: str = "no change found") -> Cell:
     """A change as a cell, which says so where none was found; a dash for None."""
     if change is None:
         return NOTHING
-    remark = "no change found" if change.known and not change.found else ""
+    remark = not_found if change.known and not change.found else ""
     return Cell(change.value, change.text, change.interval, remark, change.low, change.high)
 
 

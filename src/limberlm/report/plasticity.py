@@ -42,6 +42,11 @@ class Panel:
     task: str
     outcome: str
 
+    @property
+    def title(self) -> str:
+        """The task in words."""
+        return self.task.replace("_", " ")
+
 
 @dataclass(frozen=True)
 class Table:
@@ -80,7 +85,7 @@ def plasticity_tables(data: ReportData, run: Run) -> list[Table]:
 
 def _table(outcomes: pd.DataFrame, run: Run, rate: float | None) -> Table:
     rows = [
-        (panel.task, stage.label, tuple(_cell(outcomes, panel, stage, column) for column in COLUMNS))
+        (panel.title, stage.label, tuple(_cell(outcomes, panel, stage, column) for column in COLUMNS))
         for panel in panels(outcomes)
         for stage in run.stages
     ]
@@ -111,7 +116,7 @@ def _cell(outcomes: pd.DataFrame, panel: Panel, stage: Stage, column: tuple[str,
 def _threshold_cell(row: pd.Series) -> Cell:
     value, said = float(row["value"]), row.get("settings")
     settings = json.loads(said) if isinstance(said, str) else {}
-    remark = f"loss {words.number(float(settings['tau']), 4)}" if "tau" in settings else ""
+    remark = f"loss {words.number(float(settings['tau']))}" if "tau" in settings else ""
     if settings.get("censored"):
         return Cell(value, f"not reached within {words.count(value)}", remark=remark)
     return Cell(value, "0, at the start" if value == 0 else words.count(value), remark=remark)

@@ -69,8 +69,7 @@ def _table(title: str, own: ScoreMatrix, alike: Sequence[ScoreMatrix], scores: s
     for name, head, note in QUANTITIES:
         quantity: Quantity | None = getattr(own, name)
         if quantity is not None:
-            show, sign = _printer(name, scores)
-            lines.append(_line(head, note, quantity, seeds.get(name), own.tasks, show, sign))
+            lines.append(_line(head, note, quantity, seeds.get(name), own.tasks, _printer(name, scores)))
     return Table(title, own.tasks, own.left_out, len(alike), tuple(lines))
 
 
@@ -80,32 +79,35 @@ def _line(
     quantity: Quantity,
     seeds: SeedQuantity | None,
     tasks: Sequence[str],
-    show: Callable[[float], str],
-    sign: int,
+    printer: Printer,
 ) -> Line:
-    bias = "" if quantity.bias is None else f"bias about {show(quantity.bias)}"
-    over = NOTHING if seeds is None else _turned(seeds.mean, seeds.low, seeds.high, show, sign, f"n = {seeds.n}")
-    cells = []
-    for task in tasks:
-        row = quantity.tasks.get(task)
-        cells.append(NOTHING if row is None else _turned(row["value"], row["low"], row["high"], show, sign))
-    whole = _turned(quantity.value, quantity.low, quantity.high, show, sign, bias)
+    bias = "" if quantity.bias is None else f"bias about {printer.show(quantity.bias)}"
+    over = NOTHING if seeds is None else printer.cell(seeds.mean, seeds.low, seeds.high, f"n = {seeds.n}")
+    rows = [quantity.tasks.get(task) for task in tasks]
+    cells = [NOTHING if row is None else printer.cell(row["value"], row["low"], row["high"]) for row in rows]
+    whole = printer.cell(quantity.value, quantity.low, quantity.high, bias)
     return Line(head, note, whole, over, tuple(cells))
 
 
-def _turned(
-    value: float, low: float | None, high: float | None, show: Callable[[float], str], sign: int, remark: str = ""
-) -> Cell:
-    ends = (sign * (math.nan if low is None else low), sign * (math.nan if high is None else high))
-    return quantity_cell(sign * value, *(ends if sign > 0 else ends[::-1]), show, remark)
+@dataclass(frozen=True)
+class Printer:
+    """How a quantity is printed; `sign` -1 makes a loss again of what is above zero where it is better."""
+
+    show: Callable[[float], str]
+    unit: str = ""
+    sign: int = 1
+
+    def cell(self, value: float, low: float | None, high: float | None, remark: str = "") -> Cell:
+        """A value with its interval, where there is one."""
+        ends = tuple(self.sign * (math.nan if end is None else end) for end in (low, high)[:: self.sign])
+        return quantity_cell(self.sign * value, ends[0], ends[1], self.show, remark, self.unit)
 
 
-def _printer(name: str, scores: str) -> tuple[Callable[[float], str], int]:
-    """How a quantity is printed, and the sign that makes a loss of what is above zero where it is better."""
+def _printer(name: str, scores: str) -> Printer:
     if scores == "loss":
-        return ((lambda x: f"{words.number(x)} nats"), -1) if name == "acc" else (_nats, 1)
-    return (words.percent, 1) if name == "acc" else (words.points, 1)
+        return Printer(words.number, " nats", -1) if name == "acc" else Printer(_signed, " nats")
+    return Printer(words.percent) if name == "acc" else Printer(words.points, " points")
 
 
-def _nats(value: float) -> str:
-    return f"{words.signed(words.number(value))} nats"
+def _signed(value: float) -> str:
+    return words.signed(words.number(value, 3))

@@ -13,6 +13,7 @@ import plotly.graph_objects as go
 from limberlm.report import calibration, figures, headline, plasticity, refusals, scores, updates, verdict, words
 from limberlm.report import yardsticks as yard
 from limberlm.report.data import ReportData, Run
+from limberlm.report.figures import in_domain_first
 from limberlm.report.page import Json, plain_figure
 
 
@@ -93,7 +94,7 @@ class Sections:
     def _plasticity(self, run: Run, outcomes: pd.DataFrame, key: str) -> list[tuple[str, str]]:
         found = []
         for i, panel in enumerate(plasticity.panels(outcomes)):
-            found.append((f"{key}|plasticity|{i}", panel.task.replace("_", " ")))
+            found.append((f"{key}|plasticity|{i}", panel.title))
             for rate in self.data.rates or (None,):
                 frame = plasticity.at_rate(outcomes, rate)
                 figure = figures.plasticity_curve(frame, run.stages, panel.task, panel.outcome)
@@ -154,7 +155,7 @@ class Sections:
 
 def _by_stage(run: Run, outcomes: pd.DataFrame, names: tuple[str, ...], show: Callable[[float], str]) -> list[Json]:
     """A row per task and split, a cell per stage: what the figure above it shows."""
-    rows = outcomes[outcomes["outcome"].isin(names)]
+    rows = in_domain_first(outcomes[outcomes["outcome"].isin(names)])
     found = []
     for (outcome, task, split), own in rows.groupby(["outcome", "task", "split"], sort=False):
         cells = [headline.mean_of(own[own["stage_index"] == stage.index].head(1), show) for stage in run.stages]

@@ -19,8 +19,8 @@ from limberlm.report.traces import plain
 METRIC = "update_excess_overlap"
 CAPTION = (
     "Of two stages' updates, how much of their directions they share beyond what two random updates of the same shapes "
-    "share: 0 by chance, 1 if they are the same directions on both sides. Weighted mean over the weights; under it what "
-    "chance gives, with its spread (one standard deviation)."
+    "share: 0 by chance, 1 if they are the same directions on both sides. Weighted mean over the weights; beside it what "
+    "chance gives, with its spread."
 )
 
 

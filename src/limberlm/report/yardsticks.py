@@ -44,7 +44,8 @@ class Yardstick:
     @property
     def cells(self) -> tuple[Cell, Cell, Cell]:
         """The three changes as cells."""
-        return change_cell(self.trained), change_cell(self.random), change_cell(self.difference)
+        difference = change_cell(self.difference, "no difference found")
+        return change_cell(self.trained), change_cell(self.random), difference
 
     @property
     def sentence(self) -> str:

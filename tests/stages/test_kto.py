@@ -81,7 +81,7 @@ class WrongReference(TrainerKind):
 
 def test_a_wrong_reference_stops_the_stage(tiny_model_folder: Path, tmp_path: Path, sft: Trained) -> None:
     wrong = WrongReference(KTO.name, KTO.trainer, KTO.config, KTO.first_step, reference=load(tiny_model_folder))
-    with pytest.raises(NodeFailed, match=r"the first step's (loss|kl) is \d\.\d+ where an untouched policy gives 0\."):
+    with pytest.raises(NodeFailed, match="the reference model is not the stage's start"):
         run_stage(tiny_model_folder, tmp_path / "adapter", "kto", kind=wrong, adapters=[sft.adapter])
     assert not (tmp_path / "adapter").exists()
 

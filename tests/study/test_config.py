@@ -121,10 +121,8 @@ def test_the_table_of_settings_is_whole() -> None:
 @pytest.mark.parametrize("path", EVERY, ids=lambda path: ".".join(map(str, path)))
 @pytest.mark.parametrize("value", [{"no": {"such": "thing"}}, [[["deep"]]], -1.5], ids=["mapping", "list", "number"])
 def test_every_setting_of_a_wrong_type_is_told_in_one_line(path: tuple[str | int, ...], value: Any) -> None:
-    if path[-1] in ("args", "gen_kwargs") and isinstance(value, dict):
-        pytest.skip("any mapping may be there; TRL's own settings are checked against TRL")
-    if path[-1] == "threshold" and value == -1.5:
-        pytest.skip("a loss may be any number")
+    if (path[-1] in ("args", "gen_kwargs") and isinstance(value, dict)) or (path[-1] == "threshold" and value == -1.5):
+        return  # no wrong type there: any mapping, and a loss may be any number
     with pytest.raises(UserError) as caught:
         parse_settings({"name": "x", **broken(path, value)}, "study.yaml")
     assert str(caught.value).startswith(f"study.yaml: {path[0]}")

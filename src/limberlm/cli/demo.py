@@ -14,7 +14,7 @@ from limberlm.cli.run import JobsOption
 
 def demo(
     out: Annotated[Path, typer.Option(help="Run directory.")] = Path("runs/demo"),
-    jobs: JobsOption = 1,
+    jobs: JobsOption = 2,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:

@@ -4,14 +4,26 @@ from __future__ import annotations
 
 from typing import Any
 
+from rich.markup import escape
+
 from limberlm.cli.console import print_table
 from limberlm.report.data import ReportData, list_runs
 from limberlm.report.headline import COLUMNS, headline_rows
+from limberlm.report.overview import Overview, overview
+
+MOST_TABLES = 4  # more runs than this are shown together, in one table
 
 
 def print_headline(data: ReportData) -> None:
-    """One table per chain and seed: a column per stage, under each value its 95 % interval and a remark."""
-    for run in list_runs(data):
+    """One table per chain and seed: a column per stage, under each value its 95 % interval and a remark.
+
+    Of more than `MOST_TABLES` runs the overview alone: the report has the others.
+    """
+    runs = list_runs(data)
+    if len(runs) > MOST_TABLES:
+        _print_overview(overview(data, runs), len(runs))
+        return
+    for run in runs:
         stages = headline_rows(data, run)
         rows = []
         for (name, note), cells in zip(COLUMNS, zip(*(stage.cells for stage in stages), strict=True), strict=True):
@@ -19,7 +31,34 @@ def print_headline(data: ReportData) -> None:
             rows.append([f"  {note}", *(cell.interval for cell in cells)])
             if any(cell.remark for cell in cells):
                 rows.append(["", *(cell.remark for cell in cells)])
-        print_table(run.label, ["", *(stage.stage for stage in stages)], rows)
+        print_table(escape(run.label), ["", *(stage.stage for stage in stages)], rows)
+
+
+def _print_overview(found: Overview, runs: int) -> None:
+    rows = [["", "", *(measure.note for measure in found.measures)]]
+    for line in found.lines:
+        rows.append([escape(line.chain), f"{line.finished} of {len(line.seeds)}", *(cell.text for cell in line.cells)])
+        rows.append(["", "", *(cell.interval for cell in line.cells)])
+    title = f"Ends of chains: means and 95 % intervals over seeds (the report has a table for each of the {runs} runs)"
+    print_table(title, ["", "seeds", *(measure.title for measure in found.measures)], rows)
+
+
+def overview_json(data: ReportData) -> list[dict[str, Any]]:
+    """What stands at the end of every ordering under every arm, over seeds, exact."""
+    found = overview(data, list_runs(data))
+    return [
+        {
+            "ordering": line.ordering,
+            "arm": line.arm,
+            "seeds": [seed for seed, _ in line.seeds],
+            "finished": line.finished,
+        }
+        | {
+            measure.name: {"value": cell.value, "low": cell.low, "high": cell.high, "n": count}
+            for measure, cell, count in zip(found.measures, line.cells, line.counts, strict=True)
+        }
+        for line in found.lines
+    ]
 
 
 def headline_json(data: ReportData) -> list[dict[str, Any]]:

@@ -62,7 +62,7 @@ def run_and_finish(study: Study, *, as_json: bool, quiet: bool, jobs: int = 1, r
 
 def finish(results: Results, as_json: bool) -> None:
     """Write the report and print the headline table, or both as JSON."""
-    from limberlm.cli.headline import headline_json, print_headline
+    from limberlm.cli.headline import headline_json, overview_json, print_headline
     from limberlm.report.html import write_report
     from limberlm.report.study import report_data
 
@@ -70,7 +70,7 @@ def finish(results: Results, as_json: bool) -> None:
     data = report_data(results, title=f"Study {root.name}")
     path = write_report(data, root / "report.html")
     if as_json:
-        print_json({"report": str(path), "chains": headline_json(data)})
+        print_json({"report": str(path), "overview": overview_json(data), "chains": headline_json(data)})
         return
     print_headline(data)
     typer.echo(f"report: {path}")

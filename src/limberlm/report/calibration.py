@@ -35,9 +35,10 @@ COLUMNS: tuple[tuple[str, str, str], ...] = (
     ("ece_tempered", "ECE at it", "biased upwards"),
 )
 CAPTION = (
-    "Each point is a bin of confidences: how often the answers in it were right, against how sure the model was. On the "
-    "diagonal it is calibrated, below it overconfident. Point at a marker for the bin's interval and count. An ECE is "
-    "above zero for a calibrated model too: beside it what it would then read on average, with the same confidences."
+    "Each point is a bin of confidences: how often the answers in it were right, against how sure the model was. On "
+    "the diagonal it is calibrated, below it overconfident. Point at a marker for the bin's interval and count. An "
+    "ECE is above zero for a calibrated model too: beside it what it would then read on average, with the same "
+    "confidences."
 )
 Tables = Mapping[tuple[str, str, str], pd.DataFrame]
 

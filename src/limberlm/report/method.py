@@ -56,6 +56,12 @@ NOTES: tuple[tuple[str, str], ...] = (
     (
         "O",
         "Plasticity: a fresh adapter learns a future task that is in no stage, with the same start, "
-        "batches and number of steps from every checkpoint. AULC is the mean held-out loss on the way.",
+        "batches and number of steps from every checkpoint. AULC is the mean held-out loss on the way. Of several "
+        "learning rates headlines have the middle one, the lower of two: the best rate is picked by noise too.",
+    ),
+    (
+        "O",
+        "Controls: a stage at a learning rate of zero shows the instrument's own noise; an update with the stage's "
+        "singular values in random directions (Haar), from the same start, what its size alone does.",
     ),
 )

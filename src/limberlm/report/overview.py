@@ -16,19 +16,20 @@ from limberlm.report.headline import NOTHING, Cell
 
 CAPTION = (
     "Each value is that of the chain's last checkpoint, averaged over training seeds; under it the 95 % interval over "
-    "seeds (Student's, with n seeds; none for one seed). Effective rank: mean of logarithms. ACC: accuracy on the tasks "
-    "that the chain trains. BWT: accuracy on them now minus right after their stage, the last one left out. OOD: on the "
-    "tasks' out-of-domain splits. Plasticity: loss on a future task after a fixed budget, lower is better. ECE: "
-    "calibration error, lower is better, biased upwards. Differences between rows are not tested here: rows of one "
-    "seed share data, starts and often nodes, so their intervals say little about whether they differ."
+    "seeds (Student's, with n seeds; none for one seed). Effective rank: mean of logarithms. ACC: accuracy on the "
+    "tasks that the chain trains. BWT: accuracy on them now minus right after their stage, the last one left out. "
+    "OOD: on the tasks' out-of-domain splits. Plasticity: loss on a future task after a fixed budget, lower is "
+    "better. ECE: calibration error, lower is better, biased upwards. Differences between rows are not tested here: "
+    "rows of one seed share data, starts and often nodes, so their intervals say little about whether they differ."
 )
 
 
 @dataclass(frozen=True)
 class Line:
-    """One ordering under one arm: a cell per measure.
+    """One ordering under one arm: a cell per measure, and how many seeds each is a mean of.
 
-    `seeds` are its seeds, each with the place of its run among all; `finished` says how many have their last checkpoint.
+    `seeds` are its seeds, each with the place of its run among all; `finished` says how many have their last
+    checkpoint.
     """
 
     chain: str
@@ -37,6 +38,7 @@ class Line:
     finished: int
     seeds: tuple[tuple[int, int], ...]
     cells: tuple[Cell, ...]
+    counts: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -68,9 +70,12 @@ def overview(data: ReportData, runs: Sequence[Run]) -> Overview:
     shown = measured_only(data, [cells for each in found for cells in each])
     lines = []
     for group, ends in zip(groups.values(), found, strict=True):
-        cells = tuple(_over_seeds(measure, [end[measure.name].value for end in ends]) for measure in shown)
+        values = [[end[each.name].value for end in ends if math.isfinite(end[each.name].value)] for each in shown]
+        cells = tuple(map(_over_seeds, shown, values))
         seeds = tuple((run.seed, runs.index(run)) for run in group)
-        lines.append(Line(group[0].chain, group[0].ordering, group[0].arm, len(ends), seeds, cells))
+        lines.append(
+            Line(group[0].chain, group[0].ordering, group[0].arm, len(ends), seeds, cells, tuple(map(len, values)))
+        )
     return Overview(shown, tuple(lines))
 
 
@@ -92,10 +97,10 @@ def balance_tables(data: ReportData) -> dict[str, Any] | None:
 
 
 def _over_seeds(measure: Measure, values: Sequence[float]) -> Cell:
-    known = [value for value in values if math.isfinite(value)]
-    if not known:
+    if not values:
         return NOTHING
     there, back = (np.log, np.exp) if measure.scale == "log" else (float, float)
-    row = outcome_row("", "", [float(there(value)) for value in known])
-    remark = "one seed" if len(known) == 1 else f"n = {len(known)}"
-    return quantity_cell(*(float(back(row[name])) for name in ("value", "low", "high")), measure.show, remark)
+    row = outcome_row("", "", [float(there(value)) for value in values])
+    remark = "one seed" if len(values) == 1 else f"n = {len(values)}"
+    value, low, high = (float(back(row[name])) for name in ("value", "low", "high"))
+    return quantity_cell(value, low, high, measure.show, remark)

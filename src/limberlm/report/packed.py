@@ -56,10 +56,10 @@ def unpacked(text: str) -> np.ndarray:
 
 
 def geometry_numbers(data: ReportData, runs: Sequence[Run], pool: Pool) -> Json:
-    """The geometry of every node of the runs: `cells` (metric, convention, site, place), and `nodes` with an array per
-    column, a number per cell.
+    """The geometry of every node of the runs.
 
-    A node that lacks some cells has, under `cells`, an array of the numbers of those it has.
+    `cells` are (metric, convention, site, depth); `nodes` have an array per column, with a number per cell. A node that
+    lacks some cells has, under `cells`, an array of the places of those it has.
     """
     frame = _of_runs(data.geometry, runs).drop_duplicates(["node", "metric", "convention", "site"])
     names = _cells(frame, ["metric", "convention", "site", "depth"])
@@ -68,8 +68,9 @@ def geometry_numbers(data: ReportData, runs: Sequence[Run], pool: Pool) -> Json:
 
 
 def comparison_numbers(data: ReportData, runs: Sequence[Run], pool: Pool) -> Json:
-    """As `geometry_numbers`, for every node and what it is compared with; a cell has the sort key of its site, what no
-    change is, and whether it is of the headline family.
+    """As `geometry_numbers`, for every node and what it is compared with.
+
+    A cell has the sort key of its site, what no change is, and whether it is of the headline family.
     """
     keys = ["node", "against", "metric", "convention", "site"]
     frame = _of_runs(data.comparisons, runs).drop_duplicates(keys)

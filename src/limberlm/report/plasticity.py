@@ -28,10 +28,10 @@ COLUMNS: tuple[tuple[str, str, str, bool], ...] = (
     ("best_loss_after", "Loss after, best rate", "on the other items", False),
 )
 CAPTION = (
-    "From each stage a fresh adapter, the same everywhere, learns the task with the same batches. A lower curve: easier to "
-    "teach; read the loss before with it, for a checkpoint that knows something of the task looks plastic. Samples to "
-    "threshold: examples until the held-out loss is down at the threshold; where it never was, that is only known to be "
-    "more than the budget."
+    "From each stage a fresh adapter, the same everywhere, learns the task with the same batches. A lower curve: "
+    "easier to teach; read the loss before with it, for a checkpoint that knows something of the task looks plastic. "
+    "Samples to threshold: examples until the held-out loss is down at the threshold; where it never was, that is "
+    "only known to be more than the budget."
 )
 
 

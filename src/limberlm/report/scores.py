@@ -20,10 +20,11 @@ QUANTITIES: tuple[tuple[str, str, str], ...] = (
     ("fwt", "FWT", "later tasks: right before their first stage minus the base"),
 )
 CAPTION = (
-    "Means over tasks. Intervals over items are for these checkpoints, with other questions of the same kind; intervals "
-    "over seeds are Student's, for the chain as a recipe. BWT and FWT below zero: something was lost. Forgetting above "
-    "zero: something was lost; as a difference from the best of several noisy scores it reads too high, by about its "
-    "bias or more. Losses: ACC is the loss itself; the other rows have its sign turned, so that they read alike."
+    "Means over tasks. Intervals over items are for these checkpoints, with other questions of the same kind; "
+    "intervals over seeds are Student's, for the chain as a recipe. BWT and FWT below zero: something was lost. "
+    "Forgetting above zero: something was lost; as a difference from the best of several noisy scores it reads too "
+    "high, by about its bias or more. Losses: ACC is the loss itself; the other rows have its sign turned, so that "
+    "they read alike."
 )
 
 

@@ -18,9 +18,9 @@ from limberlm.report.traces import plain
 
 METRIC = "update_excess_overlap"
 CAPTION = (
-    "Of two stages' updates, how much of their directions they share beyond what two random updates of the same shapes "
-    "share: 0 by chance, 1 if they are the same directions on both sides. Weighted mean over the weights; beside it what "
-    "chance gives, with its spread."
+    "Of two stages' updates, how much of their directions they share beyond what two random updates of the same "
+    "shapes share: 0 by chance, 1 if they are the same directions on both sides. Weighted mean over the weights; "
+    "beside it what chance gives, with its spread."
 )
 
 
@@ -87,12 +87,10 @@ def _overlap(earlier: Stage, later: Stage, row: dict[Any, Any]) -> Overlap:
     null, spread, z = (float(row.get(name, math.nan)) for name in ("null_value", "null_sd", "z"))
     excess = Cell(float(row["value"]), words.signed(words.number(float(row["value"]), 3)))
     chance = words.number(null, 3) + (f" ± {words.number(spread, 2)}" if math.isfinite(spread) else "")
-    quartiles = [float(row.get(name, math.nan)) for name in ("lower_quartile", "upper_quartile")]
-    deviations = words.signed(words.number(z, 3))
-    modules = row.get("modules", 0)
-    return Overlap(
-        earlier, later, excess, Cell(null, chance), Cell(z, deviations), words.interval(*quartiles, 3), int(modules)
-    )
+    low, high = (float(row.get(name, math.nan)) for name in ("lower_quartile", "upper_quartile"))
+    deviations = Cell(z, words.signed(words.number(z, 3)))
+    middle = words.interval(low, high, 3)
+    return Overlap(earlier, later, excess, Cell(null, chance), deviations, middle, int(row.get("modules", 0)))
 
 
 def _hover(pair: Overlap | None) -> str:

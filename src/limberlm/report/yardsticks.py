@@ -72,7 +72,7 @@ class Yardstick:
 
 
 def yardsticks(data: ReportData, run: Run) -> list[Yardstick]:
-    """Every stage's, of every headline metric; a stage without a random twin, or a metric without a change, has none."""
+    """Every stage's, of every headline metric, where there is a random twin and a change was measured."""
     found = []
     for stage in run.stages[1:]:
         found += [each for metric in CELLS if (each := _yardstick(data, stage, metric)) is not None]

@@ -8,6 +8,7 @@ import pytest
 
 from limberlm.report import ReportData, write_report
 from tests.report.chromium import errors, fetched, needs_chromium, show, webdriver
+from tests.report.controlled import judged, swept
 from tests.report.synthetic import build
 
 from selenium.webdriver.common.action_chains import ActionChains  # isort: skip
@@ -146,4 +147,42 @@ def test_hostile_names_run_nothing(browser: webdriver.Chrome, tmp_path: Path) ->
 
 def test_an_empty_study_opens_without_error(browser: webdriver.Chrome, tmp_path: Path) -> None:
     show(browser, write_report(ReportData(title="nothing yet"), tmp_path / "empty.html"))
+    assert errors(browser) == []
+
+
+def test_a_seeds_button_in_the_overview_shows_that_run(
+    browser: webdriver.Chrome, many: ReportData, tmp_path: Path
+) -> None:
+    show(browser, write_report(many, tmp_path / "many.html"))
+    button = browser.find_element(By.CSS_SELECTOR, '.show-run[aria-label="Show math first, seed 0"]')
+    button.send_keys("\n")  # as from a keyboard
+    assert browser.find_element(By.CSS_SELECTOR, ".pick-run").get_attribute("value") == "r2"
+    assert browser.find_element(By.CSS_SELECTOR, "#headline .run:not([hidden])").get_attribute("data-run") == "r2"
+    assert column(browser, 1)[0] == "math"
+
+
+def test_choosing_a_learning_rate_changes_every_figure_and_table_of_it(
+    browser: webdriver.Chrome, tmp_path: Path
+) -> None:
+    show(browser, write_report(swept(), tmp_path / "swept.html"))
+    last = "return [...document.querySelectorAll('[data-figure^=\"r0|plasticity\"]')].map(f => f.data[0].y.at(-1))"
+    assert browser.execute_script(last) == [2.0, 3.0]
+    Select(browser.find_element(By.CSS_SELECTOR, '[data-choice="rate"]')).select_by_value("0.004")
+    assert browser.execute_script(last) == [4.0, 5.0]
+    shown = browser.execute_script(
+        "return [...document.querySelectorAll('[data-when-rate]')].filter(n => n.offsetParent)"
+        ".map(n => n.dataset.whenRate)"
+    )
+    assert shown == ["0.004"]
+    assert errors(browser) == []
+
+
+def test_choosing_a_confidence_source_shows_its_diagrams_alone(browser: webdriver.Chrome, tmp_path: Path) -> None:
+    show(browser, write_report(judged(), tmp_path / "judged.html"))
+    Select(browser.find_element(By.CSS_SELECTOR, '[data-choice="source"]')).select_by_value("next_token")
+    shown = browser.execute_script(
+        "return [...document.querySelectorAll('[data-figure*=reliability]')].filter(f => f.offsetParent)"
+        ".map(f => [f.dataset.figure, f.querySelectorAll('.points path').length > 0])"
+    )
+    assert shown == [["r0|reliability|next_token|arithmetic", True], ["r0|reliability|next_token|programs", True]]
     assert errors(browser) == []

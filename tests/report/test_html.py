@@ -8,11 +8,15 @@ import re
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from plotly.offline import get_plotlyjs
 
 from limberlm.report import ReportData, render_report, write_report
+from limberlm.report.packed import packed, unpacked
 from tests.report.synthetic import build
 
 HOSTILE = '<script>window.hacked = 1</script><img src=x onerror="window.hacked = 1">'
@@ -40,12 +44,13 @@ class Page(HTMLParser):
         if "script" not in self.inside and "style" not in self.inside:
             self.text.append(data)
 
-    def cells(self, run: str = "r0") -> list[float]:
-        """Exact values of the headline table of one run."""
-        found, current = [], None
+    def cells(self, run: str = "r0", section: str = "headline") -> list[float]:
+        """Exact values of the tables that a section has of one run."""
+        found, current, inside = [], None, None
         for tag, attributes in self.tags:
+            inside = attributes.get("id", inside) if tag == "section" else inside
             current = attributes.get("data-run", current)
-            if tag == "td" and "data-value" in attributes and current == run:
+            if tag == "td" and "data-value" in attributes and (current, inside) == (run, section):
                 found.append(float(attributes["data-value"] or "nan"))
         return found
 
@@ -59,6 +64,11 @@ def page_data(text: str) -> dict:
 @pytest.fixture(scope="module")
 def text(study: ReportData) -> str:
     return render_report(study)
+
+
+@pytest.fixture(scope="module")
+def many_text(many: ReportData) -> str:
+    return render_report(many)
 
 
 def band_value(study: ReportData, metric: str, stage: str, convention: str = "rms") -> float:
@@ -93,29 +103,63 @@ def test_headline_numbers_equal_the_tables(study: ReportData, text: str) -> None
     assert [row[6] for row in rows[2:]] == [-0.02, -0.19]
 
 
-def test_figures_hold_the_exact_values_of_every_metric(study: ReportData, text: str) -> None:
-    figures = page_data(text)["figures"]
-    pairs = study.geometry.groupby(["metric", "convention"]).size().index
-    for metric, convention in pairs:
-        assert f"r0|stage|{metric}|{convention}" in figures
-        frame = study.geometry
-        frame = frame[(frame["metric"] == metric) & (frame["convention"] == convention) & (frame["site"] != "band")]
-        drawn = figures[f"r0|depth|{metric}|{convention}"]["data"]
-        shown = [
-            y
-            for trace in drawn
-            if trace.get("customdata") and trace["name"] in study.geometry["stage"].values
-            for y in trace["y"]
-        ]
-        assert sorted(shown) == sorted(frame["value"])
+def packed_rows(data: dict, table: dict, columns: dict) -> list[dict]:
+    """The rows of one node's packed table: its cell, and its exact numbers by column."""
+    places = [int(place) for place in unpacked(data["arrays"][columns["cells"]])] if "cells" in columns else None
+    arrays = {name: unpacked(data["arrays"][number]) for name, number in columns.items() if name != "cells"}
+    cells = table["cells"] if places is None else [table["cells"][place] for place in places]
+    return [{"cell": cell} | {name: array[i] for name, array in arrays.items()} for i, cell in enumerate(cells)]
 
 
-def test_comparison_table_holds_every_row_exactly(study: ReportData, text: str) -> None:
-    comparisons = page_data(text)["comparisons"]
-    rows = [row for stage in comparisons["runs"][0] for row in comparisons["nodes"][stage[2]]]
-    assert len(rows) == len(study.comparisons)
-    assert sorted(row[4][1] for row in rows) == sorted(study.comparisons["a"])
-    assert sorted(row[8][1] for row in rows) == sorted(study.comparisons["p_value"])
+def test_the_page_holds_the_exact_values_of_every_metric(study: ReportData, text: str) -> None:
+    data = page_data(text)
+    for node, own in study.geometry.groupby("node"):
+        rows = packed_rows(data, data["geometry"], data["geometry"]["nodes"][node])
+        for name in ("value", "low", "high", "null_value", "n_tokens", "n_sequences"):
+            held = {tuple(row["cell"][:3]): row[name] for row in rows}
+            for key, value in own.set_index(["metric", "convention", "site"])[name].items():
+                assert held[key] == value or math.isnan(value), (node, name, key)
+
+
+def test_the_page_holds_every_comparison_exactly(study: ReportData, text: str) -> None:
+    data = page_data(text)
+    nodes = data["comparisons"]["nodes"]
+    keys = ["node", "against", "metric", "convention", "site"]
+    expected = study.comparisons.set_index(keys).to_dict("index")
+    rows = {
+        (node, against, *row["cell"][:3]): row
+        for node, tables in nodes.items()
+        for against, columns in tables.items()
+        for row in packed_rows(data, data["comparisons"], columns)
+    }
+    assert set(rows) == set(expected)
+    for key, row in rows.items():
+        for name in ("a", "b", "corrected", "low", "high", "p_value", "p_adjusted"):
+            assert row[name] == expected[key][name], (key, name)
+
+
+def test_a_node_that_lacks_a_metric_lacks_it_in_the_page(small: ReportData) -> None:
+    less = (small.geometry["stage"] == "dpo") & (small.geometry["metric"] == "rankme")
+    data = page_data(render_report(dataclasses.replace(small, geometry=small.geometry[~less])))
+    has = {
+        node: {row["cell"][0] for row in packed_rows(data, data["geometry"], columns)}
+        for node, columns in data["geometry"]["nodes"].items()
+    }
+    assert "rankme" in has["base"]
+    assert "rankme" not in has["sft-dpo-0"]
+    dpo = small.geometry[(small.geometry["stage"] == "dpo") & ~less]
+    rows = packed_rows(data, data["geometry"], data["geometry"]["nodes"]["sft-dpo-0"])
+    assert sorted(row["value"] for row in rows) == sorted(dpo["value"])
+
+
+def test_an_array_that_many_nodes_share_is_in_the_page_once(many_text: str) -> None:
+    arrays = page_data(many_text)["arrays"]
+    assert len(set(arrays)) == len(arrays)
+
+
+@given(st.lists(st.floats(width=64), min_size=1, max_size=20))
+def test_packed_numbers_are_exact(values: list[float]) -> None:
+    assert np.array_equal(unpacked(packed(values)), np.array(values), equal_nan=True)
 
 
 def test_user_strings_are_escaped_everywhere() -> None:
@@ -169,12 +213,11 @@ def test_interval_sentence_is_printed(text: str) -> None:
     assert "Each interval is over probe sequences for fixed checkpoints; it says nothing about training seeds." in said
 
 
-def test_every_run_has_its_sections_and_one_is_shown(many: ReportData) -> None:
-    text = render_report(many)
-    shown = [(a["data-run"], "hidden" in a) for _, a in Page(text).tags if "data-run" in a]
+def test_every_run_has_its_sections_and_one_is_shown(many_text: str) -> None:
+    shown = [(a["data-run"], "hidden" in a) for _, a in Page(many_text).tags if "data-run" in a]
     assert {key for key, _ in shown} == {"r0", "r1", "r2", "r3"}
     assert all(hidden == (key != "r0") for key, hidden in shown)
-    options = re.findall(r'<option value="r\d">(.*?)</option>', text)
+    options = re.findall(r'<option value="r\d">(.*?)</option>', many_text)
     assert options == [
         "sft-dpo-math, seed 0",
         "sft-dpo-math, seed 1",

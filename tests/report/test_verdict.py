@@ -55,7 +55,7 @@ def changed(study: ReportData, **values: float) -> tuple[ReportData, Run]:
 )
 def test_words_follow_the_interval(study, corrected, low, high, found, words) -> None:
     data, run = changed(study, corrected=corrected, low=low, high=high)
-    last = findings(run, data.comparisons)[-1]
+    last = findings(run, data.changes)[-1]
     assert (last.found, last.text) == (found, words)
 
 
@@ -67,7 +67,7 @@ def test_only_the_headline_cell_decides(study: ReportData) -> None:
         & (frame["convention"] == "rms")
         & (frame["against"] == "base")
     ]
-    ratios = [finding.ratio for finding in findings(list_runs(study)[0], frame)]
+    ratios = [finding.ratio for finding in findings(list_runs(study)[0], study.changes)]
     assert ratios == rows.sort_values("stage_index")["corrected"].tolist()
 
 
@@ -78,17 +78,17 @@ def test_summary_says_where_the_chain_ended(study: ReportData) -> None:
         (1.01, 0.05, "After the last stage, math, no change of effective rank from the base was found."),
     ):
         data, run = changed(study, corrected=ratio, low=ratio - half, high=ratio + half)
-        assert summary(findings(run, data.comparisons)) == sentence
+        assert summary(findings(run, data.changes)) == sentence
 
 
 def test_seeds_are_set_side_by_side(study: ReportData, many: ReportData) -> None:
     runs = list_runs(many)
-    said = seeds_sentence(runs[0], runs, many.comparisons)
+    said = seeds_sentence(runs[0], runs, many.changes)
     assert said.startswith("Over training seeds, the change from base after the last stage is −")
     assert "(seed 0)" in said
     assert "(seed 1)" in said
     runs = list_runs(study)
-    assert seeds_sentence(runs[0], runs, study.comparisons) == "This chain was trained with one seed only."
+    assert seeds_sentence(runs[0], runs, study.changes) == "This chain was trained with one seed only."
 
 
 def test_outcomes_are_told_in_words(study: ReportData) -> None:

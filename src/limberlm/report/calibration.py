@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +15,8 @@ from limberlm.outcomes.calibration.binned import BINS
 from limberlm.outcomes.calibration.sources import SOURCES
 from limberlm.report import style, traces, words
 from limberlm.report.data import ReportData, Run, Stage
-from limberlm.report.headline import NOTHING, Cell, mean_of
+from limberlm.report.headline import Cell
+from limberlm.report.outcomes import Outcomes
 from limberlm.report.traces import Trace, plain
 
 SOURCE_TITLES = {
@@ -75,13 +76,14 @@ def reliability(data: ReportData) -> Tables:
 def panels(data: ReportData, run: Run) -> list[Panel]:
     """What was measured of a run's calibration, source by source."""
     found = []
-    outcomes = run.rows(data.outcomes)
-    for source in sources(outcomes):
-        for task, own in _of(outcomes, source).groupby("task", sort=False):
+    frame = run.rows(data.outcomes)
+    outcomes = Outcomes(frame)
+    for source in sources(frame):
+        for task in frame.loc[frame["outcome"] == f"ece_{source}", "task"].drop_duplicates():
             rows = tuple(
-                (stage.label, tuple(_cell(own, stage, name) for name, _, _ in COLUMNS))
+                (stage.label, tuple(_cell(outcomes, stage, f"{name}_{source}", task) for name, _, _ in COLUMNS))
                 for stage in run.stages
-                if (own["stage_index"] == stage.index).any()
+                if outcomes.row(stage, f"ece_{source}", task) is not None
             )
             found.append(Panel(source, str(task), rows))
     return found
@@ -116,10 +118,9 @@ def _of(outcomes: pd.DataFrame, source: str) -> pd.DataFrame:
     return own.assign(outcome=own["outcome"].str.removesuffix(f"_{source}"))
 
 
-def _cell(rows: pd.DataFrame, stage: Stage, outcome: str) -> Cell:
-    own = rows[(rows["stage_index"] == stage.index) & (rows["outcome"] == outcome)]
-    show: Callable[[float], str] = words.percent if outcome in ("correct", "confidence") else _three
-    return mean_of(own.head(1), show) if len(own) else NOTHING
+def _cell(outcomes: Outcomes, stage: Stage, outcome: str, task: str) -> Cell:
+    show = words.percent if outcome.startswith(("correct", "confidence")) else _three
+    return outcomes.cell(stage, outcome, task, show=show)
 
 
 def _three(value: float) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
@@ -107,7 +108,7 @@ def _geometry(geometry: pd.DataFrame, stage: Stage, metric: str, convention: str
     for name in (metric + words.CORRECTED, metric):
         found = rows[rows["metric"] == name]
         if len(found):
-            return _cell(found.iloc[0], words.number)
+            return row_cell(found.iloc[0], words.number)
     return NOTHING
 
 
@@ -132,7 +133,7 @@ def _target(outcomes: pd.DataFrame, stage: Stage, targets: Mapping[str, str]) ->
             show = words.number if outcome == "loss" else words.percent
             unit = " nats" if outcome == "loss" else ""
             since = f", from {show(float(before['value'].iloc[0]))}" if len(before) else ""
-            return _cell(found.iloc[0], show, unit, task + kind + since)
+            return row_cell(found.iloc[0], show, unit, task + kind + since)
     return NOTHING
 
 
@@ -159,14 +160,17 @@ def mean_of(rows: pd.DataFrame, show: Callable[[float], str] = words.number, uni
     """The mean of some rows' values; of one row also its interval."""
     rows = rows.dropna(subset=["value"])
     if len(rows) == 1:
-        return _cell(rows.iloc[0], show, unit)
+        return row_cell(rows.iloc[0], show, unit)
     if rows.empty:
         return NOTHING
     value = float(rows["value"].mean())
     return Cell(value, show(value) + unit, remark=f"mean of {len(rows)} tasks")
 
 
-def _cell(row: pd.Series, show: Callable[[float], str], unit: str = "", remark: str = "") -> Cell:
+def row_cell(
+    row: Mapping[Any, Any] | pd.Series, show: Callable[[float], str], unit: str = "", remark: str = ""
+) -> Cell:
+    """The value of a row with its interval, where there is one."""
     value, low, high = float(row["value"]), float(row["low"]), float(row["high"])
     span = "" if math.isnan(low) or math.isnan(high) else f"{show(low)} to {show(high)}"
     return Cell(value, show(value) + unit if not math.isnan(value) else show(value), span, remark, low, high)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import pandas as pd
 
 from limberlm.report import words
 from limberlm.report.data import ReportData, Run, Stage
-from limberlm.report.headline import NOTHING, Cell, mean_of
+from limberlm.report.headline import NOTHING, Cell
+from limberlm.report.outcomes import Outcomes, Row
 
 LOSSES = {"future_loss": "", "random_label_loss": "random_label_"}
 THRESHOLD = "samples_to_threshold"
@@ -83,10 +83,11 @@ def plasticity_tables(data: ReportData, run: Run) -> list[Table]:
     return [_table(at_rate(outcomes, rate), run, rate) for rate in data.rates or (None,)]
 
 
-def _table(outcomes: pd.DataFrame, run: Run, rate: float | None) -> Table:
+def _table(frame: pd.DataFrame, run: Run, rate: float | None) -> Table:
+    outcomes = Outcomes(frame)
     rows = [
         (panel.title, stage.label, tuple(_cell(outcomes, panel, stage, column) for column in COLUMNS))
-        for panel in panels(outcomes)
+        for panel in panels(frame)
         for stage in run.stages
     ]
     kept = [i for i in range(len(COLUMNS)) if any(cells[i] is not NOTHING for _, _, cells in rows)]
@@ -98,22 +99,17 @@ def _table(outcomes: pd.DataFrame, run: Run, rate: float | None) -> Table:
     )
 
 
-def _cell(outcomes: pd.DataFrame, panel: Panel, stage: Stage, column: tuple[str, str, str, bool]) -> Cell:
+def _cell(outcomes: Outcomes, panel: Panel, stage: Stage, column: tuple[str, str, str, bool]) -> Cell:
     outcome, _, _, share = column
     prefix = LOSSES[panel.outcome]
     name = prefix + (outcome.removeprefix("future_") if prefix else outcome)
-    rows = outcomes[
-        (outcomes["outcome"] == name) & (outcomes["task"] == panel.task) & (outcomes["stage_index"] == stage.index)
-    ].head(1)
-    if rows.empty:
-        return NOTHING
-    if outcome == THRESHOLD:
-        return _threshold_cell(rows.iloc[0])
-    show: Callable[[float], str] = words.percent if share else words.number
-    return mean_of(rows, show)
+    row = outcomes.row(stage, name, panel.task)
+    if row is not None and outcome == THRESHOLD:
+        return _threshold_cell(row)
+    return outcomes.cell(stage, name, panel.task, show=words.percent if share else words.number)
 
 
-def _threshold_cell(row: pd.Series) -> Cell:
+def _threshold_cell(row: Row) -> Cell:
     value, said = float(row["value"]), row.get("settings")
     settings = json.loads(said) if isinstance(said, str) else {}
     remark = f"loss {words.number(float(settings['tau']))}" if "tau" in settings else ""

@@ -12,7 +12,8 @@ from limberlm.outcomes.ood import SPLIT as OUT_OF_DOMAIN
 from limberlm.outcomes.refusals import TASK
 from limberlm.report import traces, words
 from limberlm.report.data import Run, Stage
-from limberlm.report.headline import NOTHING, TARGET_SPLIT, Cell, mean_of
+from limberlm.report.headline import NOTHING, TARGET_SPLIT, Cell
+from limberlm.report.outcomes import Outcomes
 from limberlm.report.traces import Trace, plain
 
 JUDGES = ("verifier", "keywords", "likelihood")
@@ -43,12 +44,11 @@ class Line:
 
 def refusal_lines(run: Run, outcomes: pd.DataFrame) -> list[Line]:
     """Every rate that was measured, in domain and then out of it; `outcomes` are the run's."""
-    rows = outcomes[outcomes["task"] == TASK]
+    rows = Outcomes(outcomes[outcomes["task"] == TASK])
     lines = []
     for split, where in SPLITS:
-        own = rows[rows["split"] == split]
         for outcome, title in ROWS:
-            cells = tuple(_cell(own, outcome, stage) for stage in run.stages)
+            cells = tuple(rows.cell(stage, outcome, TASK, split, words.percent) for stage in run.stages)
             if any(cell is not NOTHING for cell in cells):
                 lines.append(Line(title, where, cells))
     return lines
@@ -73,11 +73,6 @@ def refusal_figure(lines: Sequence[Line], stages: Sequence[Stage]) -> go.Figure:
         "categoryarray": labels,
     }
     return go.Figure(drawn, traces.layout(340, xaxis, {"title": {"text": "Refused (%)"}, "range": [-3, 103]}))
-
-
-def _cell(rows: pd.DataFrame, outcome: str, stage: Stage) -> Cell:
-    own = rows[(rows["outcome"] == outcome) & (rows["stage_index"] == stage.index)]
-    return mean_of(own.head(1), words.percent) if len(own) else NOTHING
 
 
 def _span(cell: Cell) -> str:

@@ -14,6 +14,7 @@ from limberlm.report import calibration, figures, headline, plasticity, refusals
 from limberlm.report import yardsticks as yard
 from limberlm.report.data import ReportData, Run
 from limberlm.report.figures import in_domain_first
+from limberlm.report.outcomes import Outcomes
 from limberlm.report.page import Json, plain_figure
 
 
@@ -156,9 +157,10 @@ class Sections:
 def _by_stage(run: Run, outcomes: pd.DataFrame, names: tuple[str, ...], show: Callable[[float], str]) -> list[Json]:
     """A row per task and split, a cell per stage: what the figure above it shows."""
     rows = in_domain_first(outcomes[outcomes["outcome"].isin(names)])
+    values = Outcomes(rows)
     found = []
-    for (outcome, task, split), own in rows.groupby(["outcome", "task", "split"], sort=False):
-        cells = [headline.mean_of(own[own["stage_index"] == stage.index].head(1), show) for stage in run.stages]
+    for outcome, task, split in rows[["outcome", "task", "split"]].drop_duplicates().itertuples(index=False):
+        cells = [values.cell(stage, outcome, task, split, show) for stage in run.stages]
         kind = ", pairs" if outcome == "pair_accuracy" else ""
         found.append({"task": f"{task}{kind}", "split": str(split).replace("_", " "), "cells": cells})
     return found

@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import pytest
+
+from limberlm.report import ReportData
+from limberlm.report.data import list_runs
+from limberlm.report.yardsticks import end_table, sentences, yardsticks, zero_sentences
+from tests.report.controlled import Change, beside_its_twin, with_zero
+
+UP, UP_MORE, DOWN = (1.012, 1.009, 1.015), (1.03, 1.02, 1.04), (0.98, 0.97, 0.99)
+NONE: Change = (0.999, 0.998, 1.0)
+UNKNOWN: Change = (1.2, math.nan, math.nan)
+
+
+@pytest.mark.parametrize(
+    ("trained", "random", "difference", "judgement"),
+    [
+        (UP, NONE, UP, "the change is the training's, not its size's"),
+        (UP, DOWN, UP_MORE, "the change is the training's, not its size's"),
+        (UP, UP, NONE, "it cannot be told from an update of the same size"),
+        (NONE, NONE, NONE, "it cannot be told from an update of the same size"),
+        (NONE, DOWN, UP, "training left it where an update of the same size would have moved it"),
+        (UP_MORE, UP, UP, "more than its size alone would have changed"),
+        (UP, UP_MORE, DOWN, "less than its size alone would have changed"),
+        (UP, NONE, UNKNOWN, "without intervals, so nothing can be concluded"),
+    ],
+)
+def test_words_follow_the_three_intervals(trained: Change, random: Change, difference: Change, judgement: str) -> None:
+    data = beside_its_twin(trained, random, difference)
+    (said,) = sentences(yardsticks(data, list_runs(data)[0]))
+    assert said.endswith(f": {judgement}.")
+
+
+def test_the_sentence_gives_both_changes_with_their_intervals() -> None:
+    data = beside_its_twin((1.012, 1.009, 1.015), (0.999, 0.998, 1.0), (1.013, 1.01, 1.016))
+    (said,) = sentences(yardsticks(data, list_runs(data)[0]))
+    assert said.replace("\u00a0", " ") == (
+        "sft changed the effective rank by +1.2 % (+0.90 to +1.5); an update of the same size in random directions by "
+        "−0.10 % (−0.20 to 0): the change is the training's, not its size's."
+    )
+
+
+def test_a_difference_metric_is_judged_about_zero() -> None:
+    data = beside_its_twin((-0.03, -0.04, -0.02), (0.001, -0.01, 0.01), (-0.031, -0.04, -0.02), "anisotropy")
+    (found,) = yardsticks(data, list_runs(data)[0])
+    assert found.sentence.endswith("the change is the training's, not its size's.")
+    assert [cell.value for cell in found.cells] == [-0.03, 0.001, -0.031]
+    assert [cell.remark for cell in found.cells] == ["", "no change found", ""]
+
+
+def test_the_change_is_taken_from_where_the_stage_started() -> None:
+    data = beside_its_twin(UP, NONE, UP)
+    later = data.comparisons.assign(stage_index=2)
+    outcomes = data.outcomes.assign(stage_index=data.outcomes["stage_index"] * 2)
+    assert yardsticks(data, list_runs(data)[0])
+    from_base = dataclasses.replace(data, comparisons=later, outcomes=outcomes)
+    assert not yardsticks(from_base, list_runs(from_base)[0]), "a second stage starts from the first, not from the base"
+    previous = dataclasses.replace(from_base, comparisons=later.replace({"against": {"base": "previous"}}))
+    assert len(yardsticks(previous, list_runs(previous)[0])) == 1
+
+
+def test_a_stage_without_a_twin_or_a_comparison_has_no_yardstick(study: ReportData) -> None:
+    assert yardsticks(study, list_runs(study)[0]) == []
+    data = beside_its_twin(UP, NONE, UP)
+    missing = dataclasses.replace(data, comparisons=data.comparisons[data.comparisons["against"] == "base"])
+    assert yardsticks(missing, list_runs(missing)[0]) == []
+
+
+def test_zero_rate_is_equal_bit_for_bit_or_names_what_is_not() -> None:
+    data = with_zero()
+    (run,) = list_runs(data)
+    assert zero_sentences(data, run) == [
+        "sft.zero: the whole stage at a learning rate of zero: all 6 geometry values equal the base's bit for bit."
+    ]
+    one_bit = with_zero({"anisotropy": 2.0**-50})
+    (said,) = zero_sentences(one_bit, list_runs(one_bit)[0])
+    assert said.endswith("2 of 6 geometry values differ from the base's: anisotropy.")
+
+
+def test_a_replicate_that_moved_is_a_difference_too() -> None:
+    data = with_zero()
+    geometry = data.geometry.copy()
+    at = geometry.index[(geometry["node"] == "sft.zero-1") & (geometry["metric"] == "rankme")][0]
+    geometry.at[at, "replicates"] = [x + 1e-12 for x in geometry.at[at, "replicates"]]
+    moved = dataclasses.replace(data, geometry=geometry)
+    assert "1 of 6 geometry values differ from the base's: rankme" in zero_sentences(moved, list_runs(moved)[0])[0]
+
+
+def test_controls_are_no_runs_of_their_own() -> None:
+    assert [run.label for run in list_runs(with_zero())] == ["sft > math, seed 0"]
+
+
+def test_no_table_of_ends_without_other_controls() -> None:
+    data = with_zero()
+    assert end_table(data, list_runs(data)[0]) is None

@@ -37,11 +37,14 @@ What is left, by profile (`d512`, core suite): second moments of two conventions
 the forward, logits of the token sample a fifth, trajectories and depth a sixth; the summary is three quarters
 eigenvalues.
 
+What a study adds to a stage is a fixed cost, about a second on the bundled base: the checks that policy and reference
+are the stage's start, and that what was saved is what was trained.
+
 ```bash
 make bench
 ```
 
-runs them all in about fifteen minutes on two cores and writes `benchmarks/results.json` and this page. Last run on:
+runs them all in about half an hour on two cores and writes `benchmarks/results.json` and this page. Last run on:
 {machine}.
 
 | figure | what | measured | range | goal | met |

@@ -34,7 +34,7 @@ def figures(quick: bool) -> Iterator[Figure]:
     """CPU of training two stages in a study against a script; then wall time with one job and with two."""
     steps, rounds = (2, 1) if quick else (80, 3)
     yield overhead(steps, rounds)
-    yield jobs(2 if quick else 20, 1 if quick else 3)
+    yield jobs(2 if quick else 20, 1)
 
 
 def overhead(steps: int, rounds: int) -> Figure:

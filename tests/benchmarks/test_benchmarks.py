@@ -9,7 +9,7 @@ from math import isfinite
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import generation, infinigram, pass_overhead, store_all, updates
+from benchmarks import generation, infinigram, pass_overhead, runner, store_all, updates
 from benchmarks.harness import Figure, compared, in_fresh_process
 
 FIELDS = {"name", "what", "value", "unit", "low", "high", "goal", "met", "machine"}
@@ -17,8 +17,15 @@ FIELDS = {"name", "what", "value", "unit", "low", "high", "goal", "met", "machin
 
 @pytest.mark.parametrize(
     "figures",
-    [pass_overhead.figures, store_all.times, updates.figures, generation.figures, infinigram.times],
-    ids=["pass_overhead", "times", "updates", "generation", "infinigram"],
+    [
+        pass_overhead.figures,
+        store_all.times,
+        updates.figures,
+        generation.figures,
+        infinigram.times,
+        pytest.param(runner.figures, marks=pytest.mark.slow),
+    ],
+    ids=["pass_overhead", "times", "updates", "generation", "infinigram", "runner"],
 )
 def test_each_benchmark_yields_figures_that_json_can_hold(figures: Callable[[bool], Iterator[Figure]]) -> None:
     records = [json.loads(json.dumps(figure.record("here"))) for figure in figures(True)]

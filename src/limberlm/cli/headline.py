@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import typer
 from rich.markup import escape
 
 from limberlm.cli.console import print_table
@@ -39,8 +40,12 @@ def _print_overview(found: Overview, runs: int) -> None:
     for line in found.lines:
         rows.append([escape(line.chain), f"{line.finished} of {len(line.seeds)}", *(cell.text for cell in line.cells)])
         rows.append(["", "", *(cell.interval for cell in line.cells)])
-    title = f"Ends of chains: means and 95 % intervals over seeds (the report has a table for each of the {runs} runs)"
-    print_table(title, ["", "seeds", *(measure.title for measure in found.measures)], rows)
+    print_table(
+        "Ends of chains, means and 95 % intervals over seeds",
+        ["", "seeds", *(measure.title for measure in found.measures)],
+        rows,
+    )
+    typer.echo(f"{runs} runs; the report shows each of them, stage by stage")
 
 
 def overview_json(data: ReportData) -> list[dict[str, Any]]:

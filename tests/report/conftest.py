@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from limberlm.report import ReportData
+from limberlm.report.study import report_data
 from limberlm.report.trace import Trace, read_trace
+from limberlm.study import Results, Study
 from tests.report.synthetic import STAGES, build
 from tests.report.synthetic_trace import falling_late, write_trace
 
@@ -53,6 +56,30 @@ def seed_folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     folders = [write_trace(root / f"s{i}", name=f"seed-{i}", seed=i, x="step", leave_out=left_out) for i in range(3)]
     odd = write_trace(root / "odd", name="odd", seed=3, x="step", shape=falling_late, leave_out=left_out)
     return [*folders, odd]
+
+
+@pytest.fixture(scope="session")
+def controlled_results(tmp_path_factory: pytest.TempPathFactory, study_settings: dict[str, Any]) -> Results:
+    """Two orderings of two stages with two seeds, and two kinds of control, run for real."""
+    folder = tmp_path_factory.mktemp("controlled")
+    args = study_settings["stages"]["sft"]["args"] | {"learning_rate": 1e-2}
+    stage = {"trainer": "sft", "rows": 16, "args": args}
+    settings = study_settings | {
+        "stages": {"sft": stage | {"data": "testbed:instructions"}, "math": stage | {"data": "testbed:arithmetic"}},
+        "orderings": [["sft", "math"], ["math", "sft"]],
+        "seeds": [0, 1],
+        "controls": ["zero_learning_rate", "random_adapter"],
+        "measure": {"max_tokens": 1000, "max_length": 48},
+        "outcomes": {"items": 4, "plasticity": {"steps": 1, "every": 1, "batch_size": 2, "items": 2}},
+    }
+    (folder / "study.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
+    return Study.load(folder / "study.yaml", folder / "run").run()
+
+
+@pytest.fixture(scope="session")
+def controlled(controlled_results: Results) -> ReportData:
+    """Its report's data."""
+    return report_data(controlled_results, "controlled")
 
 
 @pytest.fixture(scope="module")

@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 
 from limberlm.report import ReportData, write_report
+from limberlm.report.changes import CELLS
 from tests.report.chromium import errors, fetched, needs_chromium, show, webdriver
 from tests.report.controlled import judged, swept
 from tests.report.synthetic import build
+from tests.report.test_html import page_data
 
 from selenium.webdriver.common.action_chains import ActionChains  # isort: skip
 from selenium.webdriver.common.by import By  # isort: skip
@@ -186,3 +188,29 @@ def test_choosing_a_confidence_source_shows_its_diagrams_alone(browser: webdrive
     )
     assert shown == [["r0|reliability|next_token|arithmetic", True], ["r0|reliability|next_token|programs", True]]
     assert errors(browser) == []
+    narrow = {"width": 400, "height": 900, "deviceScaleFactor": 1, "mobile": True}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", narrow)
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= 400
+    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+@pytest.mark.slow
+def test_a_real_study_opens_and_every_run_of_it_is_drawn(
+    controlled: ReportData, browser: webdriver.Chrome, tmp_path: Path
+) -> None:
+    path = write_report(controlled, tmp_path / "report.html")
+    assert "r3|yardstick|effective_rank" in page_data(path.read_text("utf-8"))["figures"]
+    show(browser, path)
+    for button in browser.find_elements(By.CSS_SELECTOR, ".show-run"):
+        browser.execute_script("arguments[0].click()", button)
+        drawn = browser.execute_script(
+            "return [...document.querySelectorAll('.figure')].filter(f => f.offsetParent).map(f => "
+            "[f.dataset.figure, f.querySelectorAll('svg .point, svg .points path, svg .hm image').length])"
+        )
+        assert {key.split("|")[0] for key, _ in drawn} == {button.get_attribute("data-show")}
+        assert all(count > 0 for _, count in drawn), drawn
+        assert (
+            len(drawn) == 2 + 2 + 1 + len(CELLS) + 1 + 2
+        )  # geometry, scores, plasticity, yardsticks, updates, training
+    assert errors(browser) == []
+    assert [url for url in fetched(browser) if not url.startswith(("file:", "data:", "blob:"))] == []

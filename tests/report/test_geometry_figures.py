@@ -133,7 +133,7 @@ def test_gaps_leave_a_figure_with_what_there_is(browser: webdriver.Chrome, small
 def test_numbers_read_the_same_in_the_page_as_in_its_tables(page: webdriver.Chrome) -> None:
     rng = np.random.default_rng(0)
     values = [*(10.0 ** rng.uniform(-7, 9, 300)), *(-(10.0 ** rng.uniform(-7, 9, 100))), *rng.uniform(0.5, 2, 200)]
-    values += [0.0, 1.0, 9.9996, 0.0001, 1e7, 1.00004, 0.99999, 12345678.0]
+    values += [*rng.uniform(0.99, 1.01, 100), 0.0, 1.0, 9.9996, 0.0001, 1e7, 1.00004, 0.99999, 12345678.0]
     script = (
         "const v = arguments[0]; return [v.map((x) => words.number(x)), v.map((x) => words.number(x, 6)), "
         "v.map((x) => words.change(true, x)), v.map((x) => words.change(false, x)), v.map((x) => words.count(x)), "

@@ -3,12 +3,14 @@ from __future__ import annotations
 import dataclasses
 import math
 
+import pandas as pd
 import pytest
 
-from limberlm.report import ReportData
-from limberlm.report.data import list_runs
+from limberlm.report import ReportData, render_report
+from limberlm.report.data import Control, list_runs
 from limberlm.report.yardsticks import end_table, sentences, yardsticks, zero_sentences
-from tests.report.controlled import Change, beside_its_twin, with_zero
+from tests.report.controlled import Change, beside_its_twin, comparison, with_zero
+from tests.report.test_html import Page
 
 UP, UP_MORE, DOWN = (1.012, 1.009, 1.015), (1.03, 1.02, 1.04), (0.98, 0.97, 0.99)
 NONE: Change = (0.999, 0.998, 1.0)
@@ -96,3 +98,44 @@ def test_controls_are_no_runs_of_their_own() -> None:
 def test_no_table_of_ends_without_other_controls() -> None:
     data = with_zero()
     assert end_table(data, list_runs(data)[0]) is None
+
+
+def test_the_section_is_there_only_where_a_control_was_run(small: ReportData) -> None:
+    assert 'id="yardsticks"' not in render_report(small)
+    text = render_report(beside_its_twin(UP, NONE, UP))
+    assert 'id="yardsticks"' in text
+    assert "the change is the training&#39;s, not its size&#39;s" in text
+    cells = Page(text).cells(section="yardsticks")
+    assert cells == [UP[0], NONE[0], UP[0]]
+
+
+def test_an_arm_without_controls_says_whose_they_are() -> None:
+    data = beside_its_twin(UP, NONE, UP)
+    slow = data.outcomes.assign(
+        chain="sft > math [slow]", arm="slow", node=data.outcomes["node"].replace("sft-1", "sft-2")
+    )
+    both = dataclasses.replace(data, outcomes=pd.concat([data.outcomes, slow], ignore_index=True))
+    said = " ".join("".join(Page(render_report(both)).text).split())
+    assert "No control was run for this chain: controls are those of the orderings without an intervention." in said
+
+
+def test_other_controls_end_beside_the_chain_itself() -> None:
+    data = beside_its_twin(UP, NONE, UP)
+    name = "sft > sft [repeat]"
+    again = data.outcomes.assign(chain=name, control="repeat", node=["base", "sft-9"], task="instructions", value=1.5)
+    control = Control("repeat", name, 0, ("base", "sft-8", "sft-9"))
+    comparisons = pd.concat([data.comparisons, pd.DataFrame([comparison("sft-9", "base", DOWN)])])
+    whole = dataclasses.replace(
+        data,
+        outcomes=pd.concat([data.outcomes, again.assign(split="out_of_domain")], ignore_index=True),
+        comparisons=comparisons,
+        controls={("sft > math", 0): (control,)},
+    )
+    table = end_table(whole, list_runs(whole)[0])
+    assert table is not None
+    assert [name for name, _, _ in table.rows] == ["sft > math", name]
+    assert [measure.name for measure in table.measures] == ["rank", "ood_loss"]
+    own, repeated = (cells for _, _, cells in table.rows)
+    assert own[0].value == UP[0]
+    assert math.isnan(own[1].value)
+    assert (repeated[0].value, repeated[1].value) == (DOWN[0], 1.5)

@@ -24,7 +24,7 @@ from limberlm.report import (
     words,
     yardsticks,
 )
-from limberlm.report.data import ReportData, Run, list_runs
+from limberlm.report.data import ORDINARY, ReportData, Run, list_runs
 from limberlm.report.packed import Pool, comparison_numbers, geometry_numbers
 from limberlm.report.page import Json, render, write_whole
 from limberlm.report.section import Drawn, Sections
@@ -74,6 +74,9 @@ def render_report(data: ReportData) -> str:
         SCRIPTS,
         data=data,
         runs=shown,
+        has_yardsticks=any(any(run["yardsticks"][name] for name in ("sentences", "zero", "ends")) for run in shown),
+        has_updates=any(run["updates"] for run in shown),
+        ordinary=ORDINARY,
         overview=overview.overview(data, runs) if len(runs) > 1 else None,
         balance=overview.balance_tables(data),
         columns=headline.COLUMNS,

@@ -60,10 +60,9 @@ def refusal_figure(lines: Sequence[Line], stages: Sequence[Stage]) -> go.Figure:
     labels = [plain(stage.label) for stage in stages]
     refused = [line for line in lines if "refused" in line.rate and line.split == SPLITS[0][1]]
     for position, line in enumerate(refused, start=1):
+        name = line.rate.replace(", refused", "")
         known = [(x, cell) for x, cell in zip(labels, line.cells, strict=True) if cell is not NOTHING]
-        curve = traces.line(
-            [x for x, _ in known], [100 * cell.value for _, cell in known], line.rate, position, position
-        )
+        curve = traces.line([x for x, _ in known], [100 * cell.value for _, cell in known], name, position, position)
         curve["line"] = curve["line"] | {"dash": "solid" if line.rate.startswith("forbidden") else "dot"}
         drawn.append(curve | {"customdata": [(x, f"{line.rate}: {cell.text}{_span(cell)}") for x, cell in known]})
     xaxis = {

@@ -55,6 +55,7 @@ class Sections:
         findings, rows = verdict.findings(run, data.changes), headline.headline_rows(data, run)
         return {
             "key": key,
+            "arm": run.arm,
             "label": run.label,
             "stages": [(stage.label, "") for stage in run.stages],
             "unfinished": "" if run.is_finished(data) else self._unfinished(run),

@@ -1,4 +1,4 @@
-"""The parts that figures are put together from: lines, interval bars, ribbons, the null value, hover texts.
+"""The parts that figures are put together from: lines, interval bars, ribbons, axes.
 
 Plain dictionaries, handed to Plotly in one piece: building a figure step by step is much slower. Stage, task
 and site names are the user's and are escaped: Plotly reads a small HTML of its own in texts.
@@ -89,46 +89,6 @@ def ribbon(rows: pd.DataFrame, position: int, group: object) -> list[Trace]:
     ]
 
 
-def null_line(rows: pd.DataFrame) -> list[Trace]:
-    """The null value at each place `x`, dashed; it starts hidden where it would press the data together."""
-    known = rows.dropna(subset=["null_value"]).drop_duplicates("x")
-    if known.empty:
-        return []
-    values = known["null_value"].tolist()
-    return [
-        {
-            "type": "scatter",
-            "x": known["x"].tolist(),
-            "y": values,
-            "mode": "lines" if len(known) > 1 else "markers",
-            "name": f"null value {words.number(values[0])}",
-            "visible": "legendonly" if _far(rows) else True,
-            "line": {"color": style.NULL_COLOUR, "width": 1.5, "dash": "dash"},
-            "marker": {"color": style.NULL_COLOUR, "symbol": "line-ew-open", "size": 16},
-            "customdata": [("Null value: isotropic data", words.number(value, 6)) for value in values],
-            "hovertemplate": HOVER,
-            "legendrank": 2000,
-        }
-    ]
-
-
-def hover(rows: pd.DataFrame, labels: Sequence[str], metric: str) -> list[tuple[str, str]]:
-    """The two texts of each row's hover label: stage and site; value, interval and counts."""
-    title = plain(words.metric_title(metric))
-    columns = (rows[name] for name in ("site", "value", "low", "high", "n_tokens", "n_sequences"))
-    texts = []
-    for label, (site, value, low, high, tokens, sequences) in zip(labels, zip(*columns, strict=True), strict=True):
-        counts = f"{words.count(tokens)} tokens, {words.count(sequences)} sequences"
-        span = interval_text(low, high) or "<br>no interval"
-        texts.append(
-            (
-                f"{label}, {plain(words.site_title(str(site)))}",
-                f"{title}: {words.number(value, 6)}{span}<br>{counts}",
-            )
-        )
-    return texts
-
-
 def interval_text(low: float, high: float, unit: str = "") -> str:
     """A line for a hover label that gives an interval; empty if there is none."""
     span = words.interval(low, high, 6)
@@ -159,13 +119,6 @@ def layout(height: int, xaxis: Mapping[str, Any], yaxis: Mapping[str, Any], top:
         "legend": {"orientation": "h", "x": 0, "xanchor": "left", "y": 1.02, "yanchor": "bottom"},
         "margin": {"l": 10, "r": 10, "t": top, "b": 46},
     }
-
-
-def _far(rows: pd.DataFrame) -> bool:
-    """True if the data span less than half of the axis once the null value is on it."""
-    data = pd.concat([rows["value"], rows["low"], rows["high"]]).dropna()
-    whole = pd.concat([data, rows["null_value"].dropna()])
-    return bool(data.max() - data.min() < (whole.max() - whole.min()) / 2)
 
 
 def log_ticks(low: float, high: float) -> list[float]:

@@ -180,7 +180,8 @@ def test_choosing_a_learning_rate_changes_every_figure_and_table_of_it(
 
 
 def test_choosing_a_confidence_source_shows_its_diagrams_alone(browser: webdriver.Chrome, tmp_path: Path) -> None:
-    show(browser, write_report(judged(), tmp_path / "judged.html"))
+    path = write_report(judged(), tmp_path / "judged.html")
+    show(browser, path)
     Select(browser.find_element(By.CSS_SELECTOR, '[data-choice="source"]')).select_by_value("next_token")
     shown = browser.execute_script(
         "return [...document.querySelectorAll('[data-figure*=reliability]')].filter(f => f.offsetParent)"
@@ -190,6 +191,7 @@ def test_choosing_a_confidence_source_shows_its_diagrams_alone(browser: webdrive
     assert errors(browser) == []
     narrow = {"width": 400, "height": 900, "deviceScaleFactor": 1, "mobile": True}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", narrow)
+    show(browser, path)
     assert browser.execute_script("return document.documentElement.scrollWidth") <= 400
     browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 

@@ -128,7 +128,8 @@ def _repeat(settings: StudySettings, ordering: Names, cost: Costs) -> Iterator[C
 
 def _joint(settings: StudySettings, ordering: Names, cost: Costs) -> Iterator[Course]:
     """All supervised stages in one: the same rows without an order. Preference and reward stages are left out."""
-    steps = [step for step in _steps(settings, ordering) if step.stage.trainer == "sft"]
+    # sorted, so that orderings of the same stages share the control
+    steps = sorted((step for step in _steps(settings, ordering) if step.stage.trainer == "sft"), key=lambda s: s.label)
     if len(steps) < 2:
         raise UserError(
             f"controls: joint needs two stages of trainer sft in {' > '.join(ordering)}; add one, or leave it out"

@@ -14,10 +14,10 @@ from benchmarks.harness import peak_memory
 from benchmarks.workload import random_llama, random_probe
 from limberlm.geometry import effective_rank
 from limberlm.observe import ProbeSet, Sites, locate
-from limberlm.observe.head import locate_head
-from limberlm.observe.observation import observe
-from limberlm.observe.plan import Plan
-from limberlm.observe.summary import summarise
+from limberlm.observe.forward.observation import observe
+from limberlm.observe.forward.plan import Plan
+from limberlm.observe.metrics.summary import summarise
+from limberlm.observe.model.head import locate_head
 
 VOCABULARY, BLOCKS = 1024, 2
 

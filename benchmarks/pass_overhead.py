@@ -11,12 +11,12 @@ from transformers import PreTrainedModel
 from benchmarks.harness import Figure, Goal, compared, in_fresh_process, in_turns
 from benchmarks.workload import batches_read, random_llama, random_probe
 from limberlm.observe import ProbeSet, load_model, load_tokenizer, locate
-from limberlm.observe.head import locate_head
-from limberlm.observe.loading import Model
-from limberlm.observe.mlp import locate_mlp
-from limberlm.observe.observation import Observation, observe
-from limberlm.observe.plan import Plan
-from limberlm.observe.summary import summarise
+from limberlm.observe.forward.observation import Observation, observe
+from limberlm.observe.forward.plan import Plan
+from limberlm.observe.metrics.summary import summarise
+from limberlm.observe.model.head import locate_head
+from limberlm.observe.model.loading import Model
+from limberlm.observe.model.mlp import locate_mlp
 from limberlm.testbed import BUNDLED_BASE
 from limberlm.testbed.probe import probe_rows
 

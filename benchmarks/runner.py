@@ -21,10 +21,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback
 from benchmarks.harness import Figure, compared, in_turns, note
 from limberlm.stages.data import load_stage_data
 from limberlm.study import Study
-from limberlm.study.node import make_node
-from limberlm.study.plan import stage_seed
-from limberlm.study.run import prepare
-from limberlm.study.store import Store
+from limberlm.study.node.node import make_node
+from limberlm.study.plan.tree import stage_seed
+from limberlm.study.run.runner import prepare
+from limberlm.study.store.store import Store
 from limberlm.testbed import BUNDLED_BASE
 
 ROWS = 1024

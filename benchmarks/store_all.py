@@ -11,7 +11,7 @@ from torch import Tensor
 
 from benchmarks.harness import Figure, compared, in_fresh_process, in_turns, note
 from limberlm.geometry import Moments, RunningMoments, effective_rank, eigenvalues
-from limberlm.observe.probe import BLOCKS
+from limberlm.observe.probe.probe_set import BLOCKS
 
 BATCH = 1024  # rows of states
 

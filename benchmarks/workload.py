@@ -10,9 +10,9 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from limberlm.observe import ProbeSequence, ProbeSet, Sites
-from limberlm.observe.observation import observe
-from limberlm.observe.plan import Plan
-from limberlm.observe.probe import BLOCKS
+from limberlm.observe.forward.observation import observe
+from limberlm.observe.forward.plan import Plan
+from limberlm.observe.probe.probe_set import BLOCKS
 
 
 def random_llama(width: int, blocks: int, vocabulary: int) -> LlamaForCausalLM:

@@ -14,7 +14,7 @@ from limberlm.geometry.catalog import CATALOG, HEADLINE, Metric
 from limberlm.geometry.catalog.record import Counts
 from limberlm.geometry.catalog.updates import REQUIRES
 from limberlm.geometry.undefined import Undefined
-from limberlm.observe.presets import PRESETS
+from limberlm.observe.forward.presets import PRESETS
 
 EXAMPLE = Counts(rows=32_768, width=512, sequences=256, domains=4, updates=24, vocabulary=32_000)
 """Sizes that null values are shown at."""

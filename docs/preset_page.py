@@ -15,9 +15,9 @@ from limberlm.geometry import Moments, effective_rank, eigenvalues, rankme
 from limberlm.geometry.catalog import CATALOG
 from limberlm.geometry.published import rankme_garrido
 from limberlm.geometry.windows import diff_erank, diff_erank_entropy
-from limberlm.observe.comparison import compare
-from limberlm.observe.presets import PRESETS, Preset
-from limberlm.observe.table import Geometry
+from limberlm.observe.forward.presets import PRESETS, Preset
+from limberlm.observe.table.comparison import compare
+from limberlm.observe.table.geometry import Geometry
 
 WIDTH = 512
 

@@ -18,9 +18,9 @@ from typing import Any
 from limberlm.analysis.direction import Direction, stage_direction
 from limberlm.analysis.seeds import over_seeds
 from limberlm.observe import Geometry
-from limberlm.study.results import Results
+from limberlm.study.results.results import Results
 from limberlm.study.series.series import Series, load_series
-from limberlm.study.store import COMPLETE, PARTIAL
+from limberlm.study.store.store import COMPLETE, PARTIAL
 from limberlm.study.trace.run import Event, run_trace
 
 SETTINGS = {

@@ -14,7 +14,7 @@ import typer
 import yaml
 
 from limberlm.cli.app import app
-from limberlm.study.config import parse_settings
+from limberlm.study.settings.config import parse_settings
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]

@@ -11,7 +11,7 @@ import yaml
 from limberlm.stages import TRAINERS
 from limberlm.stages.arguments import trainer_config
 from limberlm.study import Study
-from limberlm.study.plan import Plan
+from limberlm.study.plan.tree import Plan
 
 RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.yaml"))
 STUDIES = [path for path in RECIPES if "stages" in yaml.safe_load(path.read_text(encoding="utf-8"))]

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from limberlm.observe.observation import Observation, Subject, observe
-from limberlm.observe.plan import Plan
-from limberlm.observe.probe import ProbeSequence, ProbeSet
-from limberlm.observe.sites import EMBED, Sites
+from limberlm.observe.forward.observation import Observation, Subject, observe
+from limberlm.observe.forward.plan import Plan
+from limberlm.observe.model.sites import EMBED, Sites
+from limberlm.observe.probe.probe_set import ProbeSequence, ProbeSet
 
 
 class Told(nn.Module):

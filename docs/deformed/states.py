@@ -14,10 +14,10 @@ from deformed.clouds import STATES, WIDTH, Cloud, cloud, normal, rotation
 from deformed.group import Group, Values
 from deformed.prescribed import all_sites, passed
 from limberlm.geometry import CATALOG, Metric, Undefined
-from limberlm.observe.parts import NOTHING, UNCENTRED, Parts
-from limberlm.observe.plan import Plan
-from limberlm.observe.presets import PRESETS
-from limberlm.observe.reading import RAW, RMS
+from limberlm.observe.forward.plan import Plan
+from limberlm.observe.forward.presets import PRESETS
+from limberlm.observe.forward.reading import RAW, RMS
+from limberlm.observe.metrics.parts import NOTHING, UNCENTRED, Parts
 
 BLOCKS = 3
 DEEP = 32

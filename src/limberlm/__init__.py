@@ -9,7 +9,7 @@ from limberlm.version import __version__
 if TYPE_CHECKING:
     from limberlm.observe import Comparison, Geometry, ProbeSet, compare, measure
     from limberlm.observe.callback import GeometryCallback
-    from limberlm.observe.updates import Updates, measure_updates
+    from limberlm.observe.updates.measurement import Updates, measure_updates
     from limberlm.study import Study
 
 # Imported on first use: torch and transformers take seconds, and `limber --help` needs neither.
@@ -20,9 +20,9 @@ _HOMES = {
     "ProbeSet": "limberlm.observe",
     "Study": "limberlm.study",
     "compare": "limberlm.observe",
-    "Updates": "limberlm.observe.updates",
+    "Updates": "limberlm.observe.updates.measurement",
     "measure": "limberlm.observe",
-    "measure_updates": "limberlm.observe.updates",
+    "measure_updates": "limberlm.observe.updates.measurement",
 }
 
 __all__ = [

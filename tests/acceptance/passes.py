@@ -12,11 +12,11 @@ from limberlm.geometry.dimension import mle_dimension, twonn
 from limberlm.geometry.low_rank import Factored
 from limberlm.geometry.pairs import uniformity
 from limberlm.observe import ProbeSequence, ProbeSet, locate, measure
-from limberlm.observe.head import locate_head
-from limberlm.observe.observation import observe
-from limberlm.observe.plan import Plan
-from limberlm.observe.summary import rows_of, summarise
-from limberlm.observe.table import frame_of
+from limberlm.observe.forward.observation import observe
+from limberlm.observe.forward.plan import Plan
+from limberlm.observe.metrics.summary import rows_of, summarise
+from limberlm.observe.model.head import locate_head
+from limberlm.observe.table.geometry import frame_of
 from tests.acceptance import spectra
 from tests.acceptance.table import Got, Row, both, tiny
 from tests.geometry.clouds import blocks, normal, power_law, rotation
@@ -96,8 +96,8 @@ ROWS = (
         "padding side and amount, batch split and order: values of the core suite",
         "equal to 1e-6 (float32 forward)",
         (
-            "observe/test_observation.py::test_padding_side_and_batch_size_do_not_matter",
-            "observe/test_observation.py::test_neither_the_order_of_the_lines_nor_a_second_time_changes_a_bit",
+            "observe/forward/test_observation.py::test_padding_side_and_batch_size_do_not_matter",
+            "observe/forward/test_observation.py::test_neither_the_order_of_the_lines_nor_a_second_time_changes_a_bit",
         ),
         padded,
     ),
@@ -105,8 +105,8 @@ ROWS = (
         "stage of zero learning rate: a fresh adapter against its base, core suite",
         "every number equal bit for bit",
         (
-            "observe/test_comparison.py::test_no_change_gives_zero_width_intervals_and_p_one",
-            "observe/test_updates.py::test_a_zero_learning_rate_stage_changed_nothing_and_every_gap_has_its_reason",
+            "observe/table/test_comparison.py::test_no_change_gives_zero_width_intervals_and_p_one",
+            "observe/updates/test_measurement.py::test_a_zero_learning_rate_stage_changed_nothing_and_every_gap_has_its_reason",
         ),
         unchanged,
     ),
@@ -116,7 +116,7 @@ ROWS = (
         (
             "observe/test_measurement.py::test_tiny_probes_give_numbers_or_reasons",
             "observe/test_measurement.py::test_one_token_is_undefined_everywhere_it_should_be",
-            "observe/test_observation.py::test_states_that_are_not_finite_are_refused_with_site_batch_and_sequence",
+            "observe/forward/test_observation.py::test_states_that_are_not_finite_are_refused_with_site_batch_and_sequence",
             "geometry/test_statistics.py::test_constant_rows_have_exactly_zero_covariance",
         ),
         told,

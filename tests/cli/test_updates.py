@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from limberlm.observe.updates import Updates
+from limberlm.observe.updates.measurement import Updates
 from tests.cli.conftest import Limber
 from tests.cli.test_errors import refused
 from tests.observe.adapted import base_folder, save_adapter

@@ -14,7 +14,7 @@ import limberlm
 from limberlm.errors import UserError
 from limberlm.geometry import CATALOG, HEADLINE, Metric
 from limberlm.observe import Geometry, compare, measure
-from limberlm.observe.presets import PRESETS
+from limberlm.observe.forward.presets import PRESETS
 from tests.observe.tiny import mixed_probe, tiny
 
 every = pytest.mark.parametrize("metric", CATALOG.values(), ids=list(CATALOG))

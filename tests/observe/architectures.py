@@ -24,9 +24,9 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_SEQ_TO_SEQ_CAUSAL_L
 
 from limberlm.errors import UserError
 from limberlm.observe import Sites, locate
-from limberlm.observe.head import Head, locate_head
-from limberlm.observe.mlp import locate_mlp
-from limberlm.observe.observation import observe
+from limberlm.observe.forward.observation import observe
+from limberlm.observe.model.head import Head, locate_head
+from limberlm.observe.model.mlp import locate_mlp
 from tests.observe.tiny import random_probe
 
 VOCABULARY, WIDTH = 128, 32

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from limberlm.observe import ProbeSequence, ProbeSet
-from limberlm.observe.head import Head
-from limberlm.observe.observation import Subject
-from limberlm.observe.sites import EMBED, FINAL_NORM, Sites
+from limberlm.observe.forward.observation import Subject
+from limberlm.observe.model.head import Head
+from limberlm.observe.model.sites import EMBED, FINAL_NORM, Sites
 
 VOCABULARY, BLOCKS, NARROW = 64, 4, 12
 """Of the head; of the decoder; width of the states before the last."""

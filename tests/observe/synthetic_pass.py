@@ -19,12 +19,12 @@ import torch
 
 from limberlm.geometry import CATALOG, Metric
 from limberlm.observe import Geometry, compare
-from limberlm.observe.chosen import choose_sequences
-from limberlm.observe.observation import Observation, observe
-from limberlm.observe.plan import Plan
-from limberlm.observe.sites import EMBED, FINAL_NORM
-from limberlm.observe.summary import Cell, rows_of, summarise
-from limberlm.observe.table import frame_of
+from limberlm.observe.forward.observation import Observation, observe
+from limberlm.observe.forward.plan import Plan
+from limberlm.observe.metrics.summary import Cell, rows_of, summarise
+from limberlm.observe.model.sites import EMBED, FINAL_NORM
+from limberlm.observe.probe.chosen import choose_sequences
+from limberlm.observe.table.geometry import frame_of
 from tests.observe.made_up import Law, Told
 
 SITES = (EMBED, "block.0", "block.1", "block.2")

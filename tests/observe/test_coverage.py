@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from limberlm.geometry import CATALOG, effective_rank, participation_ratio, rankme
-from limberlm.observe.summary import summarise
+from limberlm.observe.metrics.summary import summarise
 from tests.observe.calibration import HIGH, LOW, covered, usual, wide
 from tests.observe.coverage_page import NOT_MEASURED, OUTSIDE, WITHOUT
 from tests.observe.made_up import SHARES, Law

@@ -12,7 +12,7 @@ import torch
 from limberlm.errors import UserError
 from limberlm.geometry import CATALOG
 from limberlm.observe import Geometry, measure
-from limberlm.observe.plan import Plan
+from limberlm.observe.forward.plan import Plan
 from tests.observe.brute import WHOLE, WITHOUT_INTERVAL
 from tests.observe.tiny import assert_same_bits, mixed_probe, random_probe, tiny
 
@@ -177,7 +177,7 @@ def test_the_full_suite_of_a_16_bit_model_is_near_that_of_its_float32_copy(dtype
 @pytest.fixture(scope="module")
 def transferred() -> Geometry:
     patch = pytest.MonkeyPatch()
-    patch.setattr("limberlm.observe.summary.EXACT", 8)
+    patch.setattr("limberlm.observe.metrics.summary.EXACT", 8)
     try:
         return measure(_model(), PROBE, suite="full")
     finally:

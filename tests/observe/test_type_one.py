@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from limberlm.observe import compare
-from limberlm.observe.summary import summarise
+from limberlm.observe.metrics.summary import summarise
 from tests.observe.calibration import CHANGED, power, usual
 from tests.observe.synthetic_pass import USUAL, geometry, passes, scaled
 

@@ -14,7 +14,7 @@ import yaml
 
 from limberlm.analysis.from_trace import trace_phases
 from limberlm.geometry import CATALOG, jackknife
-from limberlm.observe.table import frame_of
+from limberlm.observe.table.geometry import frame_of
 from limberlm.outcomes.ablation import COLUMNS as ABLATION_COLUMNS
 from limberlm.outcomes.ablation import ablation_table
 from limberlm.outcomes.diversity import pass_at_k_rows

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from limberlm.observe import Geometry, compare
-from limberlm.observe.updates import Updates
+from limberlm.observe.updates.measurement import Updates
 from limberlm.report import ReportData
 from limberlm.report.changes import CELLS
 from limberlm.report.data import list_runs

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import LlamaForCausalLM
 
-from limberlm.observe.updates import measure_updates
+from limberlm.observe.updates.measurement import measure_updates
 from limberlm.stages.hand_over import HandOver, Left, checkpoint
 from limberlm.stages.update_chain import UpdateChain, stage_update
 from tests.stages.runs import load, lora, update

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from limberlm.study.store import Store
+from limberlm.study.store.store import Store
 
 
 def digests(root: Path) -> dict[str, dict[str, str]]:

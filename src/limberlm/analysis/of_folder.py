@@ -16,7 +16,7 @@ from limberlm.analysis.from_trace import trace_phases
 from limberlm.errors import UserError
 from limberlm.observe import Geometry
 from limberlm.study.series.settings import PhaseSettings
-from limberlm.study.store import write_durably
+from limberlm.study.store.store import write_durably
 from limberlm.study.trace.tables import CHECKPOINTS, TRACE
 
 PHASES, SERIES = "phases.json", "series.yaml"

@@ -14,7 +14,7 @@ from rich.table import Table
 from limberlm.cli.console import err
 
 if TYPE_CHECKING:
-    from limberlm.study.run import Event
+    from limberlm.study.run.runner import Event
 
 ENDED = {"done": "finished", "kept": "already there, kept", "failed": "failed"}
 

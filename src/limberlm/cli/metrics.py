@@ -47,7 +47,7 @@ def metrics(
 
 
 def _presets(as_json: bool) -> None:
-    from limberlm.observe.presets import PRESETS
+    from limberlm.observe.forward.presets import PRESETS
 
     if as_json:
         print_json([asdict(preset) for preset in PRESETS.values()])

@@ -23,8 +23,8 @@ def prune(
     Example: limber prune runs/first --dry-run
     """
     from limberlm.study import Results
-    from limberlm.study.prune import removable, remove
-    from limberlm.study.store import locked
+    from limberlm.study.store.prune import removable, remove
+    from limberlm.study.store.store import locked
 
     results = Results(folder)
     with locked(folder, "study"):

@@ -47,7 +47,7 @@ def status(
 
 
 def _node(results: Results, identity: str) -> dict[str, Any]:
-    from limberlm.study.lease import Leases
+    from limberlm.study.store.lease import Leases
 
     store = results.store
     folder = store.node(identity)

@@ -8,14 +8,14 @@ from limberlm.cli.console import out, print_json, print_table
 
 if TYPE_CHECKING:
     from limberlm.study import Study
-    from limberlm.study.plan import Plan
+    from limberlm.study.plan.tree import Plan
 
 
 def print_plan(study: Study, as_json: bool) -> None:
     """Print what a run would do; nothing is trained."""
-    from limberlm.study.run import prepare
-    from limberlm.study.store import Store
-    from limberlm.study.tasks import Board
+    from limberlm.study.run.runner import prepare
+    from limberlm.study.run.tasks import Board
+    from limberlm.study.store.store import Store
 
     place, plan = prepare(study.settings, study.folder)
     board = Board(place, Store(study.out), plan)

@@ -36,7 +36,7 @@ def updates(
 
     Example: limber updates sft/adapter dpo/adapter --base base
     """
-    from limberlm.observe.updates import measure_updates
+    from limberlm.observe.updates.measurement import measure_updates
     from limberlm.testbed import BUNDLED_BASE
 
     with progress_bar(quiet) as bar:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from limberlm.observe.comparison import Comparison, compare
-from limberlm.observe.loading import load_model, load_tokenizer
+from limberlm.observe.forward.presets import PRESETS
 from limberlm.observe.measurement import measure
-from limberlm.observe.presets import PRESETS
-from limberlm.observe.probe import ProbeSequence, ProbeSet
-from limberlm.observe.sites import Sites, locate
-from limberlm.observe.table import Geometry
+from limberlm.observe.model.loading import load_model, load_tokenizer
+from limberlm.observe.model.sites import Sites, locate
+from limberlm.observe.probe.probe_set import ProbeSequence, ProbeSet
+from limberlm.observe.table.comparison import Comparison, compare
+from limberlm.observe.table.geometry import Geometry
 
 __all__ = [
     "PRESETS",

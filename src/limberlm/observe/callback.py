@@ -18,11 +18,11 @@ from transformers.training_args import TrainingArguments
 
 from limberlm.errors import UserError
 from limberlm.geometry.catalog import CATALOG, HEADLINE, metric
-from limberlm.observe.comparison import compare
 from limberlm.observe.measurement import measure
-from limberlm.observe.probe import ProbeSet
-from limberlm.observe.sites import BAND, EMBED, FINAL_NORM, band_sites, locate
-from limberlm.observe.table import Geometry, headline_site
+from limberlm.observe.model.sites import BAND, EMBED, FINAL_NORM, band_sites, locate
+from limberlm.observe.probe.probe_set import ProbeSet
+from limberlm.observe.table.comparison import compare
+from limberlm.observe.table.geometry import Geometry, headline_site
 from limberlm.observe.trainer import calling_handler, on_main, publish, refuse_sharded
 
 _SITE = re.compile(rf"{BAND}|{EMBED}|{FINAL_NORM}|block\.\d+")

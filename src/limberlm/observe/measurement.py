@@ -13,18 +13,18 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from limberlm.errors import UserError
-from limberlm.observe.budget import Choice, fitted, parsed
-from limberlm.observe.head import locate_head
-from limberlm.observe.loading import Model, load_model, load_tokenizer
-from limberlm.observe.manifest import manifest_of
-from limberlm.observe.observation import Observation, Progress, Subject, observe
-from limberlm.observe.parts import merged
-from limberlm.observe.plan import Plan
-from limberlm.observe.probe import ProbeSet
-from limberlm.observe.sites import EMBED, FINAL_NORM, Sites, locate
-from limberlm.observe.state import same_random_states
-from limberlm.observe.summary import rows_of, summarise
-from limberlm.observe.table import Geometry, frame_of, packed
+from limberlm.observe.forward.budget import Choice, fitted, parsed
+from limberlm.observe.forward.observation import Observation, Progress, Subject, observe
+from limberlm.observe.forward.plan import Plan
+from limberlm.observe.metrics.parts import merged
+from limberlm.observe.metrics.summary import rows_of, summarise
+from limberlm.observe.model.head import locate_head
+from limberlm.observe.model.loading import Model, load_model, load_tokenizer
+from limberlm.observe.model.sites import EMBED, FINAL_NORM, Sites, locate
+from limberlm.observe.model.state import same_random_states
+from limberlm.observe.probe.probe_set import ProbeSet
+from limberlm.observe.table.geometry import Geometry, frame_of, packed
+from limberlm.observe.table.manifest import manifest_of
 
 IN_MEMORY = "in memory"
 
@@ -187,7 +187,7 @@ def _units(sites: Sites, plan: Plan) -> tuple[dict[str, nn.Module] | None, dict[
     """The layers whose inputs are hidden units, by block, or why they are not found."""
     if not plan.needs("units", "activations"):
         return None, {}
-    from limberlm.observe.mlp import locate_mlp
+    from limberlm.observe.model.mlp import locate_mlp
 
     found = locate_mlp(sites)
     if isinstance(found, str):

@@ -21,10 +21,10 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from limberlm.errors import UserError
-from limberlm.observe.head import Head, locate_head
-from limberlm.observe.probe import ProbeSet
-from limberlm.observe.sites import FINAL_NORM, Sites, locate
-from limberlm.observe.state import untouched
+from limberlm.observe.model.head import Head, locate_head
+from limberlm.observe.model.sites import FINAL_NORM, Sites, locate
+from limberlm.observe.model.state import untouched
+from limberlm.observe.probe.probe_set import ProbeSet
 from limberlm.outcomes.choices import SPLIT, Questions, choice_rows, questions
 from limberlm.outcomes.encoding import batches
 from limberlm.outcomes.projection import Principal, Projection, check_site, principal, projected

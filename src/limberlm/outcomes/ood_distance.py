@@ -10,11 +10,11 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from limberlm.errors import UserError
-from limberlm.observe.batches import batches
-from limberlm.observe.probe import BLOCKS, ProbeSet
-from limberlm.observe.reading import RMS, Buffers, Reading
-from limberlm.observe.sites import Sites, depth_of, locate
-from limberlm.observe.state import untouched
+from limberlm.observe.forward.reading import RMS, Buffers, Reading
+from limberlm.observe.model.sites import Sites, depth_of, locate
+from limberlm.observe.model.state import untouched
+from limberlm.observe.probe.batches import batches
+from limberlm.observe.probe.probe_set import BLOCKS, ProbeSet
 from limberlm.outcomes.choices import draw_samples, find_skill
 from limberlm.outcomes.encoding import as_turns
 from limberlm.outcomes.jackknife import jackknife_items

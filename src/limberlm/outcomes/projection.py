@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from limberlm.errors import UserError
 from limberlm.geometry.spectrum import eigensystem
-from limberlm.observe.batches import batches
-from limberlm.observe.head import Head
-from limberlm.observe.probe import BLOCKS, ProbeSet
-from limberlm.observe.sites import FINAL_NORM, Sites, locate
-from limberlm.observe.state import untouched
+from limberlm.observe.model.head import Head
+from limberlm.observe.model.sites import FINAL_NORM, Sites, locate
+from limberlm.observe.model.state import untouched
+from limberlm.observe.probe.batches import batches
+from limberlm.observe.probe.probe_set import BLOCKS, ProbeSet
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from limberlm.geometry import CATALOG, HEADLINE
-from limberlm.observe.table import headline_site
+from limberlm.observe.table.geometry import headline_site
 from limberlm.report import words
 
 CELLS: dict[str, tuple[str, str]] = {

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from limberlm.observe.sites import BAND
+from limberlm.observe.model.sites import BAND
 from limberlm.report import words
 from limberlm.report.changes import Change
 from limberlm.report.data import ReportData, Run, Stage

@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from limberlm.geometry.catalog import CATALOG
-from limberlm.observe.sites import BAND, BAND_HIGH, BAND_LOW, FINAL_NORM
+from limberlm.observe.model.sites import BAND, BAND_HIGH, BAND_LOW, FINAL_NORM
 from limberlm.report import (
     calibration,
     headline,

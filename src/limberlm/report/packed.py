@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from limberlm.observe.sites import BAND, FINAL_NORM
+from limberlm.observe.model.sites import BAND, FINAL_NORM
 from limberlm.report import words
 from limberlm.report.data import ReportData, Run
 

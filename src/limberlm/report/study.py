@@ -8,8 +8,8 @@ from limberlm.errors import UserError
 from limberlm.outcomes.score_matrix import ScoreMatrix
 from limberlm.report.data import Control, Key, ReportData
 from limberlm.study import Results
-from limberlm.study.derived import SCORES
-from limberlm.study.plan import Chain, Plan
+from limberlm.study.plan.tree import Chain, Plan
+from limberlm.study.results.derived import SCORES
 
 
 def report_data(results: Results, title: str) -> ReportData:

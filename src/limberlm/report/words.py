@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from limberlm.geometry.catalog import CATALOG, Metric
-from limberlm.observe.sites import BAND, EMBED, FINAL_NORM
+from limberlm.observe.model.sites import BAND, EMBED, FINAL_NORM
 
 CORRECTED = "_corrected"
 PERCENT = "\u00a0%"

@@ -12,8 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from transformers import AutoModelForCausalLM
 
 from limberlm.errors import UserError
-from limberlm.observe.adapters import CONFIG, WEIGHTS
-from limberlm.observe.weights import headers, read_json
+from limberlm.observe.model.weights import headers, read_json
+from limberlm.observe.updates.adapters import CONFIG, WEIGHTS
 
 
 class AdapterSettings(BaseModel):

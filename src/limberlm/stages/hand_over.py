@@ -23,8 +23,8 @@ from peft import LoraConfig, PeftModel
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from limberlm.observe.changes import HandOver
-from limberlm.observe.loading import load_model
+from limberlm.observe.model.loading import load_model
+from limberlm.observe.updates.changes import HandOver
 from limberlm.stages.adapter import AdapterSettings, refuse_other_settings
 from limberlm.stages.rounding import ADAPTER, MergeRounding, fixed_logits
 

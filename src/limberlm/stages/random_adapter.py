@@ -18,8 +18,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from limberlm.errors import UserError
-from limberlm.observe.adapters import CONFIG, WEIGHTS, Adapter
-from limberlm.observe.weights import INDEX, SINGLE, Checkpoint, Stored
+from limberlm.observe.model.weights import INDEX, SINGLE, Checkpoint, Stored
+from limberlm.observe.updates.adapters import CONFIG, WEIGHTS, Adapter
 
 _BESIDE = (".json", ".jinja", ".model", ".txt")  # configuration and tokenizer: never a pickle
 _SIXTEEN_BIT = ("BF16", "F16")

@@ -11,7 +11,7 @@ from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 from torch import Tensor
 
-from limberlm.observe.state import untouched
+from limberlm.observe.model.state import untouched
 
 ADAPTER = "default"
 """PEFT's and TRL's name of the adapter that is trained."""

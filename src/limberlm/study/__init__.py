@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from limberlm.study.results import Results
+from limberlm.study.results.checkpoints import ChainCheckpoint, chain_checkpoints, write_series
+from limberlm.study.results.results import Results
 from limberlm.study.study import Study
 
-__all__ = ["Results", "Study"]
+__all__ = ["ChainCheckpoint", "Results", "Study", "chain_checkpoints", "write_series"]

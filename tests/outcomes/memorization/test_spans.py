@@ -10,7 +10,7 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from limberlm.errors import UserError
-from limberlm.observe.probe import BLOCKS
+from limberlm.observe.probe.probe_set import BLOCKS
 from limberlm.outcomes.memorization.corpora import join_windows
 from limberlm.outcomes.memorization.infinigram import Infinigram
 from limberlm.outcomes.memorization.spans import CORPUS, HELD_OUT, Span, corpus_spans, held_out_spans, skill_spans

@@ -17,7 +17,7 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from limberlm.errors import UserError
 from limberlm.geometry.uncertainty import paired_difference
-from limberlm.observe.probe import BLOCKS
+from limberlm.observe.probe.probe_set import BLOCKS
 from limberlm.outcomes.memorization import table as memorization
 from limberlm.outcomes.memorization.corpora import join_windows
 from limberlm.outcomes.memorization.infinigram import Infinigram

@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from limberlm.outcomes.plasticity import FUTURE_TASKS, PlasticitySettings, RandomLabelSettings, ReadinessSettings
-from limberlm.study.config import parse_settings
+from limberlm.study.settings.config import parse_settings
 from limberlm.testbed import SKILLS
 
 

@@ -13,7 +13,7 @@ import yaml
 
 from limberlm.errors import UserError
 from limberlm.study import Study
-from limberlm.study.checkpoints import write_series as series_of_run
+from limberlm.study.results.checkpoints import write_series as series_of_run
 from limberlm.study.series.resolved import resolved_yaml
 from limberlm.study.series.series import Series, load_series
 from limberlm.study.series.settings import (

@@ -10,7 +10,7 @@ import torch
 
 from limberlm.geometry import effective_rank, eigenvalues, jackknife, participation_ratio, rankme
 from limberlm.geometry.spectrum import head_removed_rank
-from limberlm.observe.sites import FINAL_NORM, locate
+from limberlm.observe.model.sites import FINAL_NORM, locate
 from tests.observe.tiny import random_probe, tiny
 
 

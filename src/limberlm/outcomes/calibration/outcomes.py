@@ -10,7 +10,7 @@ import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from limberlm.geometry.undefined import Undefined
-from limberlm.observe.state import untouched
+from limberlm.observe.model.state import untouched
 from limberlm.outcomes.calibration.binned import BINS, Binned, Floats
 from limberlm.outcomes.calibration.intervals import (
     RESAMPLES,

@@ -13,8 +13,8 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from limberlm.errors import UserError
-from limberlm.observe.head import Head, locate_head
-from limberlm.observe.sites import FINAL_NORM, Sites, locate
+from limberlm.observe.model.head import Head, locate_head
+from limberlm.observe.model.sites import FINAL_NORM, Sites, locate
 from limberlm.outcomes.calibration.binned import BINS, Floats
 from limberlm.outcomes.calibration.intervals import RESAMPLES, Row
 from limberlm.outcomes.calibration.scores import Reading, read_logits

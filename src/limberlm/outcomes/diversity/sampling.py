@@ -13,8 +13,8 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from limberlm.errors import UserError
-from limberlm.observe.sites import unwrapped
-from limberlm.observe.state import untouched
+from limberlm.observe.model.sites import unwrapped
+from limberlm.observe.model.state import untouched
 from limberlm.outcomes.encoding import as_turns, encode_prompt
 from limberlm.outcomes.scoring import pad_id
 from limberlm.testbed import Sample, Skill

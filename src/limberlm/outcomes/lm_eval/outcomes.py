@@ -11,7 +11,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from limberlm.errors import UserError, nearest
-from limberlm.observe.state import untouched
+from limberlm.observe.model.state import untouched
 from limberlm.outcomes.lm_eval.rows import Row, grouped, scored
 from limberlm.outcomes.lm_eval.settings import LmEvalTask
 from limberlm.outcomes.lm_eval.tasks import load_task, no_code_from_the_hub, require_lm_eval

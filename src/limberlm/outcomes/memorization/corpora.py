@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
 from limberlm.errors import UserError
-from limberlm.observe.rows import decode, encode, read_bytes
+from limberlm.observe.probe.rows import decode, encode, read_bytes
 from limberlm.outcomes.memorization.infinigram import Infinigram, token_type
 from limberlm.outcomes.memorization.suffix_array import Tokens
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
 from limberlm.errors import UserError
-from limberlm.observe.probe import BLOCKS
+from limberlm.observe.probe.probe_set import BLOCKS
 from limberlm.outcomes.choices import draw_samples, find_skill
 from limberlm.outcomes.encoding import Example, encode_sample
 from limberlm.outcomes.memorization.corpora import join_windows

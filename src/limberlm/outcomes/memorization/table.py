@@ -19,7 +19,7 @@ import pandas as pd
 
 from limberlm.geometry.uncertainty import jackknife
 from limberlm.geometry.undefined import Undefined
-from limberlm.observe.probe import BLOCKS
+from limberlm.observe.probe.probe_set import BLOCKS
 from limberlm.outcomes.memorization.infinigram import Infinigram
 from limberlm.outcomes.memorization.matches import ZERO_RULES, Floats, Ints, Matches, Zero
 from limberlm.outcomes.memorization.rank_correlation import partial_spearman, spearman

@@ -16,7 +16,7 @@ import yaml
 from numpy.typing import NDArray
 
 from limberlm.errors import UserError
-from limberlm.observe.sites import BAND, FINAL_NORM
+from limberlm.observe.model.sites import BAND, FINAL_NORM
 from limberlm.report.trace.axis import Axis, Column
 
 CHECKPOINT = ("stage", "step", "tokens")

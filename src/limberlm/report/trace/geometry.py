@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from limberlm.observe.sites import BAND, LOGITS
+from limberlm.observe.model.sites import BAND, LOGITS
 from limberlm.report import style, traces, words
 from limberlm.report.trace.axis import short
 from limberlm.report.trace.data import SPECTRA, Stage, Trace

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import yaml
 
 from limberlm.errors import UserError
-from limberlm.study.checkpoints import write_series
+from limberlm.study.results.checkpoints import write_series
 from limberlm.study.series.entries import Finder, Found
 from limberlm.study.series.register import Checkpoint, Register
 from limberlm.study.series.revisions import step_of_folder

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from limberlm.errors import UserError, nearest
 from limberlm.outcomes.diversity import SamplingSettings
-from limberlm.study.problems import first_problem
+from limberlm.study.settings.problems import first_problem
 from limberlm.testbed import SKILLS
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"

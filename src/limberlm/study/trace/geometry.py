@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from limberlm.geometry import effective_rank, eigenvalues
 from limberlm.observe import Geometry, measure
-from limberlm.observe.table import SCHEMA
+from limberlm.observe.table.geometry import SCHEMA
 from limberlm.study.series.settings import MeasureSettings
 from limberlm.study.trace.probe import TraceProbe
 

@@ -30,7 +30,7 @@ from limberlm.outcomes.memorization.table import (
     target_log_probabilities,
 )
 from limberlm.study.series.settings import TESTBED, MemorizationSettings, SeriesSettings
-from limberlm.study.store import PARTIAL, file_digest, write_durably
+from limberlm.study.store.store import PARTIAL, file_digest, write_durably
 from limberlm.study.trace.probe import TraceProbe
 
 INDEX, RECORD = "index", "index.json"

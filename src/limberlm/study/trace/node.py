@@ -24,7 +24,7 @@ from limberlm.outcomes.encoding import Example, encode_sample
 from limberlm.outcomes.retention import loss_row, skill_outcomes
 from limberlm.outcomes.table import outcome_table
 from limberlm.stages import merge_adapters
-from limberlm.study.node import versions
+from limberlm.study.node.node import versions
 from limberlm.study.series.register import Checkpoint
 from limberlm.study.series.settings import TESTBED, SeriesSettings
 from limberlm.study.trace.geometry import companions, measure_geometry, spectrum

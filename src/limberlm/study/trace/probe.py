@@ -12,8 +12,8 @@ from transformers import PreTrainedTokenizerBase
 
 from limberlm.errors import UserError
 from limberlm.observe import ProbeSequence, ProbeSet
-from limberlm.observe.probe import BLOCKS
-from limberlm.observe.rows import decode, domain_of, encode, json_lines, read_bytes, token_ids
+from limberlm.observe.probe.probe_set import BLOCKS
+from limberlm.observe.probe.rows import decode, domain_of, encode, json_lines, read_bytes, token_ids
 from limberlm.study.series.settings import TESTBED, ProbeSettings
 from limberlm.testbed.prose import documents
 

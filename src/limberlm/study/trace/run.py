@@ -19,7 +19,7 @@ from limberlm.study.series.register import Checkpoint, Register
 from limberlm.study.series.resolved import resolved_yaml
 from limberlm.study.series.series import SERIES, Series
 from limberlm.study.series.sources import Facts, facts_of, folder_tokenizer
-from limberlm.study.store import PARTIAL, Store, locked, write_durably
+from limberlm.study.store.store import PARTIAL, Store, locked, write_durably
 from limberlm.study.trace.memory import build_memory, remove_drafts
 from limberlm.study.trace.node import Bench, measure_checkpoint, testbed_skills
 from limberlm.study.trace.probe import build_probe

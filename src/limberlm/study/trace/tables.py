@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from limberlm.study.series.register import Checkpoint
 from limberlm.study.series.series import Series
 from limberlm.study.series.settings import MeasureSettings
-from limberlm.study.store import PARTIAL, write_durably
+from limberlm.study.store.store import PARTIAL, write_durably
 from limberlm.study.trace.probe import TraceProbe
 
 TRACE, CHECKPOINTS = "trace.parquet", "checkpoints.json"

@@ -1,0 +1,1 @@
+"""From the sums of a pass to metrics with their intervals."""

@@ -1,0 +1,1 @@
+"""The probe: texts in, token sequences out, the same for every checkpoint."""

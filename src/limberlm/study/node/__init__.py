@@ -1,0 +1,1 @@
+"""One node: how its checkpoint is made, and what is measured of it."""

@@ -1,0 +1,143 @@
+"""One node: made from its parent's checkpoint, by training or, as a control, in random directions."""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from limberlm.errors import NodeFailed
+from limberlm.stages.adapter import AdapterSettings
+from limberlm.stages.arguments import trainer_config
+from limberlm.stages.hand_over import Left, checkpoint
+from limberlm.stages.keep import kept_steps
+from limberlm.stages.random_adapter import random_adapter, random_update
+from limberlm.stages.train import train_stage
+from limberlm.study.plan.tree import Node
+from limberlm.study.plan.workplace import Workplace
+from limberlm.study.store.store import Publishing, Store, file_digest
+from limberlm.testbed.pretrain import log_spaced
+
+PACKAGES = ("limberlm", "torch", "transformers", "trl", "peft", "datasets", "accelerate", "numpy")
+WEIGHTS = ("adapter/adapter_model.safetensors", "model/model.safetensors")
+
+Report = Callable[[str, int, int, float | None], None]  # phase, done, total, the stage's headline quantity
+
+
+def versions() -> dict[str, str]:
+    """The versions that made a result."""
+    return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
+
+
+def left_by(store: Store, path: tuple[str, ...]) -> list[Left]:
+    """What the nodes of a path left on disk, the base aside, in order."""
+    return [left_in(store.node(identity)) for identity in path[1:]]
+
+
+def left_in(folder: Path) -> Left:
+    """What the node in a folder left: its model if it trained all weights, its adapter otherwise."""
+    return Left("full", folder / "model") if (folder / "model").is_dir() else Left("lora", folder / "adapter")
+
+
+def is_made(store: Store, node: Node) -> bool:
+    """Whether a node is there and holds the checkpoints that its stage keeps now.
+
+    `checkpoints` is no part of a node's name, for it changes nothing in what is trained. So a finished node without
+    them counts as unfinished and is trained again, to the same weights; the nodes after it stay.
+    """
+    if not store.is_complete(node.id) or node.make != "train":
+        return store.is_complete(node.id)
+    wanted = node.stage_settings.checkpoints
+    if not wanted:
+        return True
+    steps = int(pd.read_parquet(store.node(node.id) / "training.parquet", columns=["step"])["step"].max())
+    return set(log_spaced(steps, wanted)) <= set(kept_steps(store.node(node.id)))
+
+
+def make_node(place: Workplace, store: Store, node: Node, report: Report, publishing: Publishing = nullcontext) -> None:
+    """Make a node in the store; it is there whole when this returns, and not at all if it raises.
+
+    A finished node that is made again, for its checkpoints, stays as it was if this raises.
+
+    Raises:
+        NodeFailed: the stage's training went wrong, or did not end where it ended the first time.
+
+    """
+    with store.writing(node.id, publishing=publishing) as folder:
+        record: dict[str, object] = {"node": node.model_dump(mode="json"), "task": task_of(place, node)}
+        if node.make == "train":
+            record["hand_over"] = _train(place, store, node, folder, report)
+            _refuse_other_weights(store, node, folder)
+        elif node.make == "random":
+            report("random directions", 0, 1, None)
+            _randomise(place, store, node, folder)
+        record |= {"versions": versions(), "threads": torch.get_num_threads()}
+        (folder / "node.json").write_text(json.dumps(record, indent=2) + "\n")
+
+
+def task_of(place: Workplace, node: Node) -> str | None:
+    """What a node teaches; None for the base, for controls that teach nothing, and for several in one."""
+    if node.make != "train" or node.joined:
+        return None
+    return place.settings.task(node.stage.partition(".")[0])
+
+
+def _refuse_other_weights(store: Store, node: Node, folder: Path) -> None:
+    """Checkpoints of another run than the one whose end later stages start from would mislead."""
+    if not store.is_complete(node.id):
+        return
+    before = store.digests(node.id)
+    if any(name in before and file_digest(folder / name) != before[name] for name in WEIGHTS):
+        raise NodeFailed(
+            "trained again for its checkpoints, the stage ended at other weights than before, as it can on another "
+            "machine or other library versions; run the study in a new --out"
+        )
+
+
+def _train(place: Workplace, store: Store, node: Node, folder: Path, report: Report) -> dict[str, object]:
+    stage = node.stage_settings
+    kind, scratch = place.kind(stage), folder / "trainer"
+    where = f"stages.{node.stage.partition('.')[0]}.args"
+    run = train_stage(
+        kind,
+        trainer_config(kind, stage.args, where=where, seed=node.stage_seed, scratch=scratch),
+        place.base,
+        left_by(store, node.path[:-1]),
+        place.settings.hand_over,
+        place.tokenizer,
+        place.rows_of(node),
+        node.adapter if isinstance(node.adapter, AdapterSettings) else None,
+        folder,
+        base_name=place.settings.base,
+        checkpoints=stage.checkpoints,
+        progress=lambda step, steps, value: report("training", step, steps, value),
+    )
+    run.training.to_parquet(folder / "training.parquet", index=False)
+    _keep_completions(scratch, folder)
+    shutil.rmtree(scratch, ignore_errors=True)
+    return asdict(run.hand_over)
+
+
+def _keep_completions(scratch: Path, folder: Path) -> None:
+    """The completions that TRL wrote under `log_completions: true`, one table for all steps."""
+    parts = sorted((scratch / "completions").glob("completions_*.parquet"))
+    if parts:
+        table = pd.concat([pd.read_parquet(part) for part in parts], ignore_index=True)
+        table.to_parquet(folder / "completions.parquet", index=False)
+
+
+def _randomise(place: Workplace, store: Store, node: Node, folder: Path) -> None:
+    trained = left_in(store.node(str(node.like)))
+    if trained.kind == "lora":
+        random_adapter(trained.folder, folder / "adapter", seed=node.stage_seed)
+    else:
+        start = checkpoint(place.base, left_by(store, node.path[:-1]), place.settings.hand_over)
+        random_update(start.state_dict(), trained.folder, folder / "model", seed=node.stage_seed)

@@ -1,0 +1,202 @@
+"""The results of a study as tidy tables, read from its run directory."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+
+from limberlm.errors import UserError
+from limberlm.observe import Geometry, compare
+from limberlm.observe.updates.measurement import Updates
+from limberlm.outcomes.score_matrix import ScoreMatrix, score_matrix
+from limberlm.outcomes.table import outcome_table
+from limberlm.study.node.parts import GEOMETRY, OUTCOMES, UPDATES
+from limberlm.study.plan.tree import Chain, Node, Plan
+from limberlm.study.results.derived import SCORES, Scores, derived_rows, items_of
+from limberlm.study.store.store import Store
+
+TableName = Literal["geometry", "outcomes", "training", "updates", "comparisons"]
+Against = Literal["base", "previous", "random_adapter"]
+
+
+class Results:
+    """What a run directory holds so far; unfinished nodes are left out.
+
+    Raises:
+        UserError: the folder is no run directory.
+
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.store = Store(root)
+        if not (root / "plan.json").is_file() or not (root / "study.yaml").is_file():
+            raise UserError(f"{root}: not a run directory; give one made by limber run")
+        self.plan = Plan.read(root / "plan.json")
+        self.settings = (root / "study.yaml").read_text()
+
+    def table(self, name: TableName) -> pd.DataFrame:
+        """One row per number, with the columns node, chain, stage, stage_index, seed, arm and control in front.
+
+        `geometry`: the geometry tables. `outcomes`: every outcome, and `retention` (accuracy on the tasks of earlier
+        stages minus its value right after them) and `retention_loss` (the same in nats) where there are earlier stages,
+        `win_rate` against the chain's base on the out-of-domain prompts, by both judges of `win_row`, and
+        `samples_to_threshold` where plasticity is measured (the threshold is the base's loss at half its budget).
+        `training`: the trainers' logs. `updates`: what each stage and its chain changed in the weights, over modules,
+        as `limberlm.Updates.summary`, its columns `stage` and `other` called `update` and `other_update`.
+        `comparisons`: every stage's geometry against the base's, the previous stage's and, where the control was run,
+        that of its start with an update of the same size in random directions (`against`: `base`, `previous`,
+        `random_adapter`), as in `limberlm.compare`.
+        """
+        frames = {
+            "geometry": self._geometry,
+            "outcomes": self._outcomes,
+            "training": self._training,
+            "updates": self._updates,
+            "comparisons": self._comparisons,
+        }[name]()
+        return pd.concat(list(frames), ignore_index=True) if frames else pd.DataFrame()
+
+    @property
+    def chains(self) -> tuple[Chain, ...]:
+        """The chains of the plan."""
+        return self.plan.chains
+
+    @cached_property
+    def nodes(self) -> dict[str, Node]:
+        """The nodes of the plan by id."""
+        return {node.id: node for node in self.plan.nodes}
+
+    @property
+    def measured(self) -> bool:
+        """Whether there is a geometry to tell of."""
+        return any(self._has(node, GEOMETRY) for node in self.nodes)
+
+    def stage_of(self, node: str) -> str:
+        """The stage a node runs."""
+        return self.nodes[node].stage
+
+    def targets(self) -> dict[str, str]:
+        """For each finished stage, the task it teaches."""
+        records = {node.stage: self.record(node.id) for node in self.plan.nodes if self.store.is_complete(node.id)}
+        return {stage: record["task"] for stage, record in records.items() if record["task"]}
+
+    def versions(self) -> dict[str, str]:
+        """The versions that made the first finished node."""
+        finished = [node.id for node in self.plan.nodes if self.store.is_complete(node.id)]
+        return dict(self.record(finished[0])["versions"]) if finished else {}
+
+    def record(self, node: str) -> dict[str, Any]:
+        """What `node.json` holds: the node, its task, how it was handed over, and the versions that made it."""
+        return dict(json.loads((self.store.node(node) / "node.json").read_text()))
+
+    def _places(self, part: str | None = None) -> Iterator[tuple[Chain, int, str]]:
+        """Every finished place of every chain: the chain, the stage's index in it, and the node that has the part."""
+        for chain in self.chains:
+            for index, node in enumerate(chain.nodes):
+                if self.store.is_complete(node) and (part is None or self._has(node, part)):
+                    yield chain, index, node
+
+    def _has(self, node: str, part: str) -> bool:
+        return self.store.part_identity(node, part) is not None
+
+    def _labelled(self, frame: pd.DataFrame, chain: Chain, index: int, node: str) -> pd.DataFrame:
+        labels = {
+            "node": node,
+            "chain": chain.name,
+            "stage": self.stage_of(node),
+            "stage_index": index,
+            "seed": chain.seed,
+            "arm": chain.arm,
+            "control": chain.control,
+        }
+        return pd.concat([pd.DataFrame(labels, index=frame.index), frame], axis=1)
+
+    def _load_geometry(self, node: str) -> Geometry:
+        return Geometry.load(self.store.part(node, GEOMETRY) / GEOMETRY)
+
+    def _load_outcomes(self, node: str) -> pd.DataFrame:
+        """The outcomes of a node, all families one below the other."""
+        files = sorted(self.store.node(node).glob(f"*/{OUTCOMES}"))
+        return pd.concat([pd.read_parquet(file) for file in files], ignore_index=True) if files else outcome_table([])
+
+    def _geometry(self) -> list[pd.DataFrame]:
+        return [
+            self._labelled(self._load_geometry(node).table, chain, index, node)
+            for chain, index, node in self._places(GEOMETRY)
+        ]
+
+    def _training(self) -> list[pd.DataFrame]:
+        return [
+            self._labelled(pd.read_parquet(self.store.node(node) / "training.parquet"), chain, index, node)
+            for chain, index, node in self._places()
+            if self.nodes[node].make == "train"
+        ]
+
+    def _updates(self) -> list[pd.DataFrame]:
+        frames = []
+        for chain, index, node in self._places(UPDATES):
+            summary = Updates.load(self.store.part(node, UPDATES) / "updates.parquet").summary
+            renamed = summary.rename(columns={"stage": "update", "other": "other_update"})
+            frames.append(self._labelled(renamed, chain, index, node))
+        return frames
+
+    def _outcomes(self) -> list[pd.DataFrame]:
+        frames = []
+        for chain, index, node in self._places():
+            path = chain.nodes[: index + 1]
+            tables, tasks = self._path(path)
+            more = pd.DataFrame(derived_rows(tables, tasks), columns=tables[-1].columns).astype(tables[-1].dtypes)
+            whole = pd.concat([tables[-1], more], ignore_index=True) if len(more) else tables[-1]
+            frames.append(self._labelled(whole, chain, index, node))
+        return frames
+
+    def _path(self, path: Sequence[str]) -> tuple[list[pd.DataFrame], list[str | None]]:
+        """The outcomes along a path, and what each of its stages trained."""
+        return [self._load_outcomes(node) for node in path], [self.record(node)["task"] for node in path[1:]]
+
+    def score_matrix(self, chain: Chain, scores: Scores = "share") -> ScoreMatrix | None:
+        """Right answers, or losses, on every task after every stage of a chain; None while it is unfinished."""
+        if not all(self._has(node, "retention") for node in chain.nodes):
+            return None
+        tables, tasks = self._path(chain.nodes)
+        stages = [task or self.stage_of(node) for task, node in zip(tasks, chain.nodes[1:], strict=True)]
+        return score_matrix([items_of(table, SCORES[scores]) for table in tables], stages, kind=scores)
+
+    @cached_property
+    def twins(self) -> dict[str, str]:
+        """Of each trained node that has one, the node with an update of the same size in random directions."""
+        return {node.like: node.id for node in self.plan.nodes if node.like is not None}
+
+    def _comparisons(self) -> list[pd.DataFrame]:
+        @cache  # without the statistics: every measured node's is kept
+        def geometry(node: str) -> Geometry:
+            return replace(self._load_geometry(node), statistics={})
+
+        @cache
+        def compared(against: str, reference: str, node: str) -> pd.DataFrame:
+            frame = compare(geometry(reference), geometry(node)).table
+            frame.insert(0, "against", against)
+            return frame
+
+        return [
+            self._labelled(compared(against, reference, node), chain, index, node)
+            for chain, index, node in self._places(GEOMETRY)
+            for against, reference in self._references(chain, index)
+            if self._has(reference, GEOMETRY)
+        ]
+
+    def _references(self, chain: Chain, index: int) -> Iterator[tuple[Against, str]]:
+        """What a chain's checkpoint is compared with, and the node that holds it."""
+        if index > 0:
+            yield "base", chain.nodes[0]
+        if index > 1:
+            yield "previous", chain.nodes[index - 1]
+        twin = self.twins.get(chain.nodes[index])
+        if twin is not None:
+            yield "random_adapter", twin

@@ -1,0 +1,1 @@
+"""Task after task, in this process or in several."""

@@ -1,0 +1,244 @@
+"""The study file: what it may say, and what it means where it is silent."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from limberlm.errors import UserError, nearest
+from limberlm.outcomes.calibration import CalibrationSettings
+from limberlm.outcomes.diversity import DiversitySettings
+from limberlm.outcomes.lm_eval import LmEvalTask
+from limberlm.outcomes.plasticity import FUTURE_TASKS, PlasticitySettings, RandomLabelSettings, ReadinessSettings
+from limberlm.stages import AdapterSettings
+from limberlm.stages.reward import VERIFIER
+from limberlm.study.settings.orderings import OrderingSettings, expand
+from limberlm.study.settings.problems import first_problem
+from limberlm.testbed import SKILLS
+
+NONE = "none"  # the arm without an intervention
+Adapter = AdapterSettings | Literal["full"]
+Control = Literal["zero_learning_rate", "random_adapter", "repeat", "joint", "equal_tokens", "full"]
+Names = tuple[str, ...]
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class StageSettings(_Settings):
+    """One stage: TRL's trainer, its data, and TRL's own arguments by name."""
+
+    trainer: Literal["sft", "dpo", "kto", "grpo"]
+    data: str | None = Field(None, description="testbed:SKILL, a .jsonl or .parquet file, a Dataset's folder, a hub id")
+    split: str | None = Field(None, description="of a hub id, or of a folder with several: which split; train")
+    subset: str | None = Field(None, description="of a hub id: which configuration")
+    reward: str | None = Field(None, description="grpo: `verifier`, or a function of yours as package.module:function")
+    rows: int | None = Field(None, ge=1, le=10**7, description="at most this many training rows")
+    adapter: Adapter | None = Field(None, description="this stage's own adapter, or `full`; default: the study's")
+    config: str | None = Field(None, description="a YAML file for `trl sft` and the like; `args` go on top")
+    task: str | None = Field(None, description="what it teaches; default: its testbed skill, or its own name")
+    checkpoints: int = Field(0, ge=0, le=1000, description="keep the adapter at so many log-spaced steps")
+    args: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _fields_fit(self) -> StageSettings:
+        if self.trainer == "grpo" and self.reward is None:
+            raise ValueError("trainer: grpo has no reward: add `reward: verifier`, or a function of yours")
+        if self.trainer != "grpo" and self.reward is not None:
+            raise ValueError(
+                f"reward: {self.reward} and trainer: {self.trainer}, which takes none: remove the reward, or use grpo"
+            )
+        if self.reward not in (None, VERIFIER) and ":" not in str(self.reward):
+            raise ValueError(f"reward: {self.reward} is neither `verifier` nor written package.module:function")
+        if self.data is None and self.config is None:
+            raise ValueError("no data: add `data:`, or a `config:` that names a dataset")
+        if (self.data or "").removeprefix("testbed:") in FUTURE_TASKS:
+            raise ValueError(
+                f"data: {self.data} is a future task, which plasticity is measured on and which no chain may train on: "
+                "choose another skill"
+            )
+        if self.data is not None and self.data.startswith("testbed:") and (self.split or self.subset):
+            raise ValueError(f"data: {self.data} and split or subset, which only other data have: remove them")
+        return self
+
+    @property
+    def source(self) -> str:
+        """Where the rows come from.
+
+        Raises:
+            ValueError: it is not known before the stage's `config` is read.
+
+        """
+        if self.data is None:
+            raise ValueError("the stage's config is not read yet")
+        return self.data
+
+
+class Change(_Settings):
+    """One intervention of an arm: what is different in the stages it applies to."""
+
+    args: dict[str, Any] = Field(min_length=1, description="TRL's settings that replace the stages' own")
+    stages: Names | None = Field(None, min_length=1, description="the stages it applies to; default: all")
+
+
+class MeasureSettings(_Settings):
+    """What the geometry of every checkpoint is measured on."""
+
+    probe: str = Field("testbed", description="testbed, or the path of a probe file")
+    every_stage: bool = Field(True, description="measure after every stage, or at the ends of chains only")
+    max_length: int = Field(256, ge=2)
+    max_tokens: int | None = Field(None, ge=2)
+    batch_size: int = Field(16, ge=1)
+
+
+class OutcomeSettings(_Settings):
+    """Which outcomes are measured."""
+
+    skills: Names | None = Field(None, description="default: the testbed skills that the stages teach")
+    items: int = Field(128, ge=2, le=400, description="items per skill")
+    shared_questions: Literal["refuse", "leave_out"] = Field(
+        "refuse", description="held-out questions of one stage's file that another stage trains on"
+    )
+    ood: bool = Field(True, description="accuracy and loss on the skills' out-of-domain splits too")
+    refusals: bool = Field(True, description="refusal and over-refusal rates, where refusals are among the skills")
+    plasticity: PlasticitySettings | None = Field(PlasticitySettings(), description="false to leave it out")
+    calibration: CalibrationSettings | None = Field(None, description="true for its defaults")
+
+    diversity: DiversitySettings | None = Field(None, description="true for its defaults")
+    lm_eval: tuple[LmEvalTask, ...] = Field((), description="lm-eval's tasks; needs limberlm[eval]")
+
+    @field_validator("plasticity", "calibration", "diversity", mode="before")
+    @classmethod
+    def _switched(cls, given: Any) -> Any:
+        return ({} if given else None) if isinstance(given, bool) else given
+
+    @field_validator("skills")
+    @classmethod
+    def _known(cls, skills: Names | None) -> Names | None:
+        for name in skills or ():
+            if name not in SKILLS:
+                raise ValueError(f"no such testbed skill: {name}; there are {', '.join(SKILLS)}{nearest(name, SKILLS)}")
+        return skills
+
+
+class StudySettings(_Settings):
+    """A whole study, as written in its YAML file."""
+
+    name: str = Field("study", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    base: str = "bundled"
+    modules: str | None = Field(None, description="folder of your rewards' modules; default: the study file's own")
+    adapter: Adapter = AdapterSettings()
+    hand_over: Literal["merge", "continue", "stack"] = "merge"
+    keep_merged: bool = Field(False, description="keep every checkpoint as a model of its own, besides its adapter")
+    stages: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_]*$")], StageSettings] = Field(min_length=1)
+    orderings: tuple[Names, ...] | OrderingSettings | None = Field(
+        None, description="default: one chain, in the stages' order"
+    )
+    interventions: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_]*$")], tuple[Change, ...]] = {NONE: ()}
+    controls: tuple[Control, ...] = ()
+    seeds: tuple[int, ...] = Field((0,), min_length=1)
+    measure: MeasureSettings = MeasureSettings()
+    outcomes: OutcomeSettings = OutcomeSettings()
+
+    @model_validator(mode="after")
+    def _names_fit(self) -> StudySettings:
+        if "base" in self.stages:
+            raise ValueError('stages: "base" names the chain\'s start; call the stage something else')
+        for ordering in self.chains:
+            for stage in ordering:
+                self._known_stage(stage, "orderings")
+            if not ordering:
+                raise ValueError("orderings: a chain without stages; remove it")
+        if len(set(self.chains)) < len(self.chains):
+            raise ValueError("orderings: the same ordering twice; remove one")
+        for arm, changes in self.interventions.items():
+            for stage in (stage for change in changes for stage in change.stages or ()):
+                self._known_stage(stage, f"interventions.{arm}")
+        if self.interventions.get(NONE):
+            raise ValueError(f'interventions: "{NONE}" is the arm that changes nothing; call this one something else')
+        for name in ("seeds", "controls"):
+            if len(set(getattr(self, name))) < len(getattr(self, name)):
+                raise ValueError(f"{name}: the same one twice")
+        return self
+
+    def _known_stage(self, stage: str, where: str) -> None:
+        if stage not in self.stages:
+            raise ValueError(f'{where}: no stage is called "{stage}"{nearest(stage, self.stages)}')
+
+    def task(self, stage: str) -> str:
+        """What a stage teaches: its `task`, its testbed skill, or the stage's own name for other data."""
+        chosen = self.stages[stage]
+        if chosen.task is not None:
+            return chosen.task
+        data = chosen.data or ""
+        return data.removeprefix("testbed:") if data.startswith("testbed:") else stage
+
+    @property
+    def skills(self) -> Names:
+        """The testbed skills whose accuracy is measured."""
+        if self.outcomes.skills is not None:
+            return self.outcomes.skills
+        return tuple(dict.fromkeys(task for task in map(self.task, self.stages) if task in SKILLS))
+
+    @property
+    def chains(self) -> tuple[Names, ...]:
+        """The orderings of the study, each a list of stage names."""
+        if isinstance(self.orderings, OrderingSettings):
+            return expand(self.orderings)
+        return self.orderings or (tuple(self.stages),)
+
+
+NESTED: dict[str, type[BaseModel]] = {
+    "adapter": AdapterSettings,
+    "stages": StageSettings,
+    "orderings": OrderingSettings,
+    "interventions": Change,
+    "measure": MeasureSettings,
+    "outcomes": OutcomeSettings,
+    "plasticity": PlasticitySettings,
+    "random_labels": RandomLabelSettings,
+    "readiness": ReadinessSettings,
+    "calibration": CalibrationSettings,
+    "diversity": DiversitySettings,
+    "lm_eval": LmEvalTask,
+}
+
+
+def load_settings(path: Path) -> StudySettings:
+    """Read a study file.
+
+    Raises:
+        UserError: unreadable file, a YAML error (with its line), or a setting that is unknown or out of range.
+
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such study file") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read as a study file ({error})") from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        raise UserError(f"{path}{line}: not valid YAML ({getattr(error, 'problem', None) or error})") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: a study file is a mapping with at least `stages:`")
+    return parse_settings({"name": path.stem, **content}, str(path))
+
+
+def parse_settings(content: Mapping[str, Any], where: str) -> StudySettings:
+    """Settings from a mapping; `where` starts the error message.
+
+    Raises:
+        UserError: the first setting that is unknown, missing or out of range, by its full name.
+
+    """
+    try:
+        return StudySettings.model_validate(content)
+    except ValidationError as error:
+        raise UserError(f"{where}: {first_problem(error, StudySettings, NESTED)}") from error

@@ -1,0 +1,44 @@
+"""Making room: what of a run directory can be made again without training, or belongs to no plan any more."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from limberlm.study.node.parts import MERGED
+from limberlm.study.results.results import Results
+from limberlm.study.store.store import COMPLETE, FAILED
+
+
+@dataclass(frozen=True)
+class Removable:
+    """A folder that can go: why, and the bytes it takes."""
+
+    folder: Path
+    why: str
+    size: int
+
+
+def removable(results: Results, *, unplanned: bool = False) -> list[Removable]:
+    """Merged weights, which are the base plus adapters that stay; with `unplanned` the nodes of former settings too."""
+    found = []
+    for folder in sorted(path for path in results.store.nodes.iterdir() if (path / COMPLETE).is_file()):
+        if unplanned and folder.name not in results.nodes:
+            found.append(Removable(folder, "not in the plan", _size(folder)))
+        elif (folder / MERGED).is_dir():
+            found.append(Removable(folder / MERGED, "can be merged again", _size(folder / MERGED)))
+    return found
+
+
+def remove(found: list[Removable]) -> None:
+    """Remove them, each node's record first, so that one half removed counts as not there."""
+    for each in found:
+        (each.folder / COMPLETE).unlink(missing_ok=True)
+        shutil.rmtree(each.folder)
+        for record in each.folder.parent.glob(f"{each.folder.name}.*{FAILED}"):
+            record.unlink(missing_ok=True)
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

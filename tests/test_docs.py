@@ -14,7 +14,7 @@ import typer
 import yaml
 
 from limberlm.cli.app import app
-from limberlm.study.settings.config import parse_settings
+from limberlm.study.settings.config import study_settings
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -54,7 +54,7 @@ def options() -> dict[str, set[str]]:
 
 @pytest.mark.parametrize(("page", "text"), blocks("yaml"))
 def test_every_study_shown_is_valid(page: str, text: str) -> None:
-    settings = parse_settings(yaml.safe_load(text), page)
+    settings = study_settings(yaml.safe_load(text), page)
     assert settings.chains
 
 

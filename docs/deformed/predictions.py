@@ -13,7 +13,7 @@ from deformed.group import Group, Values
 from limberlm.geometry import CATALOG, BlockProducts, Moments, Undefined, eigenvalues
 from limberlm.geometry.head import head_factor, head_gram, through_head
 from limberlm.geometry.logits import kl_divergence, token_values
-from limberlm.observe.metrics.parts import merged
+from limberlm.observe.metrics.parts.sums import merged
 
 PREDICTIONS, VOCABULARY = 2000, 400
 SEEN = 64

@@ -101,7 +101,7 @@ def test_the_default_place_is_the_name_of_the_series(limber: Limber, world: Path
 
 
 WRONG = [
-    (("gone.yaml",), "gone.yaml: no such series; give a YAML file, or a folder of checkpoints"),
+    (("gone.yaml",), "gone.yaml: no such series file, nor a folder of checkpoints"),
     (("series.yaml", "--probe", "gone.jsonl"), "gone.jsonl: no such file"),
     (("series.yaml", "--sequences", "1"), "probe.sequences: "),
     (("series.yaml", "--out", "."), "holds the series' own file, not a trace of it"),

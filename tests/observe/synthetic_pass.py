@@ -139,13 +139,13 @@ def scaled(design: Design, *, large: bool = False) -> Iterator[None]:
     """The pass with shorter windows and a smaller reservoir; for the truth with room for all of a large draw."""
     times = design.large / design.sequences if large else 1
     keeping = {
-        "observe.observation.RESERVOIR": round(RESERVOIR * times),
-        "observe.observation.TOKENS": 10**7,
-        "observe.observation.choose_sequences": partial(choose_sequences, size=10**7),
-        "observe.observation.final_norm_scale": lambda sites: torch.ones(design.law.width, dtype=torch.float64),
-        "observe.collect.windows.WINDOW": WINDOW,
-        "observe.collect.windows.HSIC": 10**7,
-        "observe.summary.EXACT": design.exact,
+        "observe.forward.observation.RESERVOIR": round(RESERVOIR * times),
+        "observe.forward.observation.TOKENS": 10**7,
+        "observe.forward.observation.choose_sequences": partial(choose_sequences, size=10**7),
+        "observe.forward.observation.final_norm_scale": lambda sites: torch.ones(design.law.width, dtype=torch.float64),
+        "observe.forward.collect.windows.WINDOW": WINDOW,
+        "observe.forward.collect.windows.HSIC": 10**7,
+        "observe.metrics.summary.EXACT": design.exact,
         "geometry.similarity.MOST_ROWS": 1500,
     }
     with ExitStack() as stack:

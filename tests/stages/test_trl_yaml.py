@@ -274,7 +274,7 @@ def test_a_bad_file_is_refused_in_one_line(tmp_path: Path, trainer: str, content
 def test_a_file_that_is_not_there_is_told() -> None:
     with pytest.raises(UserError) as caught:
         read_trl_yaml(Path("gone.yaml"), TRAINERS["sft"])
-    assert str(caught.value) == "gone.yaml: no such TRL configuration file"
+    assert str(caught.value) == "gone.yaml: no such TRL configuration file; name a file that is there"
 
 
 def test_the_stage_that_a_file_describes_is_trained(tiny_model_folder: Path, tmp_path: Path) -> None:

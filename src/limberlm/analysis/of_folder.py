@@ -14,9 +14,9 @@ import yaml
 from limberlm.analysis.direction import stage_direction
 from limberlm.analysis.from_trace import trace_phases
 from limberlm.errors import UserError
+from limberlm.files import write_text
 from limberlm.observe import Geometry
 from limberlm.study.series.settings import PhaseSettings
-from limberlm.study.store.store import write_durably
 from limberlm.study.trace.tables import CHECKPOINTS, TRACE
 
 PHASES, SERIES = "phases.json", "series.yaml"
@@ -47,7 +47,7 @@ def analyse_trace(out: Path) -> dict[str, Any]:
         found["stages"][stage] = record
     for before, stage in pairwise(stages):
         found["directions"][stage] = _direction(out, listed["checkpoints"], before, stage, convention)
-    write_durably(out / PHASES, json.dumps(found, indent=2) + "\n")
+    write_text(out / PHASES, json.dumps(found, indent=2) + "\n")
     return found
 
 

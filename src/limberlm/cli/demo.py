@@ -23,10 +23,8 @@ def demo(
     Example: limber demo --out runs/demo
     """
     from limberlm.cli.run import run_and_finish
-    from limberlm.observe.quiet import quiet_libraries
     from limberlm.study import Study
 
-    quiet_libraries()
     with resources.as_file(resources.files("limberlm.testbed").joinpath("data", "demo.yaml")) as study:
         loaded = Study.load(study, out)
     run_and_finish(loaded, as_json=as_json, quiet=quiet, jobs=jobs)

@@ -31,11 +31,9 @@ def pretrain(
     """
     from pydantic import ValidationError
 
-    from limberlm.observe.quiet import quiet_libraries
     from limberlm.testbed.pretrain import PretrainSettings
     from limberlm.testbed.pretrain import pretrain as train
 
-    quiet_libraries()
     try:
         given = json.loads(settings.read_text()) if settings else {}
         chosen = given | {k: v for k, v in (("steps", steps), ("seed", seed)) if v is not None}

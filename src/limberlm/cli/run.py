@@ -33,10 +33,8 @@ def run(
     Example: limber run study.yaml --out runs/first --jobs 2
     """
     from limberlm.cli.tree import print_plan
-    from limberlm.observe.quiet import quiet_libraries
     from limberlm.study import Study
 
-    quiet_libraries()
     loaded = Study.load(study, out)
     if dry_run:
         print_plan(loaded, as_json)

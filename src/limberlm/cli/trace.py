@@ -35,10 +35,8 @@ def trace(
 
     Example: limber trace runs/base --out traces/base
     """
-    from limberlm.observe.quiet import quiet_libraries
     from limberlm.study.series.series import load_series
 
-    quiet_libraries()
     loaded = load_series(series, _changes(series, probe, sequences, dtype, device), chain=chain, seed=seed)
     place = out or Path("traces") / loaded.name
     if dry_run:

@@ -16,7 +16,7 @@ from limberlm.errors import UserError
 from limberlm.observe.forward.budget import Choice, fitted, parsed
 from limberlm.observe.forward.observation import Observation, Progress, Subject, observe
 from limberlm.observe.forward.plan import Plan
-from limberlm.observe.metrics.parts import merged
+from limberlm.observe.metrics.parts.sums import merged
 from limberlm.observe.metrics.summary import rows_of, summarise
 from limberlm.observe.model.head import locate_head
 from limberlm.observe.model.loading import Model, load_model, load_tokenizer

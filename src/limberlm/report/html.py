@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from limberlm.files import write_text
 from limberlm.geometry.catalog import CATALOG
 from limberlm.observe.model.sites import BAND, BAND_HIGH, BAND_LOW, FINAL_NORM
 from limberlm.report import (
@@ -26,7 +27,7 @@ from limberlm.report import (
 )
 from limberlm.report.data import ORDINARY, ReportData, Run, list_runs
 from limberlm.report.packed import Pool, comparison_numbers, geometry_numbers
-from limberlm.report.page import Json, render, write_whole
+from limberlm.report.page import Json, render
 from limberlm.report.section import Drawn, Sections
 from limberlm.report.traces import plain
 
@@ -92,14 +93,15 @@ def render_report(data: ReportData) -> str:
     )
 
 
-def write_report(data: ReportData, path: str | Path) -> Path:
-    """Write the report to `path`: whole or not at all (a temporary file beside it, then a rename).
+def write_report(data: ReportData, path: Path) -> Path:
+    """Write the report to `path`, whole or not at all.
 
     Raises:
-        OSError: the folder does not exist or cannot be written to.
+        UserError: it cannot be written there.
 
     """
-    return write_whole(render_report(data), path)
+    write_text(path, render_report(data))
+    return path
 
 
 def _rate_note(data: ReportData) -> str:

@@ -1,14 +1,11 @@
-"""What every page of ours is built from: templates, scripts, figures as JSON, and a file that is written whole."""
+"""What every page of ours is built from: templates, scripts, and figures as JSON."""
 
 from __future__ import annotations
 
 import json
 import math
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from importlib import resources
-from pathlib import Path
 from typing import Any
 
 import jinja2
@@ -59,26 +56,6 @@ def script_json(value: object) -> Markup:
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
     return Markup(text)
-
-
-def write_whole(text: str, path: str | Path) -> Path:
-    """Write `text` to `path`: whole or not at all (a temporary file beside it, then a rename).
-
-    Raises:
-        OSError: the folder does not exist or cannot be written to.
-
-    """
-    target = Path(path)
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.chmod(name, 0o644)
-        os.replace(name, target)
-    except BaseException:
-        os.unlink(name)
-        raise
-    return target
 
 
 def _own(name: str) -> Markup:

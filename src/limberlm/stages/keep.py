@@ -9,7 +9,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase, TrainerCallback
 
-from limberlm.stages.random_adapter import written_whole
+from limberlm.files import whole_folder
 from limberlm.stages.rounding import ADAPTER
 from limberlm.testbed.pretrain import checkpoint_folder, log_spaced
 
@@ -42,7 +42,7 @@ def save_adapter(model: Any, out: Path, base: str) -> None:
 
     """
     weights = {name: parameter.float() for name, parameter in model.named_parameters() if parameter.requires_grad}
-    with written_whole(out) as draft:
+    with whole_folder(out) as draft:
         model.save_pretrained(draft, state_dict=weights, save_embedding_layers=False, selected_adapters=[ADAPTER])
         (draft / "README.md").unlink(missing_ok=True)
         card = draft / "adapter_config.json"
@@ -63,7 +63,7 @@ def save_model(model: Any, out: Path, tokenizer: PreTrainedTokenizerBase, use_ca
             without a cache.
 
     """
-    with written_whole(out) as draft:
+    with whole_folder(out) as draft:
         model.save_pretrained(draft)
         tokenizer.save_pretrained(draft)
         card = draft / "config.json"

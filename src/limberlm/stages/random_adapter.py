@@ -7,10 +7,8 @@ that cannot tell it from the trained one measures the size of the change and not
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -18,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from limberlm.errors import UserError
+from limberlm.files import whole_folder
 from limberlm.observe.model.weights import INDEX, SINGLE, Checkpoint, Stored
 from limberlm.observe.updates.adapters import CONFIG, WEIGHTS, Adapter
 
@@ -43,12 +42,13 @@ def random_adapter(trained: Path, out: Path, *, seed: int) -> None:
         UserError: `out` exists; or the adapter is damaged, is not LoRA, or changes the model by more than s B A.
 
     """
+    _refuse_taken(out)
     adapter = Adapter.open(trained)
     _refuse_more_than_factors(adapter)
     tensors: dict[str, Tensor] = {}
     for module in sorted(adapter.lora):
         tensors |= _redrawn(adapter, module, generator_of(seed, module))
-    with written_whole(out) as folder:
+    with whole_folder(out) as folder:
         shutil.copyfile(trained / CONFIG, folder / CONFIG)
         save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
 
@@ -81,12 +81,13 @@ def random_update(
             bits, where a small change is lost.
 
     """
+    _refuse_taken(out)
     after = Checkpoint.open(model).tensors
     before = previous if isinstance(previous, Mapping) else Checkpoint.open(previous).tensors
     for name, stored in after.items():
         _refuse_misfit(name, stored, before)
     tensors: dict[str, Tensor] = {}
-    with written_whole(out) as folder:
+    with whole_folder(out) as folder:
         for done, (name, stored) in enumerate(sorted(after.items()), start=1):
             start = _read(before[name])
             change = _redirected(_read(stored) - start, generator_of(seed, name))
@@ -119,27 +120,9 @@ def generator_of(seed: int, name: str) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)  # torch takes 63 bits on every platform
 
 
-@contextmanager
-def written_whole(out: Path) -> Iterator[Path]:
-    """A scratch folder that becomes `out` when the block ends without an error, and is removed otherwise.
-
-    Raises:
-        UserError: `out` exists and is not an empty folder.
-
-    """
+def _refuse_taken(out: Path) -> None:
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise UserError(f"{out}: exists already; choose another folder")
-    scratch = out.with_name(out.name + ".partial")
-    shutil.rmtree(scratch, ignore_errors=True)
-    scratch.mkdir(parents=True)
-    try:
-        yield scratch
-        for file in scratch.iterdir():
-            _sync(file)
-        os.replace(scratch, out)
-        _sync(out.parent)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _redrawn(adapter: Adapter, module: str, generator: torch.Generator) -> dict[str, Tensor]:
@@ -204,11 +187,3 @@ def _refuse_more_than_factors(adapter: Adapter) -> None:
 
 def _starts_in_the_base(adapter: Adapter, module: str) -> bool:
     return adapter.read(module).update.inner_dimension != adapter.lora[module]["A"].shape[0]
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

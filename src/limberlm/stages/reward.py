@@ -7,7 +7,6 @@ that it cannot score. Its module is looked for in the study's folder first, then
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import inspect
 import math
@@ -21,6 +20,7 @@ from types import ModuleType
 from typing import Any
 
 from limberlm.errors import NodeFailed, UserError, nearest
+from limberlm.files import file_digest
 from limberlm.stages.verifier import verifier_reward
 
 VERIFIER = "verifier"
@@ -122,7 +122,7 @@ def reward_digest(spec: str, *, folder: Path = Path()) -> str | None:
     function = inspect.unwrap(function.func if isinstance(function, partial) else function)
     try:
         written = function if inspect.isroutine(function) else type(function)
-        return _file_digest(Path(str(inspect.getsourcefile(written))))
+        return file_digest(Path(str(inspect.getsourcefile(written))))
     except (TypeError, OSError) as error:
         raise UserError(f"reward {spec}: is not written in a file, so a change in it would go unnoticed") from error
 
@@ -168,9 +168,9 @@ def _module(spec: str, name: str, folder: Path) -> ModuleType:
         with _importing(folder):
             module = importlib.import_module(name)
             file = getattr(module, "__file__", None)
-            if file is not None and _imported.setdefault(name, _file_digest(Path(file))) != _file_digest(Path(file)):
+            if file is not None and _imported.setdefault(name, file_digest(Path(file))) != file_digest(Path(file)):
                 module = importlib.reload(module)  # edited since: its new digest must not stand for the old code
-                _imported[name] = _file_digest(Path(file))
+                _imported[name] = file_digest(Path(file))
     except ModuleNotFoundError as error:
         if error.name is None or not f"{name}.".startswith(f"{error.name}."):
             raise UserError(f"reward {spec}: importing {name} needs {error.name}, which is not installed") from error
@@ -204,10 +204,6 @@ def _importing(folder: Path) -> Iterator[None]:
         yield
     finally:
         sys.path[:], sys.dont_write_bytecode = path, writes
-
-
-def _file_digest(path: Path) -> str:
-    return hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
 
 
 def _a(name: str) -> str:

@@ -12,9 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_type_hints
 
-import yaml
-
 from limberlm.errors import UserError, nearest
+from limberlm.settings_file import read_settings
 from limberlm.stages.arguments import checked, trainer_config
 from limberlm.stages.decided import AGAINST, OWNED
 from limberlm.stages.kind import TrainerKind
@@ -103,17 +102,8 @@ def read_trl_yaml(path: Path, kind: TrainerKind) -> TrlStage:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: no such TRL configuration file") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read as a TRL configuration file ({error})") from error
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark else ""
-        raise UserError(f"{path}{line}: not valid YAML ({getattr(error, 'problem', None) or error})") from error
-    if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
+    content = read_settings(path, "TRL configuration file")
+    if not all(isinstance(name, str) for name in content):
         raise UserError(f"{path}: a TRL configuration file is a mapping from settings to values")
     return content
 

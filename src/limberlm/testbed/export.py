@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from limberlm.errors import UserError, nearest
+from limberlm.files import whole_file
 from limberlm.testbed import SKILLS
 from limberlm.testbed.skill import EXHAUSTED, SPLITS, Sample, Skill, Split
 
@@ -113,18 +113,11 @@ def export(
         raise UserError(f"{path}: exists already; choose another file")
     if not path.parent.is_dir():
         raise UserError(f"{path.parent}: no such folder; make it first")
-    scratch = path.with_name(path.name + ".partial")
-    try:
-        with scratch.open("w", encoding="utf-8") as file:
-            for done, row in enumerate(rows, start=1):
-                file.write(json.dumps(row, ensure_ascii=False) + "\n")
-                if done % _EVERY == 0 or done == count:
-                    progress(done, count)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(scratch, path)
-    finally:
-        scratch.unlink(missing_ok=True)
+    with whole_file(path) as draft, draft.open("w", encoding="utf-8") as file:
+        for done, row in enumerate(rows, start=1):
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            if done % _EVERY == 0 or done == count:
+                progress(done, count)
 
 
 def _rows(skill: Skill, split: Split, form: str, count: int, seed: int, chat: bool, repeats: bool) -> Iterator[Row]:

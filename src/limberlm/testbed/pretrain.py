@@ -6,7 +6,6 @@ import json
 import math
 import shutil
 from collections.abc import Callable, Mapping
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +27,7 @@ from transformers import (
 )
 from transformers.trainer_utils import get_last_checkpoint
 
+from limberlm.files import file_digest
 from limberlm.testbed.corpus import tokenizer_texts, windows
 from limberlm.testbed.tokenizer import tokenizer_digest, train_tokenizer
 
@@ -215,7 +215,7 @@ def _write_corpus(rows: np.ndarray, tokenizer: PreTrainedTokenizerFast, out: Pat
 def folder_digests(folder: Path) -> dict[str, str]:
     """BLAKE2b (128 bits, hexadecimal) of each model and tokenizer file of a checkpoint."""
     files = sorted(path for path in folder.iterdir() if path.name in MODEL_FILES)
-    return {path.name: blake2b(path.read_bytes(), digest_size=16).hexdigest() for path in files}
+    return {path.name: file_digest(path) for path in files}
 
 
 def model_config(settings: PretrainSettings, tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:

@@ -18,7 +18,7 @@ from tests.observe.architectures import (
     states_of,
 )
 
-PAGE = Path(__file__).parents[2] / "docs" / "reference" / "architectures.md"
+PAGE = Path(__file__).parents[3] / "docs" / "reference" / "architectures.md"
 WITHOUT_EMBED = {"mamba", "mamba2", "falcon_mamba", "rwkv"}  # they tell the last block instead
 
 

@@ -12,11 +12,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from limberlm.errors import UserError
+from limberlm.files import file_digest
 from limberlm.geometry import CATALOG
 from limberlm.observe import Geometry, locate, measure
 from limberlm.observe.forward.observation import observe
-from limberlm.observe.metrics.parts import merged
-from limberlm.observe.table.geometry import FORMAT, SCHEMA, _digest
+from limberlm.observe.metrics.parts.sums import merged
+from limberlm.observe.table.geometry import FORMAT, SCHEMA
 from tests.observe.tiny import WIDTH, assert_same_bits, random_probe, tiny
 
 PROBE = random_probe(64, domains=("math", "prose"))
@@ -185,7 +186,7 @@ def test_other_columns_and_other_formats_are_refused_even_with_the_right_digest(
         geometry.save(path)
         damage(path / name)
         files = json.loads((path / "manifest.json").read_text())["files"]
-        _edited(path, files={**files, name: _digest(path / name)})
+        _edited(path, files={**files, name: file_digest(path / name)})
         with pytest.raises(UserError, match=f"{name}: (cannot be read|its columns)"):
             Geometry.load(path)
 

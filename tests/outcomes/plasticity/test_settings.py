@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from limberlm.outcomes.plasticity import FUTURE_TASKS, PlasticitySettings, RandomLabelSettings, ReadinessSettings
-from limberlm.study.settings.config import parse_settings
+from limberlm.study.settings.config import study_settings
 from limberlm.testbed import SKILLS
 
 
@@ -85,5 +85,5 @@ def test_settings_without_a_meaning_are_refused(wrong: dict[str, Any], message: 
 def test_a_study_file_may_say_all_of_it() -> None:
     asked = {"tasks": 3, "steps": 60, "learning_rate": [5e-4, 2e-3], "readiness": True, "random_labels": {"symbols": 4}}
     study = {"stages": {"sft": {"trainer": "sft", "data": "testbed:arithmetic"}}, "outcomes": {"plasticity": asked}}
-    found = parse_settings(study, "study.yaml").outcomes.plasticity
+    found = study_settings(study, "study.yaml").outcomes.plasticity
     assert found == PlasticitySettings(**asked)

@@ -9,7 +9,7 @@ import pytest
 from limberlm.errors import UserError
 from limberlm.study.plan.cost import Cost
 from limberlm.study.plan.steps import Course, Step, courses
-from limberlm.study.settings.config import StudySettings, parse_settings
+from limberlm.study.settings.config import StudySettings, study_settings
 
 
 def study(**changes: Any) -> StudySettings:
@@ -20,7 +20,7 @@ def study(**changes: Any) -> StudySettings:
         "math": sft | {"data": "testbed:arithmetic", "args": args | {"max_steps": 30}},
         "dpo": {"trainer": "dpo", "data": "testbed:preferences", "args": args | {"max_steps": 5}},
     }
-    return parse_settings({"stages": stages} | changes, "study.yaml")
+    return study_settings({"stages": stages} | changes, "study.yaml")
 
 
 def chains(settings: StudySettings) -> list[Course]:

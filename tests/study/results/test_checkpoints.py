@@ -14,12 +14,13 @@ import torch
 import yaml
 
 from limberlm.errors import NodeFailed, UserError
+from limberlm.files import file_digest
 from limberlm.observe import load_model
 from limberlm.stages import merge_adapters
 from limberlm.study import Study
 from limberlm.study.results.checkpoints import chain_checkpoints, write_series
 from limberlm.study.run.runner import Event
-from limberlm.study.store.store import Store, file_digest
+from limberlm.study.store.store import Store
 
 ADAPTER = "adapter/adapter_model.safetensors"
 

@@ -19,7 +19,7 @@ from limberlm.outcomes.win_rate import win_rate
 from limberlm.stages import merge_adapters
 from limberlm.study import Study
 from limberlm.study.run.runner import Event
-from limberlm.study.settings.config import parse_settings
+from limberlm.study.settings.config import study_settings
 
 RLVR = {"trainer": "grpo", "data": "testbed:arithmetic", "reward": "verifier"}
 SFT = {"trainer": "sft", "data": "testbed:arithmetic"}
@@ -40,7 +40,7 @@ SFT = {"trainer": "sft", "data": "testbed:arithmetic"}
 )
 def test_a_reward_and_its_trainer_belong_together(stage: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError) as caught:
-        parse_settings({"name": "x", "stages": {"s": stage}}, "study.yaml")
+        study_settings({"name": "x", "stages": {"s": stage}}, "study.yaml")
     assert str(caught.value).startswith(f"study.yaml: {message}")
     assert "\n" not in str(caught.value)
 

@@ -16,7 +16,7 @@ from limberlm.errors import UserError
 from limberlm.study.series.hub import DOWNLOADS, fetch, list_revisions, refuse_too_large, release, size_of
 from limberlm.study.series.resolved import resolved_yaml
 from limberlm.study.series.series import Series, load_series
-from limberlm.study.series.settings import parse_series
+from limberlm.study.series.settings import read_series_file
 from limberlm.study.series.sources import Source
 from limberlm.study.trace.plan import plan_trace
 from limberlm.study.trace.run import run_trace
@@ -141,7 +141,7 @@ def test_a_hub_that_does_not_answer_is_told_in_one_line(hub: Hub, tmp_path: Path
 @pytest.mark.parametrize("path", sorted((Path(__file__).parents[3] / "recipes" / "traces").glob("*.yaml")), ids=str)
 def test_every_recipe_of_a_trace_is_a_series_of_what_the_hub_lists(hub: Hub, path: Path) -> None:
     """Local folders of a recipe are not here; its settings and its revisions are checked."""
-    settings = parse_series(path.read_text(), str(path), path.stem)
+    settings = read_series_file(path)
     assert settings.name == path.stem
     if all(entry.hub is not None for entry in settings.checkpoints):
         assert len(load_series(path).checkpoints) >= 9

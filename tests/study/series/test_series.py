@@ -13,7 +13,7 @@ import yaml
 
 from limberlm.errors import UserError
 from limberlm.study import Study
-from limberlm.study.results.checkpoints import write_series as series_of_run
+from limberlm.study import write_series as series_of_run
 from limberlm.study.series.resolved import resolved_yaml
 from limberlm.study.series.series import Series, load_series
 from limberlm.study.series.settings import (
@@ -23,7 +23,7 @@ from limberlm.study.series.settings import (
     PhaseSettings,
     ProbeSettings,
     SeriesSettings,
-    parse_series,
+    series_settings,
 )
 from limberlm.study.series.sources import facts_of
 from limberlm.testbed import BUNDLED_BASE
@@ -388,7 +388,7 @@ def test_an_adapter_digest_follows_its_scale(tiny_model_folder: Path, tmp_path: 
 def test_the_series_of_the_guide_is_one(tmp_path: Path) -> None:
     guide = Path(__file__).parents[3] / "docs" / "guides" / "trace.md"
     shown = re.findall(r'```yaml title="series.yaml"\n(.*?)```', guide.read_text(), re.DOTALL)
-    assert [parse_series(text, "guide", "guide").name for text in shown] == ["base"]
+    assert [series_settings(yaml.safe_load(text), "guide", "guide").name for text in shown] == ["base"]
 
 
 def test_the_guide_names_every_setting(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from limberlm.errors import UserError
 from limberlm.study import Study
-from limberlm.study.settings.config import NESTED, StudySettings, load_settings, parse_settings
+from limberlm.study.settings.config import NESTED, StudySettings, load_settings, study_settings
 
 STAGE = {"trainer": "sft", "data": "testbed:instructions"}
 
@@ -124,7 +124,7 @@ def test_every_setting_of_a_wrong_type_is_told_in_one_line(path: tuple[str | int
     if (path[-1] in ("args", "gen_kwargs") and isinstance(value, dict)) or (path[-1] == "threshold" and value == -1.5):
         return  # no wrong type there: any mapping, and a loss may be any number
     with pytest.raises(UserError) as caught:
-        parse_settings({"name": "x", **broken(path, value)}, "study.yaml")
+        study_settings({"name": "x", **broken(path, value)}, "study.yaml")
     assert str(caught.value).startswith(f"study.yaml: {path[0]}")
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 400
@@ -134,14 +134,14 @@ def test_every_setting_of_a_wrong_type_is_told_in_one_line(path: tuple[str | int
 def test_every_setting_misspelt_is_told_its_name(path: tuple[str | int, ...]) -> None:
     wrong = f"{path[-1]}x"
     with pytest.raises(UserError) as caught:
-        parse_settings({"name": "x", **broken((*path[:-1], wrong), 1)}, "study.yaml")
+        study_settings({"name": "x", **broken((*path[:-1], wrong), 1)}, "study.yaml")
     assert f'{wrong}: unknown setting (did you mean "{path[-1]}"?)' in str(caught.value)
 
 
 @pytest.mark.parametrize(("content", "message"), WRONG, ids=[message for _, message in WRONG])
 def test_a_wrong_setting_is_named(content: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError) as caught:
-        parse_settings({"name": "x", **content}, "study.yaml")
+        study_settings({"name": "x", **content}, "study.yaml")
     assert str(caught.value).startswith("study.yaml: ")
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)

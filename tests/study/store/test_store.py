@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from limberlm.errors import UserError
+from limberlm.files import file_digest
 from limberlm.study.settings.config import StudySettings
 from limberlm.study.store.lease import LeaseLost, Leases
 from limberlm.study.store.run_folder import open_run
-from limberlm.study.store.store import Store, file_digest
+from limberlm.study.store.store import Store
 
 PLAN = "[]"
 

@@ -278,7 +278,7 @@ def test_leftovers_of_a_kill_are_removed(small: Series, undisturbed: Traced, tmp
     (out / "nodes" / (node.name + ".partial")).mkdir()
     (out / "tokenizer.partial").mkdir()
     (out / "trace.parquet.partial").write_bytes(b"half")
-    (out / ".index.77.tmp").mkdir()
+    (out / ".index.77.partial").mkdir()
     (out / "downloads" / "someone--else--1").mkdir(parents=True)
     run_trace(small, out)
     assert contents(out) == contents(undisturbed.out)

@@ -67,7 +67,7 @@ def _site_cells(observation: Observation, site: str) -> Iterator[Cell]:
     for convention in _conventions(observation, site):
         metrics = [m for m in observation.plan.metrics if convention in _conventions_of(m) and _lives_at(m, site)]
         parts = Parts(observation, site, convention)
-        if not metrics or (convention == TRIMMED and not _any_massive(parts)):
+        if not metrics or (convention == TRIMMED and not parts.massive):
             continue
         for value in _values(parts, metrics):
             yield _cell(observation, parts, value)
@@ -98,13 +98,6 @@ def _lives_at(metric: Metric, site: str) -> bool:
     if metric.sites == "blocks":
         return site not in (EMBED, FINAL_NORM)
     return metric.sites == "hidden" or site == FINAL_NORM
-
-
-def _any_massive(parts: Parts) -> bool:
-    try:
-        return parts.norms.massive > 0
-    except Undefined:
-        return False
 
 
 def _values(parts: Parts, metrics: Sequence[Metric]) -> list[_Value]:
@@ -145,7 +138,7 @@ def _transfer(values: Sequence[_Value], parts: Parts) -> None:
     """Delete-one-block values of wide spectra, from four exact solves."""
     if not values:
         return
-    spectra = TransferredSpectra(parts.total, parts.blocks)
+    spectra = TransferredSpectra(parts.sums.total, parts.sums.blocks)
     for value in values:
         try:
             for block, replicate in spectra.replicates(value.metric.compute, value.metric.scale).items():

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +15,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from limberlm.errors import UserError, nearest, storage_problem
+from limberlm.errors import UserError, nearest
+from limberlm.files import content_digest, file_digest, whole_folder
 from limberlm.geometry import CATALOG, Metric
 from limberlm.observe.forward.reading import RMS
 from limberlm.observe.model.sites import BAND, EMBED, FINAL_NORM, LOGITS
@@ -115,32 +113,17 @@ class Geometry:
         target = Path(path)
         if target.exists() and not (target / MANIFEST).is_file():
             raise UserError(f"{target}: exists and is not a geometry; choose another path")
-        draft, old = (target.with_name(f".{target.name}.{os.getpid()}.{end}") for end in ("tmp", "old"))
-        for leftover in (draft, old):
-            shutil.rmtree(leftover, ignore_errors=True)
-        try:
-            draft.mkdir(parents=True)
+        with whole_folder(target) as draft:
             self._write(draft)
-            if target.exists():
-                target.rename(old)
-            draft.rename(target)
-        except OSError as error:
-            raise UserError(f"{target}: cannot be written ({storage_problem(error) or error})") from error
-        finally:
-            shutil.rmtree(draft, ignore_errors=True)
-            shutil.rmtree(old, ignore_errors=True)
 
     def _write(self, folder: Path) -> None:
         columns = [pa.array(self.table[name].tolist(), kind) for name, kind in _fields()]
         pq.write_table(pa.Table.from_arrays(columns, schema=SCHEMA), folder / METRICS)
         save_file(self.statistics, folder / STATISTICS)
-        files = {name: _digest(folder / name) for name in (METRICS, STATISTICS)}
-        files[MANIFEST] = _of_content(json.loads(json.dumps(self.manifest)))
+        files = {name: file_digest(folder / name) for name in (METRICS, STATISTICS)}
+        files[MANIFEST] = content_digest(json.loads(json.dumps(self.manifest)))
         text = json.dumps({**self.manifest, "files": files}, indent=2, sort_keys=True, allow_nan=False)
         (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
-        for part in folder.iterdir():
-            with part.open("rb") as handle:
-                os.fsync(handle.fileno())
 
     @classmethod
     def load(cls, path: str | Path) -> Geometry:
@@ -152,10 +135,10 @@ class Geometry:
         folder = Path(path)
         manifest = _manifest(folder)
         files = manifest.pop("files")
-        if files.pop(MANIFEST) != _of_content(manifest):
+        if files.pop(MANIFEST) != content_digest(manifest):
             raise UserError(f"{folder / MANIFEST}: differs from its own digest; measure again")
         for name, digest in files.items():
-            if _read(folder / name, _digest) != digest:
+            if _read(folder / name, file_digest) != digest:
                 raise UserError(f"{folder / name}: differs from the digest in {MANIFEST}; measure again")
         table = _read(folder / METRICS, pq.read_table)
         if not table.schema.equals(SCHEMA):
@@ -197,15 +180,6 @@ def _known(what: str, wanted: str, present: pd.Series) -> None:
     if wanted not in options:
         listed = ", ".join(options) if len(options) <= 12 else f"{', '.join(options[:12])}, ..."
         raise UserError(f'no {what} "{wanted}"{nearest(wanted, options)}; there is {listed}')
-
-
-def _digest(path: Path) -> str:
-    return blake2b(path.read_bytes(), digest_size=16).hexdigest()
-
-
-def _of_content(manifest: dict[str, Any]) -> str:
-    """The digest of a manifest without the digests in it, whatever its layout."""
-    return blake2b(json.dumps(manifest, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
 def _read(path: Path, reader: Callable[[Path], Any]) -> Any:

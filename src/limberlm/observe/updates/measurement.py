@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -15,7 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from limberlm.errors import UserError, nearest, storage_problem
+from limberlm.errors import UserError, nearest
+from limberlm.files import whole_file
 from limberlm.geometry.catalog.updates import METRICS, REQUIRES
 from limberlm.geometry.low_rank import KEPT
 from limberlm.geometry.undefined import Undefined
@@ -78,22 +77,12 @@ class Updates:
             UserError: it cannot be written there.
         """
         target = Path(path)
-        draft = target.with_name(f".{target.name}.{os.getpid()}.tmp")
         summary = self.summary.astype(object).where(self.summary.notna(), None)
         metadata = {"format": FORMAT, "manifest": self.manifest, "summary": summary.to_dict("list")}
         columns = [pa.array(self.table[field.name].tolist(), field.type) for field in SCHEMA]
         schema = SCHEMA.with_metadata({_METADATA: json.dumps(metadata, allow_nan=False)})
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(target) as draft:
             pq.write_table(pa.Table.from_arrays(columns, schema=schema), draft)
-            with draft.open("rb") as handle:
-                os.fsync(handle.fileno())
-            draft.replace(target)
-        except OSError as error:
-            raise UserError(f"{target}: cannot be written ({storage_problem(error) or error})") from error
-        finally:
-            with suppress(OSError):
-                draft.unlink()
 
     @classmethod
     def load(cls, path: str | Path) -> Updates:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from limberlm.errors import UserError, storage_problem
+from limberlm.errors import UserError
+from limberlm.files import content_digest, file_digest, whole_folder
 from limberlm.outcomes.memorization.suffix_array import Suffixes, Tokens
 from limberlm.version import __version__
 
@@ -34,29 +32,14 @@ def write(folder: Path, tokens: Tokens, suffixes: Suffixes, vocab_size: int, tok
     """
     if folder.exists() and not (folder / MANIFEST).is_file():
         raise UserError(f"{folder}: exists and is not an index; choose another folder")
-    draft, old = (folder.with_name(f".{folder.name}.{os.getpid()}.{end}") for end in ("tmp", "old"))
-    for leftover in (draft, old):
-        shutil.rmtree(leftover, ignore_errors=True)
-    try:
-        draft.mkdir(parents=True)
+    with whole_folder(folder) as draft:
         for name, array in ((TOKENS, tokens), (SUFFIXES, suffixes)):
             np.save(draft / name, array.astype(array.dtype.newbyteorder("<"), copy=False), allow_pickle=False)
-        files = {name: {"bytes": (draft / name).stat().st_size, "digest": _digest(draft / name)} for name in _TYPES}
+        files = {name: {"bytes": (draft / name).stat().st_size, "digest": file_digest(draft / name)} for name in _TYPES}
         manifest = {"kind": KIND, "format": FORMAT, "limberlm": __version__, "tokens": len(tokens)}
         manifest |= {"vocab_size": vocab_size, "tokenizer": tokenizer, "files": files}
-        text = json.dumps({**manifest, "digest": _of_content(manifest)}, indent=2, sort_keys=True)
+        text = json.dumps({**manifest, "digest": content_digest(manifest)}, indent=2, sort_keys=True)
         (draft / MANIFEST).write_text(text + "\n", encoding="utf-8")
-        for part in draft.iterdir():
-            with part.open("rb") as handle:
-                os.fsync(handle.fileno())
-        if folder.exists():
-            folder.rename(old)
-        draft.rename(folder)
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be written ({storage_problem(error) or error})") from error
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
 
 
 def read(folder: Path, verify: bool) -> tuple[Tokens, Suffixes, Manifest]:
@@ -73,7 +56,7 @@ def read(folder: Path, verify: bool) -> tuple[Tokens, Suffixes, Manifest]:
             raise UserError(f"{path}: no such file; {_AGAIN}")
         if path.stat().st_size != record["bytes"]:
             raise UserError(f"{path}: {path.stat().st_size} bytes, {MANIFEST} says {record['bytes']}; {_AGAIN}")
-        if verify and _digest(path) != record["digest"]:
+        if verify and file_digest(path) != record["digest"]:
             raise UserError(f"{path}: differs from the digest in {MANIFEST}; {_AGAIN}")
     tokens, suffixes = (_mapped(folder / name, manifest["tokens"]) for name in (TOKENS, SUFFIXES))
     return tokens, suffixes, manifest
@@ -103,19 +86,10 @@ def _manifest(folder: Path) -> Manifest:
         raise UserError(f"{path}: not the manifest of an infinity-gram index; give the folder of one")
     if manifest.get("format") != FORMAT:
         raise UserError(f"{path}: format {manifest.get('format')!r}, this limberlm reads {FORMAT}; {_AGAIN}")
-    if manifest.pop("digest", None) != _of_content(manifest):
+    if manifest.pop("digest", None) != content_digest(manifest):
         raise UserError(f"{path}: differs from its own digest; {_AGAIN}")
     if any(not isinstance(manifest.get(name), kind) for name, kind in _FIELDS.items()):
         raise UserError(f"{path}: lacks one of {', '.join(_FIELDS)}; {_AGAIN}")
     if set(manifest["files"]) != set(_TYPES):
         raise UserError(f"{path}: lists no digests of {' and '.join(_TYPES)}; {_AGAIN}")
     return manifest
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
-
-
-def _of_content(manifest: Manifest) -> str:
-    return hashlib.blake2b(json.dumps(manifest, sort_keys=True).encode(), digest_size=16).hexdigest()

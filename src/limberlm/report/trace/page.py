@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from limberlm.errors import UserError, storage_problem
-from limberlm.report.page import Json, plain_figure, render, write_whole
+from limberlm.errors import UserError
+from limberlm.files import write_text
+from limberlm.report.page import Json, plain_figure, render
 from limberlm.report.trace import method, stages
 from limberlm.report.trace.data import Stage, Trace, read_trace
 from limberlm.report.trace.found import agree, found_in, marks_of
@@ -37,10 +38,8 @@ def trace_report(out: Path | str | Sequence[Path | str], target: Path | str | No
         raise UserError("trace report: no folder given; give one written by `limber trace`")
     runs = [read_trace(folder) for folder in folders]
     path = Path(target) if target else (folders[0] if len(folders) == 1 else folders[0].parent) / REPORT
-    try:
-        return write_whole(render_trace(runs), path)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({storage_problem(error) or error})") from error
+    write_text(path, render_trace(runs))
+    return path
 
 
 def render_trace(runs: Sequence[Trace]) -> str:

@@ -15,6 +15,7 @@ import pandas as pd
 import torch
 
 from limberlm.errors import NodeFailed
+from limberlm.files import file_digest
 from limberlm.stages.adapter import AdapterSettings
 from limberlm.stages.arguments import trainer_config
 from limberlm.stages.hand_over import Left, checkpoint
@@ -23,7 +24,7 @@ from limberlm.stages.random_adapter import random_adapter, random_update
 from limberlm.stages.train import train_stage
 from limberlm.study.plan.tree import Node
 from limberlm.study.plan.workplace import Workplace
-from limberlm.study.store.store import Publishing, Store, file_digest
+from limberlm.study.store.store import Publishing, Store
 from limberlm.testbed.pretrain import log_spaced
 
 PACKAGES = ("limberlm", "torch", "transformers", "trl", "peft", "datasets", "accelerate", "numpy")

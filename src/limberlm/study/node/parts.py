@@ -6,16 +6,15 @@ trains nothing.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
-from hashlib import blake2b
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from limberlm.files import content_digest
 from limberlm.observe import measure
 from limberlm.observe.updates.measurement import measure_updates
 from limberlm.outcomes.table import outcome_table
@@ -44,8 +43,7 @@ class Part:
     @property
     def identity(self) -> str:
         """The hash of what decides it."""
-        text = json.dumps({"algorithm": ALGORITHM, **self.decided_by}, sort_keys=True)
-        return blake2b(text.encode(), digest_size=6).hexdigest()
+        return content_digest({"algorithm": ALGORITHM, **self.decided_by}, bits=48)
 
 
 def parts_of(place: Workplace, node: Node, plan: Plan) -> list[Part]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -11,6 +10,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from limberlm.errors import UserError
+from limberlm.files import content_digest
 from limberlm.study.plan.steps import Course, Step
 from limberlm.study.settings.config import Adapter, Names, StageSettings, StudySettings
 from limberlm.study.settings.orderings import OrderingSettings, advice, balance
@@ -215,5 +215,4 @@ def _untwinned(step: Step) -> Step:
 
 
 def _identity(stage: str, determinants: dict[str, Any]) -> str:
-    text = json.dumps(determinants, sort_keys=True)
-    return f"{stage}-{hashlib.blake2b(text.encode(), digest_size=6).hexdigest()}"
+    return f"{stage}-{content_digest(determinants, bits=48)}"

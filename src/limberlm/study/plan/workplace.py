@@ -10,6 +10,7 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerBase
 
 from limberlm.errors import UserError
+from limberlm.files import file_digest
 from limberlm.observe import ProbeSet, load_model, load_tokenizer
 from limberlm.outcomes.lm_eval import check_task
 from limberlm.stages import TRAINERS
@@ -24,7 +25,6 @@ from limberlm.study.plan.steps import Step, courses, distinct
 from limberlm.study.plan.tree import Node, Plan, plan_study, stage_seed
 from limberlm.study.settings.config import Names, StageSettings, StudySettings
 from limberlm.study.settings.resolve import BUNDLED
-from limberlm.study.store.store import file_digest
 from limberlm.testbed import BUNDLED_BASE
 from limberlm.testbed.probe import probe_source
 

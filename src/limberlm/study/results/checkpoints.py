@@ -76,7 +76,12 @@ def chain_checkpoints(run_dir: Path, chain: str | None = None, seed: int | None 
 
 
 def write_series(run_dir: Path, chain: str | None = None, seed: int | None = None) -> str:
-    """A chain's checkpoints as the text of a `series.yaml` that lies in the run directory.
+    """A chain's checkpoints as the text of a `series.yaml` that lies in the run directory: see `chain_series`."""
+    return yaml.safe_dump(chain_series(run_dir, chain, seed), sort_keys=False, width=200)
+
+
+def chain_series(run_dir: Path, chain: str | None = None, seed: int | None = None) -> dict[str, Any]:
+    """A chain's checkpoints as a series file in the run directory would name them.
 
     One entry a checkpoint. `path` is the adapter, relative to the run directory; `adapter: true` says that it is one;
     `base` and then the adapters under `merge`, first to last, come before it. The base is an entry of its own.
@@ -90,13 +95,12 @@ def write_series(run_dir: Path, chain: str | None = None, seed: int | None = Non
     entries = [_entry(checkpoint, run_dir) for checkpoint in checkpoints]
     name = "-".join([settings.name, *chosen.ordering, f"seed{chosen.seed}"])
     probe = settings.measure.probe
-    content = {
+    return {
         "name": name,
         "checkpoints": entries,
         "probe": probe if probe == "testbed" else {"path": probe},
         "x": "tokens",  # steps start again with every stage
     }
-    return yaml.safe_dump(content, sort_keys=False, width=200)
 
 
 def _choose(results: Results, run_dir: Path, chain: str | None, seed: int | None) -> Chain:

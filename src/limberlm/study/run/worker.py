@@ -55,7 +55,4 @@ def _listen(tasks: queue.Queue[str]) -> None:
 
 
 if __name__ == "__main__":
-    from limberlm.observe.quiet import quiet_libraries
-
-    quiet_libraries()
     main(Path(sys.argv[1]))

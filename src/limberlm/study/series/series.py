@@ -8,14 +8,12 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
 from limberlm.errors import UserError
-from limberlm.study.results.checkpoints import write_series
+from limberlm.study.results.checkpoints import chain_series
 from limberlm.study.series.entries import Finder, Found
 from limberlm.study.series.register import Checkpoint, Register
 from limberlm.study.series.revisions import step_of_folder
-from limberlm.study.series.settings import Entry, SeriesSettings, parse_series, read_series_file
+from limberlm.study.series.settings import Entry, SeriesSettings, read_series_file, series_settings
 from limberlm.study.series.sources import ADAPTER_CARD, CONFIG, Facts, Source, adapter_base, facts_of
 
 SERIES = "series.yaml"
@@ -72,19 +70,21 @@ def load_series(
             there, out of order, of equal weights, of other tokenizers or widths, or too few.
     """
     place = Path(path)
+    if not place.exists():
+        raise UserError(f"{place}: no such series file, nor a folder of checkpoints; name what is there")
     if not place.is_dir():
         settings, folder = read_series_file(place), place.parent
     elif (place / SERIES).is_file():
         settings, folder = read_series_file(place / SERIES), place
         place = place / SERIES
     elif (place / "plan.json").is_file():
-        settings, folder = parse_series(write_series(place, chain, seed), str(place), "run"), place
+        settings, folder = series_settings(chain_series(place, chain, seed), str(place), "run"), place
     else:
         settings, folder = _of_folder(place), place
     if changes:
         kept = settings.model_dump(mode="json", exclude_unset=True)
         merged = {name: _changed(kept.get(name), value) for name, value in changes.items()}
-        settings = parse_series(yaml.safe_dump({**kept, **merged}), str(place), settings.name)
+        settings = series_settings({**kept, **merged}, str(place), settings.name)
     try:
         return resolve(settings, folder)
     except UserError as error:
@@ -111,7 +111,7 @@ def _of_folder(folder: Path) -> SeriesSettings:
             raise UserError(f"{folder}: its adapters name no base; write a {SERIES} with `adapter: true` and `base:`")
         # a trainer writes the path as it was typed, so it starts where the command was started
         entry |= {"adapter": True, "base": str(Path(base).resolve()) if Path(base).is_dir() else base}
-    return parse_series(yaml.safe_dump({"checkpoints": [entry]}), str(folder), _name_of(folder))
+    return series_settings({"checkpoints": [entry]}, str(folder), _name_of(folder))
 
 
 def _name_of(folder: Path) -> str:

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from limberlm.errors import UserError, nearest
 from limberlm.outcomes.diversity import SamplingSettings
+from limberlm.settings_file import read_settings
 from limberlm.study.settings.problems import first_problem
 from limberlm.testbed import SKILLS
 
@@ -209,29 +209,15 @@ def read_series_file(path: Path) -> SeriesSettings:
     Raises:
         UserError: unreadable file, a YAML error (with its line), or a setting that is unknown or out of range.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such series; give a YAML file, or a folder of checkpoints") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read as a series file ({error})") from None
-    return parse_series(text, str(path), path.stem)
+    return series_settings(read_settings(path, "series file"), str(path), path.stem)
 
 
-def parse_series(text: str, where: str, name: str) -> SeriesSettings:
-    """Settings from YAML text; `where` starts the error message, `name` is the series' unless it says one.
+def series_settings(content: Mapping[str, Any], where: str, name: str) -> SeriesSettings:
+    """Settings from a mapping; `where` starts the error message, `name` is the series' unless it says one.
 
     Raises:
-        UserError: as `read_series_file`.
+        UserError: the first setting that is unknown, missing or out of range, by its full name.
     """
-    try:
-        content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark else ""
-        raise UserError(f"{where}{line}: not valid YAML ({getattr(error, 'problem', None) or error})") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{where}: a series file is a mapping with at least `checkpoints:`")
     try:
         return SeriesSettings.model_validate(_named({"name": name, **content}))
     except ValidationError as error:

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from limberlm.errors import UserError, nearest
@@ -14,6 +13,7 @@ from limberlm.outcomes.calibration import CalibrationSettings
 from limberlm.outcomes.diversity import DiversitySettings
 from limberlm.outcomes.lm_eval import LmEvalTask
 from limberlm.outcomes.plasticity import FUTURE_TASKS, PlasticitySettings, RandomLabelSettings, ReadinessSettings
+from limberlm.settings_file import read_settings
 from limberlm.stages import AdapterSettings
 from limberlm.stages.reward import VERIFIER
 from limberlm.study.settings.orderings import OrderingSettings, expand
@@ -216,22 +216,10 @@ def load_settings(path: Path) -> StudySettings:
         UserError: unreadable file, a YAML error (with its line), or a setting that is unknown or out of range.
 
     """
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: no such study file") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read as a study file ({error})") from error
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark else ""
-        raise UserError(f"{path}{line}: not valid YAML ({getattr(error, 'problem', None) or error})") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: a study file is a mapping with at least `stages:`")
-    return parse_settings({"name": path.stem, **content}, str(path))
+    return study_settings({"name": path.stem, **read_settings(path, "study file")}, str(path))
 
 
-def parse_settings(content: Mapping[str, Any], where: str) -> StudySettings:
+def study_settings(content: Mapping[str, Any], where: str) -> StudySettings:
     """Settings from a mapping; `where` starts the error message.
 
     Raises:

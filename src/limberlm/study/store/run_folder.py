@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import IO
 
 from limberlm.errors import UserError
+from limberlm.files import PARTIAL, write_text
 from limberlm.study.settings.config import StudySettings, load_settings
 from limberlm.study.settings.resolve import as_yaml
-from limberlm.study.store.store import PARTIAL, Store, write_durably
+from limberlm.study.store.store import Store
 
 LOCK = ".lock"
 
@@ -37,8 +38,8 @@ def open_run(root: Path, settings: StudySettings, plan: str) -> Iterator[Store]:
     with lock:
         if _alone(lock):
             store.remove_leftovers()
-            write_durably(root / "study.yaml", as_yaml(settings))
-            write_durably(root / "plan.json", plan)
+            write_text(root / "study.yaml", as_yaml(settings))
+            write_text(root / "plan.json", plan)
         fcntl.flock(lock, fcntl.LOCK_SH)
         if (root / "plan.json").read_text() != plan or (root / "study.yaml").read_text() != as_yaml(settings):
             raise UserError(f"{root}: is being run with other settings at this moment; wait, or choose another --out")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import os
 import shutil
@@ -16,9 +15,9 @@ from typing import Any
 from uuid import uuid4
 
 from limberlm.errors import UserError
+from limberlm.files import PARTIAL, file_digest, remove_drafts, sync, write_text
 
 COMPLETE = "COMPLETE"
-PARTIAL = ".partial"
 FAILED = ".failed.json"
 
 Publishing = Callable[[], AbstractContextManager[None]]
@@ -108,7 +107,7 @@ class Store:
             yield scratch
             digests = {str(p.relative_to(scratch)): file_digest(p) for p in sorted(scratch.rglob("*")) if p.is_file()}
             seconds = {"seconds": round(time.monotonic() - began, 1)} if timed else {}
-            write_durably(scratch / COMPLETE, json.dumps({"digests": digests, **record, **seconds}, indent=2) + "\n")
+            write_text(scratch / COMPLETE, json.dumps({"digests": digests, **record, **seconds}, indent=2) + "\n")
             with publishing():
                 for part in (
                     p for p in target.glob("*") if (p / COMPLETE).is_file() and not (scratch / p.name).exists()
@@ -116,7 +115,7 @@ class Store:
                     os.rename(part, scratch / part.name)
                 shutil.rmtree(target, ignore_errors=True)
                 os.rename(scratch, target)
-                sync_folder(target.parent)
+                sync(target.parent)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
 
@@ -131,7 +130,7 @@ class Store:
 
     def record_failure(self, task: str, error: str) -> None:
         """Remember why a task failed, so that it is not tried again unasked."""
-        write_durably(self.nodes / f"{task}{FAILED}", json.dumps({"error": error}) + "\n")
+        write_text(self.nodes / f"{task}{FAILED}", json.dumps({"error": error}) + "\n")
 
     def forget_failures(self) -> None:
         """Let failed tasks be tried again."""
@@ -140,15 +139,12 @@ class Store:
 
     def remove_leftovers(self) -> None:
         """Remove what an interrupted run left: scratch folders, and nodes and parts without a COMPLETE record."""
-        for folder in self.nodes.iterdir() if self.nodes.is_dir() else ():
-            if not folder.is_dir():
-                if folder.name.endswith(PARTIAL):
-                    folder.unlink(missing_ok=True)
-            elif not (folder / COMPLETE).is_file():
-                shutil.rmtree(folder)
+        remove_drafts(self.nodes)
+        for folder in self.nodes.glob("*/"):
+            if (folder / COMPLETE).is_file():
+                remove_drafts(folder)
             else:
-                for scratch in folder.glob(f"*{PARTIAL}"):
-                    shutil.rmtree(scratch, ignore_errors=True)
+                shutil.rmtree(folder)
 
 
 @contextmanager
@@ -170,29 +166,3 @@ def locked(root: Path, what: str) -> Iterator[Store]:
         except OSError as error:
             raise UserError(f"{root}: another run of this {what} is at work here; wait for it to end") from error
         yield Store(root)
-
-
-def write_durably(path: Path, text: str) -> None:
-    """Write a file so that it is either whole or not there, whatever happens."""
-    scratch = path.with_name(f"{path.name}.{os.getpid()}{PARTIAL}")
-    with scratch.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(scratch, path)
-    sync_folder(path.parent)
-
-
-def file_digest(path: Path) -> str:
-    """BLAKE2b of a file's bytes, 128 bits, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
-
-
-def sync_folder(folder: Path) -> None:
-    """Make renames in a folder survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

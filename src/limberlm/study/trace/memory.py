@@ -7,7 +7,6 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from limberlm.errors import UserError
+from limberlm.files import content_digest, file_digest, write_text
 from limberlm.outcomes.memorization.corpora import load_rows, tokenize_corpus
 from limberlm.outcomes.memorization.infinigram import Infinigram
 from limberlm.outcomes.memorization.table import (
@@ -30,7 +30,6 @@ from limberlm.outcomes.memorization.table import (
     target_log_probabilities,
 )
 from limberlm.study.series.settings import TESTBED, MemorizationSettings, SeriesSettings
-from limberlm.study.store.store import PARTIAL, file_digest, write_durably
 from limberlm.study.trace.probe import TraceProbe
 
 INDEX, RECORD = "index", "index.json"
@@ -73,7 +72,7 @@ def corpus_digest(settings: MemorizationSettings, folder: Path, tokenizer_digest
     if not path.is_file():
         raise UserError(f"memorization.corpus: {path}: no such file; give the .npy of a pretraining, or a text file")
     content = {"corpus": file_digest(path), "tokenizer": tokenizer_digest, **settings.model_dump(exclude={"corpus"})}
-    return blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=16).hexdigest()
+    return content_digest(content)
 
 
 def build_memory(
@@ -135,7 +134,7 @@ def _indexed(
     record.unlink(missing_ok=True)
     shutil.rmtree(kept, ignore_errors=True)
     index.save(kept)
-    write_durably(record, wanted)  # last: an index without it is built again
+    write_text(record, wanted)  # last: an index without it is built again
     return rows, index
 
 
@@ -153,12 +152,3 @@ def _texts(probe: TraceProbe, tokenizer: PreTrainedTokenizerBase) -> list[str]:
         [list(sequence.ids) for sequence in probe.probe.sequences], skip_special_tokens=True
     )
     return list(decoded)
-
-
-def remove_drafts(out: Path) -> None:
-    """Remove what an indexing that was killed left."""
-    for entry in out.iterdir():
-        if entry.name.startswith(f".{INDEX}."):
-            shutil.rmtree(entry, ignore_errors=True)
-        elif entry.name.endswith(PARTIAL) and entry.is_file():
-            entry.unlink()

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import pyarrow.parquet as pq
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from limberlm.files import content_digest
 from limberlm.observe import load_model
 from limberlm.outcomes.ablation import ablation_outcomes, ablation_table
 from limberlm.outcomes.choices import choice_outcomes
@@ -70,8 +70,8 @@ class Bench:
 
     def node_of(self, checkpoint: Checkpoint, digest: str) -> str:
         """The name of a checkpoint's node: its label, and the hash of all that decides what is in it."""
-        content = json.dumps({"weights": digest, "label": checkpoint.label, **self.determinants}, sort_keys=True)
-        return f"{checkpoint.label}-{blake2b(content.encode(), digest_size=6).hexdigest()}"
+        content = {"weights": digest, "label": checkpoint.label, **self.determinants}
+        return f"{checkpoint.label}-{content_digest(content, bits=48)}"
 
 
 @dataclass

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -13,14 +11,15 @@ import yaml
 from transformers import PreTrainedTokenizerBase
 
 from limberlm.errors import UserError
+from limberlm.files import PARTIAL, remove_drafts, whole_folder, write_text
 from limberlm.observe import load_tokenizer
 from limberlm.study.series.hub import fetch, is_cached, refuse_too_large, release, size_of
 from limberlm.study.series.register import Checkpoint, Register
 from limberlm.study.series.resolved import resolved_yaml
 from limberlm.study.series.series import SERIES, Series
 from limberlm.study.series.sources import Facts, facts_of, folder_tokenizer
-from limberlm.study.store.store import PARTIAL, Store, locked, write_durably
-from limberlm.study.trace.memory import build_memory, remove_drafts
+from limberlm.study.store.store import Store, locked
+from limberlm.study.trace.memory import build_memory
 from limberlm.study.trace.node import Bench, measure_checkpoint, testbed_skills
 from limberlm.study.trace.probe import build_probe
 from limberlm.study.trace.tables import Measured, write_tables
@@ -74,7 +73,7 @@ def run_trace(series: Series, out: Path, watch: Watch = lambda event: None) -> T
     with locked(out, "trace") as store:
         run = _Run(series, out, store, watch)
         run.clean()
-        write_durably(out / SERIES, resolved_yaml(series))
+        write_text(out / SERIES, resolved_yaml(series))
         run.check_disk()
         for position, checkpoint in enumerate(series.checkpoints):
             run.measure(position, checkpoint)
@@ -101,7 +100,6 @@ class _Run:
         """Remove what an interrupted run left."""
         self.store.remove_leftovers()
         remove_drafts(self.out)
-        shutil.rmtree(self.out / (TOKENIZER + PARTIAL), ignore_errors=True)
         release(self.out, [source for one in self.series.checkpoints for source in one.sources])
 
     def check_disk(self) -> None:
@@ -185,9 +183,8 @@ class _Run:
             if not folders:
                 raise UserError(f"{first.label}: has no tokenizer beside its weights; name one with `tokenizer:`")
             tokenizer = load_tokenizer(folders[0])
-        draft = self.out / (TOKENIZER + PARTIAL)
-        tokenizer.save_pretrained(draft)
-        os.replace(draft, kept)
+        with whole_folder(kept) as draft:
+            tokenizer.save_pretrained(draft)
         return tokenizer
 
     def _look(self, checkpoint: Checkpoint, report: Callable[[str, int, int], None]) -> None:
@@ -197,7 +194,7 @@ class _Run:
             if source.key not in self.facts:
                 self.facts[source.key] = facts_of(folder)
         known = {key: asdict(facts) for key, facts in sorted(self.facts.items()) if key not in self.series.facts}
-        write_durably(self.out / FACTS, json.dumps(known, indent=2) + "\n")
+        write_text(self.out / FACTS, json.dumps(known, indent=2) + "\n")
 
     def _fetched(self, checkpoint: Checkpoint, report: Callable[[str, int, int], None]) -> list[Path]:
         folders = []

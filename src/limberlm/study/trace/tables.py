@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,10 +11,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from limberlm.files import whole_file, write_text
 from limberlm.study.series.register import Checkpoint
 from limberlm.study.series.series import Series
 from limberlm.study.series.settings import MeasureSettings
-from limberlm.study.store.store import PARTIAL, write_durably
 from limberlm.study.trace.probe import TraceProbe
 
 TRACE, CHECKPOINTS = "trace.parquet", "checkpoints.json"
@@ -62,7 +61,7 @@ def write_tables(
         "notes": list(notes),
         "checkpoints": [_listed(one) for one in measured],
     }
-    write_durably(out / CHECKPOINTS, json.dumps(content, indent=2) + "\n")
+    write_text(out / CHECKPOINTS, json.dumps(content, indent=2) + "\n")
 
 
 def _parts(measured: Sequence[Measured], name: str) -> Iterator[tuple[Measured, pa.Table]]:
@@ -99,8 +98,5 @@ def _listed(one: Measured) -> dict[str, object]:
 
 
 def _write(table: pa.Table, path: Path) -> None:
-    draft = path.with_name(path.name + PARTIAL)
-    pq.write_table(table, draft)
-    with draft.open("rb") as handle:
-        os.fsync(handle.fileno())
-    os.replace(draft, path)
+    with whole_file(path) as draft:
+        pq.write_table(table, draft)

@@ -1,0 +1,116 @@
+"""Files and folders that are there whole or not at all, and digests of what they hold."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from limberlm.errors import UserError, storage_problem
+
+PARTIAL = ".partial"
+"""How the names of drafts end, so that whoever finds one that was left behind knows it for what it is."""
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A draft that takes the place of `path` when the block ends without an error, and is removed otherwise.
+
+    Raises:
+        UserError: it cannot be written there; says what to do.
+    """
+    draft = _draft(path)
+    with _told(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield draft
+            sync(draft)
+            os.replace(draft, path)
+            sync(path.parent)
+        finally:
+            draft.unlink(missing_ok=True)
+
+
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """A new folder that takes the place of `path` when the block ends without an error, and is removed otherwise.
+
+    Raises:
+        UserError: it cannot be written there; says what to do.
+    """
+    draft, old = _draft(path), _draft(path)
+    with _told(path):
+        try:
+            draft.mkdir(parents=True)
+            yield draft
+            for part in draft.rglob("*"):
+                sync(part)
+            if path.exists():
+                path.rename(old)
+            draft.rename(path)
+            sync(path.parent)
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+            shutil.rmtree(old, ignore_errors=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file so that it is either whole or not there, whatever happens.
+
+    Raises:
+        UserError: it cannot be written there; says what to do.
+    """
+    with whole_file(path) as draft:
+        draft.write_text(text, encoding="utf-8")
+
+
+def remove_drafts(folder: Path) -> None:
+    """Remove the drafts that lie in a folder: whoever made them was killed. Only where nobody else is writing."""
+    for draft in folder.glob(f"*{PARTIAL}"):
+        if draft.is_dir():
+            shutil.rmtree(draft, ignore_errors=True)
+        else:
+            draft.unlink(missing_ok=True)
+
+
+def sync(path: Path) -> None:
+    """Make a file, or the names in a folder, survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def file_digest(path: Path) -> str:
+    """BLAKE2b of a file's bytes, 128 bits, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+
+
+def content_digest(content: Any, bits: int = 128) -> str:
+    """BLAKE2b of what JSON can hold, in hexadecimal: the order of a mapping's keys does not enter.
+
+    >>> content_digest({"a": 1, "b": 2}) == content_digest({"b": 2, "a": 1})
+    True
+    """
+    text = json.dumps(content, sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=bits // 8).hexdigest()
+
+
+def _draft(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{uuid4().hex[:8]}{PARTIAL}")
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({storage_problem(error) or error})") from error

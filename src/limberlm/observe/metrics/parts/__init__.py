@@ -1,0 +1,8 @@
+"""What each metric takes, from the statistics of a pass, with any one jackknife block left out."""
+
+from __future__ import annotations
+
+from limberlm.observe.metrics.parts.parts import Parts
+from limberlm.observe.metrics.parts.sums import NOTHING, REFERENCE, TRIMMED, UNCENTRED
+
+__all__ = ["NOTHING", "REFERENCE", "TRIMMED", "UNCENTRED", "Parts"]

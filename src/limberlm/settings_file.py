@@ -1,0 +1,77 @@
+"""Files of settings in YAML, read so that what is wrong with one is told in a line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from limberlm.errors import UserError
+
+MOST = 100_000
+"""Values in a file, counted as often as its anchors repeat them."""
+
+
+def read_settings(path: Path, what: str) -> dict[str, Any]:
+    """The mapping that a file of settings holds; `what` the file should be, as "study file".
+
+    Raises:
+        UserError: it is not there, cannot be read, or as in `parse_settings`.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such {what}; name a file that is there") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read as a {what} ({error})") from None
+    return parse_settings(text, str(path), what)
+
+
+def parse_settings(text: str, where: str, what: str) -> dict[str, Any]:
+    """The mapping that YAML text holds; `where` starts the error message.
+
+    Raises:
+        UserError: it is not YAML (names the line), holds one setting twice, or something else than a mapping.
+    """
+    try:
+        content = yaml.load(text, _Loader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        raise UserError(f"{where}{line}: not valid YAML ({getattr(error, 'problem', None) or error})") from None
+    except RecursionError:
+        raise UserError(f"{where}: nested too deeply for a {what}") from None
+    except ValueError as error:  # a date or a number that is none
+        raise UserError(f"{where}: not valid YAML ({error})") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{where}: a {what} is a mapping from settings to values")
+    return content
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML's safe loader, which refuses what would be read otherwise than it was meant, or never be read."""
+
+    def get_single_node(self) -> yaml.Node | None:
+        node = super().get_single_node()
+        if node is not None and _size(node, {}) > MOST:
+            raise yaml.constructor.ConstructorError(None, None, f"more than {MOST:,} values", node.start_mark)
+        return node
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f'"{key.value}" is there twice', key.start_mark)
+            seen.add(key.value if isinstance(key, yaml.ScalarNode) else id(key))
+        return super().construct_mapping(node, deep)
+
+
+def _size(node: yaml.Node, known: dict[int, int]) -> int:
+    """Values below a node; an anchor's count wherever it is used."""
+    if id(node) not in known:
+        known[id(node)] = MOST  # what an anchor counts inside itself, which has no end
+        inner = node.value if isinstance(node, yaml.CollectionNode) else ()
+        parts = (part for item in inner for part in (item if isinstance(item, tuple) else (item,)))
+        known[id(node)] = 1 + sum(_size(part, known) for part in parts)
+    return known[id(node)]

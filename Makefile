@@ -8,7 +8,8 @@ PYTHON ?= $(or $(shell for p in python3 python3.13 python3.12 python3.11; do \
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
-PYTEST := $(BIN)/python -m pytest
+# A process per core, each with one thread of arithmetic: files stay whole, for what they set up is shared.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n logical --maxprocesses 8 --dist loadfile
 
 export HF_HUB_OFFLINE := 1
 
@@ -24,10 +25,10 @@ demo: .venv/.runtime  ## base -> SFT -> DPO -> arithmetic on the bundled model, 
 	@$(BIN)/limber demo $(ARGS)
 
 test: .venv/.test  ## unit tests and doctests, with coverage
-	@$(PYTEST) -q -m "not slow" --cov --cov-report=term:skip-covered $(ARGS)
+	@$(PYTEST) -m "not slow" --cov --cov-report=term:skip-covered $(ARGS)
 
 test-slow: .venv/.test  ## the tests that train, kill or measure for longer
-	@$(PYTEST) -q -m slow $(ARGS)
+	@$(PYTEST) -m slow $(ARGS)
 
 bench: .venv/.test  ## the benchmarks, gathered in benchmarks/results.json
 	@$(BIN)/python -m benchmarks $(ARGS)

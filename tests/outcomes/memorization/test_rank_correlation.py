@@ -31,6 +31,7 @@ def test_rho_is_scipys(seed: int, ties: bool) -> None:
 @given(seed=st.integers(0, 10**6), ties=st.booleans())
 def test_partial_rho_agrees_with_the_recursion_and_the_precision_matrix(seed: int, ties: bool) -> None:
     x, y, z, w = samples(seed, 4, ties=ties)
+    assume(all(np.ptp(column) for column in (x, y, z, w)))
     assume(np.linalg.cond(np.corrcoef([stats.rankdata(c) for c in (x, y, z, w)])) < 1e4)
     assert partial_spearman(x, y, (z,)) == pytest.approx(recursive(x, y, z), abs=1e-9)
     assert partial_spearman(x, y, (z, w)) == pytest.approx(by_precision(np.array([x, y, z, w])), abs=1e-9)

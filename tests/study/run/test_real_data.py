@@ -17,7 +17,7 @@ from limberlm.report.headline import headline_rows
 from limberlm.report.study import report_data
 from limberlm.study import Study
 
-SHARED = Path(os.environ.get("LIMBER_SHARED", Path(__file__).parents[2].parent / "shared"))
+SHARED = Path(os.environ.get("LIMBER_SHARED", Path(__file__).parents[3].parent / "shared"))
 
 
 pytestmark = [

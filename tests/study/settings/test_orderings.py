@@ -364,7 +364,7 @@ def test_any_subset_of_all_orderings_is_judged_by_its_own_tables(n: int, order: 
 
 def tables() -> list[list[list[str]]]:
     """Every table of the guide, as rows of cells without the line under the head."""
-    page = (Path(__file__).parents[2] / "docs" / "guides" / "orderings.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[3] / "docs" / "guides" / "orderings.md").read_text(encoding="utf-8")
     found = re.findall(r"(?:^\|.*\n)+", page, re.MULTILINE)
     rows = [[re.split(r"\s*\|\s*", line.strip("| ")) for line in table.splitlines()] for table in found]
     return [[row for row in table if set(row[0]) != {"-"}] for table in rows]

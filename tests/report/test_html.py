@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from plotly.offline import get_plotlyjs
 
+from limberlm.errors import UserError
 from limberlm.report import ReportData, render_report, write_report
 from limberlm.report.packed import packed, unpacked
 from tests.report.synthetic import build
@@ -282,7 +283,7 @@ def test_a_failed_write_leaves_the_old_file_alone(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "replace", full)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(UserError, match=r"report\.html: cannot be written \(the disk is full"):
         write_report(small, target)
     assert target.read_text() == "old"
     assert os.listdir(tmp_path) == ["report.html"]

@@ -112,6 +112,7 @@ def test_traces_that_are_no_seeds_of_each_other_are_refused(
 def test_no_folder_and_an_unwritable_target_are_told_in_one_line(seed_folders: Sequence[Path], tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no folder given"):
         trace_report([])
+    (tmp_path / "nowhere").write_text("a file")
     with pytest.raises(UserError, match="cannot be written"):
         trace_report(seed_folders[0], tmp_path / "nowhere" / "report.html")
 

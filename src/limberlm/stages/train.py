@@ -117,6 +117,7 @@ def train_stage(
             raise UserError(f"{folder}: exists already; choose another folder for the stage")
     reload = Path(config.output_dir) / "start"
     watch = _Watch(kind, config, progress)
+    gc.freeze()  # what is there already need not be walked through when the trainer's cycles are let go
     try:
         start = stage_start(base, left, hand_over, adapter, reload if _loads_reference(kind, config, adapter) else None)
         save = _save(start, tokenizer, base_name)
@@ -138,6 +139,7 @@ def train_stage(
             shutil.rmtree(folder, ignore_errors=True)
         raise
     finally:
+        gc.unfreeze()
         shutil.rmtree(reload, ignore_errors=True)
     report = HandOverReport(hand_over, trained, watch.found, rounding, continuity, reference)
     return StageRun(training, float(training["loss"].iloc[0]), own, report)

@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from limberlm.errors import NodeFailed, UserError
-from limberlm.study import Results, Study, node
+from limberlm.study import Results, Study
+from limberlm.study.node import node
 from limberlm.study.store.store import Store
 
 REWARDS = """

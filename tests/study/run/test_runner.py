@@ -59,6 +59,16 @@ def test_a_second_run_trains_nothing(finished: Study) -> None:
     assert digests(finished.out) == before
 
 
+def test_what_goes_on_is_told_while_it_goes_on(make_study: Callable[..., Path], tmp_path: Path) -> None:
+    stages = {"sft": {"trainer": "sft", "data": "testbed:instructions", "rows": 16, "args": {"max_steps": 2}}}
+    outcomes = {"items": 4, "ood": False, "plasticity": False}
+    study = Study.load(make_study(stages=stages, outcomes=outcomes), tmp_path / "run")
+    seen = []
+    study.run(watch=lambda event: seen.append((event.phase, (study.out / "nodes" / event.node.id).is_dir())))
+    assert seen.count(("training", False)) == 2
+    assert [there for phase, there in seen if phase == "made"] == [True, True]
+
+
 def test_another_process_makes_the_same_bytes(finished: Study, make_study: Callable[..., Path], tmp_path: Path) -> None:
     out = tmp_path / "again"
     command = [sys.executable, "-m", "limberlm", "run", str(make_study()), "--out", str(out), "--json"]

@@ -39,6 +39,9 @@ class Results:
             raise UserError(f"{root}: not a run directory; give one made by limber run")
         self.plan = Plan.read(root / "plan.json")
         self.settings = (root / "study.yaml").read_text()
+        # orderings share their beginnings, and every checkpoint of a chain asks for those before it
+        self._read: dict[str, pd.DataFrame] = {}
+        self._derived: dict[str, pd.DataFrame] = {}
 
     def table(self, name: TableName) -> pd.DataFrame:
         """One row per number, with the columns node, chain, stage, stage_index, seed, arm and control in front.
@@ -122,8 +125,11 @@ class Results:
 
     def _load_outcomes(self, node: str) -> pd.DataFrame:
         """The outcomes of a node, all families one below the other."""
-        files = sorted(self.store.node(node).glob(f"*/{OUTCOMES}"))
-        return pd.concat([pd.read_parquet(file) for file in files], ignore_index=True) if files else outcome_table([])
+        if node not in self._read:
+            files = sorted(self.store.node(node).glob(f"*/{OUTCOMES}"))
+            frames = [pd.read_parquet(file) for file in files]
+            self._read[node] = pd.concat(frames, ignore_index=True) if frames else outcome_table([])
+        return self._read[node]
 
     def _geometry(self) -> list[pd.DataFrame]:
         return [
@@ -147,14 +153,16 @@ class Results:
         return frames
 
     def _outcomes(self) -> list[pd.DataFrame]:
-        frames = []
-        for chain, index, node in self._places():
-            path = chain.nodes[: index + 1]
-            tables, tasks = self._path(path)
-            more = pd.DataFrame(derived_rows(tables, tasks), columns=tables[-1].columns).astype(tables[-1].dtypes)
-            whole = pd.concat([tables[-1], more], ignore_index=True) if len(more) else tables[-1]
-            frames.append(self._labelled(whole, chain, index, node))
-        return frames
+        return [self._labelled(self._with_derived(node), chain, index, node) for chain, index, node in self._places()]
+
+    def _with_derived(self, node: str) -> pd.DataFrame:
+        """A node's outcomes, and those that its checkpoint makes together with the ones before it."""
+        if node not in self._derived:
+            tables, tasks = self._path(self.nodes[node].path)
+            own = tables[-1]
+            more = pd.DataFrame(derived_rows(tables, tasks), columns=own.columns).astype(own.dtypes)
+            self._derived[node] = pd.concat([own, more], ignore_index=True) if len(more) else own
+        return self._derived[node]
 
     def _path(self, path: Sequence[str]) -> tuple[list[pd.DataFrame], list[str | None]]:
         """The outcomes along a path, and what each of its stages trained."""

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from limberlm.errors import NodeFailed
@@ -88,7 +89,7 @@ def run_study(
         board = Board(place, store, plan)
         runner = _Runner(board, watch)
         runner.say_what_is_there()
-        with Crew(out, jobs) if jobs > 1 else nullcontext(_Here(board)) as hands:
+        with Crew(out, jobs) if jobs > 1 else nullcontext(_Here(board, runner.hear)) as hands:
             runner.run(hands)
         failures = {task: store.failure(task.name) for task, state in board.states().items() if state == "failed"}
     if failures:
@@ -101,20 +102,18 @@ def run_study(
 
 
 class _Here:
-    """This process as the only hand."""
+    """This process as the only hand: it tells while it works, and has told all when a task is given back."""
 
     size = 1
 
-    def __init__(self, board: Board) -> None:
-        self._effort = Effort(board)
-        self._told: list[tuple[Task, Message]] = []
+    def __init__(self, board: Board, tell: Callable[[Task, Message], None]) -> None:
+        self._effort, self._tell = Effort(board), tell
 
     def give(self, task: Task) -> None:
-        self._effort.make(task, lambda message: self._told.append((task, message)))
+        self._effort.make(task, partial(self._tell, task))
 
     def hear(self, timeout: float) -> list[tuple[Task, Message]]:
-        told, self._told = self._told, []
-        return told
+        return []
 
 
 class _Runner:
@@ -138,7 +137,7 @@ class _Runner:
                 return
             self._give(hands, ready)
             for task, message in hands.hear(POLL if self.busy else 0):
-                self._heard(task, message)
+                self.hear(task, message)
             if not self.busy and self.later:
                 time.sleep(POLL)
 
@@ -151,7 +150,7 @@ class _Runner:
             self.busy.add(task)
             hands.give(task)
 
-    def _heard(self, task: Task, message: Message) -> None:
+    def hear(self, task: Task, message: Message) -> None:
         if message.kind == "progress":
             self._say(task.node, message.phase, message.done, message.total, message.value)
             return

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
@@ -32,11 +32,12 @@ class Task:
 
 @dataclass(frozen=True)
 class Board:
-    """The tasks of a study and how they stand, read from its run directory each time."""
+    """The tasks of a study and how they stand, read from its run directory each time; what is done stays done."""
 
     place: Workplace
     store: Store
     plan: Plan
+    _done: set[Task] = field(default_factory=set, compare=False)
 
     @cached_property
     def tasks(self) -> tuple[Task, ...]:
@@ -66,29 +67,29 @@ class Board:
         made: dict[str, State] = {}
         found: dict[Task, State] = {}
         for task in self.tasks:
+            after = task.node.after if task.kind == "make" else (task.node.id,)
+            found[task] = self._state(task, {made[identity] for identity in after})
             if task.kind == "make":
-                made[task.node.id] = found[task] = self._making(task, made)
-            else:
-                found[task] = self._measuring(task, made[task.node.id])
+                made[task.node.id] = found[task]
         return found
 
-    def _making(self, task: Task, made: dict[str, State]) -> State:
-        if is_made(self.store, task.node):
+    def _state(self, task: Task, before: set[State]) -> State:
+        if task in self._done or self._is_done(task):
+            self._done.add(task)
             return "done"
-        before = {made[identity] for identity in task.node.after}
-        return self._undone(task, before)
-
-    def _measuring(self, task: Task, made: State) -> State:
-        if made == "done" and not missing_parts(self.store, task.node, self._parts[task.node.id]):
-            return "done"
-        return self._undone(task, {made})
-
-    def _undone(self, task: Task, before: set[State]) -> State:
         if self.store.failure(task.name) is not None:
             return "failed"
         if before & {"failed", "blocked"}:
             return "blocked"
         return "ready" if before <= {"done"} else "waiting"
+
+    def _is_done(self, task: Task) -> bool:
+        if task.kind == "make":
+            return is_made(self.store, task.node)
+        return self.store.is_complete(task.node.id) and not self._missing(task.node)
+
+    def _missing(self, node: Node) -> list[Part]:
+        return missing_parts(self.store, node, self._parts[node.id])
 
     def perform(
         self, task: Task, report: Callable[[str, int, int, float | None], None], publishing: Publishing
@@ -102,5 +103,4 @@ class Board:
         if task.kind == "make":
             make_node(self.place, self.store, task.node, report, publishing)
         else:
-            missing = missing_parts(self.store, task.node, self._parts[task.node.id])
-            make_parts(self.place, self.store, task.node, missing, report, publishing)
+            make_parts(self.place, self.store, task.node, self._missing(task.node), report, publishing)

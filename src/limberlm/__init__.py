@@ -8,7 +8,7 @@ from limberlm.version import __version__
 
 if TYPE_CHECKING:
     from limberlm.observe import Comparison, Geometry, ProbeSet, compare, measure
-    from limberlm.observe.callback import GeometryCallback
+    from limberlm.observe.training.callback import GeometryCallback
     from limberlm.observe.updates.measurement import Updates, measure_updates
     from limberlm.study import Study
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "Comparison": "limberlm.observe",
     "Geometry": "limberlm.observe",
-    "GeometryCallback": "limberlm.observe.callback",
+    "GeometryCallback": "limberlm.observe.training.callback",
     "ProbeSet": "limberlm.observe",
     "Study": "limberlm.study",
     "compare": "limberlm.observe",

@@ -1,6 +1,6 @@
 """GeometryCallback in TRL's trainers: each run ends as it would have without, and the adapted model is measured.
 
-`torchrun -m tests.observe.test_callback_trainers MODEL OUT [CASE]` is one run for the tests of several processes.
+`torchrun -m tests.observe.training.test_callback_trainers MODEL OUT [CASE]` is one run, of several processes.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from transformers import AutoTokenizer, LlamaForCausalLM, Trainer, TrainerCallba
 
 from limberlm.geometry import HEADLINE
 from limberlm.observe import Geometry, measure
-from limberlm.observe.callback import GeometryCallback
+from limberlm.observe.training.callback import GeometryCallback
 from limberlm.testbed import SKILLS
 from limberlm.testbed.probe import probe_rows
 from tests.observe.tiny import assert_same_bits
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 KINDS = ["sft", "dpo", "kto", "grpo"]
 STEPS = 3
 PROBE = probe_rows(chat=True, prose=16, samples=48)
@@ -215,7 +215,7 @@ def spawn(base: Path, out: Path, case: str) -> tuple[int, str]:
     source = os.pathsep.join(["src", os.environ.get("PYTHONPATH", "")])
     command = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
     done = subprocess.run(
-        [*command, "-m", "tests.observe.test_callback_trainers", str(base), str(out), case],
+        [*command, "-m", "tests.observe.training.test_callback_trainers", str(base), str(out), case],
         env={**os.environ, "PYTHONPATH": source, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
         cwd=ROOT,
         capture_output=True,

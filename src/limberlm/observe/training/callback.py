@@ -6,26 +6,23 @@ import logging
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from math import isfinite, isnan
 from pathlib import Path
 from typing import Any, cast
 
-import pandas as pd
 import torch
 from transformers import TrainerCallback
 from transformers.trainer_callback import TrainerState
 from transformers.training_args import TrainingArguments
 
 from limberlm.errors import UserError
-from limberlm.geometry.catalog import CATALOG, HEADLINE, metric
+from limberlm.geometry.catalog import HEADLINE
 from limberlm.observe.measurement import measure
-from limberlm.observe.model.sites import BAND, EMBED, FINAL_NORM, band_sites, locate
+from limberlm.observe.model.sites import BAND
 from limberlm.observe.probe.probe_set import ProbeSet
-from limberlm.observe.table.comparison import compare
-from limberlm.observe.table.geometry import Geometry, headline_site
-from limberlm.observe.trainer import calling_handler, on_main, publish, refuse_sharded
+from limberlm.observe.table.geometry import Geometry
+from limberlm.observe.training.logged import Logged
+from limberlm.observe.training.trainer import calling_handler, on_main, publish, refuse_sharded
 
-_SITE = re.compile(rf"{BAND}|{EMBED}|{FINAL_NORM}|block\.\d+")
 _log = logging.getLogger(__name__)
 
 
@@ -97,7 +94,7 @@ class GeometryCallback(TrainerCallback):
         # a generator would be empty at the second `train()`
         self.probe = list(probe) if isinstance(probe, Iterator) else probe
         self.every, self.keep, self.name = every, keep, name
-        self.metrics, self.sites = _metrics(metrics), _sites(sites)
+        self.logged = Logged.of(metrics, sites, name)
         self.layers, self.max_tokens, self.max_length = layers, max_tokens, max_length
         self.batch_size, self.memory = batch_size, memory
         # of the run that is going on; everything that must outlive it is in its folder
@@ -145,7 +142,7 @@ class GeometryCallback(TrainerCallback):
             raise UserError("processing_class: the trainer has none; give it the tokenizer, or a ProbeSet as probe")
         tokenizer = getattr(reader, "tokenizer", reader)  # a processor of text and images has one
         self._ready = ProbeSet.build(self.probe, tokenizer, max_length=self.max_length, max_tokens=self.max_tokens)
-        self._blocks = self._layers(model)
+        self._blocks = self.logged.blocks(model) if self.layers is None else list(self.layers)
         path = self._path(args, 0)
         if state.global_step and not path.is_dir():
             raise UserError(
@@ -154,13 +151,13 @@ class GeometryCallback(TrainerCallback):
             )
         self._start = Geometry.load(path) if state.global_step else None
         now = self._measure(model)
-        _check(now, self._chosen(), self.name)
+        self.logged.check(now)
         if self._start is None:
             self._start = now
             now.save(path)
-            return self._values(now, None)
+            return self.logged.values(now, None)
         try:
-            values = self._values(now, self._start)
+            values = self.logged.values(now, self._start)
         except UserError as error:
             raise UserError(f"{path}: cannot be what this run is compared with: {error}") from None
         self._save(now, args, state)
@@ -175,7 +172,7 @@ class GeometryCallback(TrainerCallback):
         try:
             now = self._measure(model)
             self._save(now, args, state)
-            return self._values(now, self._start)
+            return self.logged.values(now, self._start)
         except (UserError, torch.OutOfMemoryError) as error:
             reason = str(error).partition("\n")[0]
             _log.warning("%s: step %d is not measured, training goes on: %s", self.name, state.global_step, reason)
@@ -189,7 +186,7 @@ class GeometryCallback(TrainerCallback):
         found = measure(
             model,
             cast(ProbeSet, self._ready),
-            metrics=list(self.metrics),
+            metrics=list(self.logged.metrics),
             layers=self._blocks,
             batch_size=batch_size,
             memory=memory,
@@ -197,94 +194,9 @@ class GeometryCallback(TrainerCallback):
         # d x d at every site and step would soon outgrow the model's own checkpoints
         return replace(found, statistics={})
 
-    def _layers(self, model: Any) -> list[int]:
-        if self.layers is not None:
-            return list(self.layers)
-        names = band_sites(len(locate(model).blocks)) if BAND in self.sites else []
-        names += [site for site in self.sites if site.startswith("block.")]
-        return sorted({int(name.removeprefix("block.")) for name in names})
-
     def _path(self, args: TrainingArguments, step: int) -> Path:
         return Path(cast(str, args.output_dir)) / self.name / f"step-{step}.geometry"
 
     def _save(self, geometry: Geometry, args: TrainingArguments, state: TrainerState) -> None:
         if self.keep:
             geometry.save(self._path(args, state.global_step))
-
-    def _chosen(self) -> dict[str, tuple[str, str]]:
-        """Metric and site of everything that is logged, by its name there."""
-        chosen = {}
-        for name in self.metrics:
-            home = headline_site(CATALOG[name])
-            for site in self.sites if home == BAND else [home]:
-                inner = "" if site in (BAND, home) else f"{site}/"
-                chosen[f"{self.name}/{inner}{name}"] = name, site
-        return chosen
-
-    def _values(self, now: Geometry, start: Geometry | None) -> dict[str, float]:
-        """What is logged: values, and changes since `start`, by name; NaN is left out."""
-        changes = None if start is None else compare(start, now).table
-        values: dict[str, float] = {}
-        for name, (metric_name, site) in self._chosen().items():
-            suffix = "_corrected" if CATALOG[metric_name].corrected else ""
-            value = _row(now.table, metric_name + suffix, site)
-            change = None if changes is None else _row(changes, metric_name, site)
-            if value is not None:
-                values[name] = float(value["value"])
-            if change is not None:
-                for column, ending in (("corrected", ""), ("low", "_low"), ("high", "_high")):
-                    values[f"{name}_change{ending}"] = float(change[column])
-        return {name: value for name, value in values.items() if isfinite(value)}
-
-
-def _metrics(names: Sequence[str]) -> tuple[str, ...]:
-    try:
-        chosen = tuple(dict.fromkeys(metric(name).name for name in names))
-    except KeyError as error:
-        raise UserError(f"metrics: {error.args[0]}") from None
-    if not chosen:
-        raise UserError("metrics: empty; name at least one")
-    return chosen
-
-
-def _sites(names: Sequence[str]) -> tuple[str, ...]:
-    for name in names:
-        if not _SITE.fullmatch(name):
-            raise UserError(f'sites: "{name}" is not one; use band, embed, final_norm or block.i')
-    if not names:
-        raise UserError("sites: empty; name at least one")
-    return tuple(dict.fromkeys(names))
-
-
-def _row(table: pd.DataFrame, name: str, site: str) -> pd.Series | None:
-    """The row of a metric at a site, under the first of the metric's conventions that it has there."""
-    rows = table[(table["metric"] == name) & (table["site"] == site) & (table["domain"] == "all")]
-    for convention in metric(name).conventions:
-        found = rows[rows["convention"] == convention]
-        if len(found):
-            return found.iloc[0]
-    return None
-
-
-def _check(geometry: Geometry, chosen: dict[str, tuple[str, str]], name: str) -> None:
-    """One warning for each number that will not be in the log, or only without its interval.
-
-    Raises:
-        UserError: a number is not in the table, and the model is not the reason.
-    """
-    undefined = geometry.manifest["undefined"]
-    for shown, (metric_name, site) in chosen.items():
-        row, record = _row(geometry.table, metric_name, site), CATALOG[metric_name]
-        if row is None:
-            reason = undefined.get(site if site == record.sites else record.needs)
-            if reason is None:
-                raise UserError(
-                    f"metrics: {metric_name} is not measured at {site}; choose another, or read more layers"
-                )
-            _log.warning("%s: %s is not logged: %s", name, shown, reason)
-            continue
-        reason = undefined.get(f"{site}/{row['convention']}/{metric_name}", "undefined")
-        if isnan(row["value"]):
-            _log.warning("%s: %s is not logged: %s", name, shown, reason)
-        elif isnan(row["low"]) and record.has_interval:
-            _log.warning("%s: %s has no interval: %s", name, shown, reason.removeprefix("no interval: "))

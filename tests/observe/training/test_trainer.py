@@ -12,7 +12,7 @@ from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 from transformers.trainer_callback import CallbackHandler, TrainerControl, TrainerState
 
 from limberlm.errors import LimberError, UserError
-from limberlm.observe.trainer import calling_handler, on_main, publish, refuse_sharded
+from limberlm.observe.training.trainer import calling_handler, on_main, publish, refuse_sharded
 from tests.observe.tiny import tiny
 
 
@@ -40,7 +40,7 @@ def test_a_failure_of_the_main_process_reaches_the_others(monkeypatch: pytest.Mo
         sent.append(items)
         return items
 
-    monkeypatch.setattr("limberlm.observe.trainer.broadcast_object_list", broadcast)
+    monkeypatch.setattr("limberlm.observe.training.trainer.broadcast_object_list", broadcast)
 
     def fail() -> None:
         raise UserError("texts.jsonl: line 3 is not JSON")

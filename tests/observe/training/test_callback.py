@@ -20,8 +20,8 @@ from transformers.trainer_callback import TrainerControl, TrainerState
 from limberlm.errors import UserError
 from limberlm.geometry import HEADLINE
 from limberlm.observe import Geometry, ProbeSet, compare, measure
-from limberlm.observe import callback as module
-from limberlm.observe.callback import GeometryCallback
+from limberlm.observe.training import callback as module
+from limberlm.observe.training.callback import GeometryCallback
 from tests.observe.tiny import VOCABULARY, assert_same_bits, random_probe, tiny, word_tokenizer
 
 

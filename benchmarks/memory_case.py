@@ -15,7 +15,7 @@ from benchmarks.workload import random_llama, random_probe
 from limberlm.geometry import effective_rank
 from limberlm.observe import ProbeSet, Sites, locate
 from limberlm.observe.forward.observation import observe
-from limberlm.observe.forward.plan import Plan
+from limberlm.observe.forward.request import Request
 from limberlm.observe.metrics.summary import summarise
 from limberlm.observe.model.head import locate_head
 
@@ -27,8 +27,8 @@ Case = Callable[[Sites, ProbeSet, int], None]
 def measuring(sites: Sites, probe: ProbeSet, batch_size: int) -> None:
     """Sums while reading, then every metric with its interval."""
     model = cast(PreTrainedModel, MODELS[-1])
-    head, plan = locate_head(model, sites), Plan.of().alone
-    summarise(observe(model, sites, sites.names(), probe, plan=plan, head=head, batch_size=batch_size))
+    head, asked = locate_head(model, sites), Request.of().alone
+    summarise(observe(model, sites, sites.names(), probe, request=asked, head=head, batch_size=batch_size))
 
 
 def store_all(sites: Sites, probe: ProbeSet, batch_size: int) -> None:
@@ -56,9 +56,9 @@ def forwards(sites: Sites, probe: ProbeSet, batch_size: int) -> Iterator[None]:
 def logits(sites: Sites, probe: ProbeSet, batch_size: int) -> None:
     """Entropy, margin and top masses of every token, chunk by chunk."""
     model = cast(PreTrainedModel, MODELS[-1])
-    plan = Plan.of().only(["entropy_median", "margin", "top_mass_20"])
+    asked = Request.of().only(["entropy_median", "margin", "top_mass_20"])
     head = locate_head(model, sites)
-    summarise(observe(model, sites, sites.names([0]), probe, plan=plan, head=head, batch_size=batch_size))
+    summarise(observe(model, sites, sites.names([0]), probe, request=asked, head=head, batch_size=batch_size))
 
 
 CASES: dict[str, Case] = {"pass": measuring, "store_all": store_all, "logits": logits}

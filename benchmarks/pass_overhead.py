@@ -12,7 +12,7 @@ from benchmarks.harness import Figure, Goal, compared, in_fresh_process, in_turn
 from benchmarks.workload import batches_read, random_llama, random_probe
 from limberlm.observe import ProbeSet, load_model, load_tokenizer, locate
 from limberlm.observe.forward.observation import Observation, observe
-from limberlm.observe.forward.plan import Plan
+from limberlm.observe.forward.request import Request
 from limberlm.observe.metrics.summary import summarise
 from limberlm.observe.model.head import locate_head
 from limberlm.observe.model.loading import Model
@@ -56,7 +56,7 @@ def overhead(
             sites,
             sites.names(),
             probe,
-            plan=Plan.of(suite=suite).alone,
+            request=Request.of(suite=suite).alone,
             head=head,
             units=units if suite == "full" else None,
             batch_size=batch_size,

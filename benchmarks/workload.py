@@ -11,7 +11,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from limberlm.observe import ProbeSequence, ProbeSet, Sites
 from limberlm.observe.forward.observation import observe
-from limberlm.observe.forward.plan import Plan
+from limberlm.observe.forward.request import Request
 from limberlm.observe.probe.probe_set import BLOCKS
 
 
@@ -50,6 +50,8 @@ def batches_read(sites: Sites, probe: ProbeSet, batch_size: int) -> list[dict[st
     handle = sites.backbone.register_forward_pre_hook(
         lambda module, args, inputs: seen.append(inputs), with_kwargs=True
     )
-    observe(sites.backbone, sites, sites.names([0]), probe, plan=Plan.of().only(["mean_share"]), batch_size=batch_size)
+    observe(
+        sites.backbone, sites, sites.names([0]), probe, request=Request.of().only(["mean_share"]), batch_size=batch_size
+    )
     handle.remove()
     return seen

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from limberlm.observe.forward.observation import Observation, Subject, observe
-from limberlm.observe.forward.plan import Plan
+from limberlm.observe.forward.request import Request
 from limberlm.observe.model.sites import EMBED, Sites
 from limberlm.observe.probe.probe_set import ProbeSequence, ProbeSet
 
@@ -49,7 +49,7 @@ class Prescribed(nn.Module):
 def passed(
     sites: Sequence[Tensor],
     domain: Tensor,
-    plan: Plan,
+    asked: Request,
     *,
     names: Sequence[str] = ("block.0",),
     reference: Sequence[Tensor] | None = None,
@@ -63,7 +63,7 @@ def passed(
     subject = Prescribed(sites).subject
     other = None if reference is None else Prescribed(reference).subject
     probe = ProbeSet(sequences, "prescribed", tokens)
-    return observe(subject.model, subject.sites, names, probe, plan=plan, reference=other, batch_size=count)
+    return observe(subject.model, subject.sites, names, probe, request=asked, reference=other, batch_size=count)
 
 
 def all_sites(blocks: int) -> list[str]:

@@ -14,9 +14,9 @@ from deformed.clouds import STATES, WIDTH, Cloud, cloud, normal, rotation
 from deformed.group import Group, Values
 from deformed.prescribed import all_sites, passed
 from limberlm.geometry import CATALOG, Metric, Undefined
-from limberlm.observe.forward.plan import Plan
 from limberlm.observe.forward.presets import PRESETS
 from limberlm.observe.forward.reading import RAW, RMS
+from limberlm.observe.forward.request import Request
 from limberlm.observe.metrics.parts import NOTHING, UNCENTRED, Parts
 
 BLOCKS = 3
@@ -24,9 +24,9 @@ DEEP = 32
 _ACTS = {deformation.name: deformation.act for deformation in STATES}
 
 
-def _plan(names: frozenset[str], conventions: tuple[str, ...] = (RMS, RAW)) -> Plan:
+def _request(names: frozenset[str], conventions: tuple[str, ...] = (RMS, RAW)) -> Request:
     preset = replace(PRESETS["robust"], conventions=conventions)
-    return Plan(tuple(metric for metric in CATALOG.values() if metric.name in names), preset, "full")
+    return Request(tuple(metric for metric in CATALOG.values() if metric.name in names), preset, "full")
 
 
 def _conventions(metric: Metric) -> Iterator[str]:
@@ -50,9 +50,9 @@ def _read(parts: dict[str, Parts], metrics: Sequence[Metric]) -> Values:
 def _states(seed: int, deformation: str | None, names: frozenset[str]) -> Values:
     made = cloud(seed)
     made = made if deformation is None else _ACTS[deformation](made, seed)
-    plan = _plan(names)
-    seen = passed([made.states, made.states], made.domain, plan)
-    return _read({name: Parts(seen, "block.0", name) for name in (RMS, RAW, UNCENTRED)}, plan.metrics)
+    asked = _request(names)
+    seen = passed([made.states, made.states], made.domain, asked)
+    return _read({name: Parts(seen, "block.0", name) for name in (RMS, RAW, UNCENTRED)}, asked.metrics)
 
 
 def _drifted(seed: int) -> Cloud:
@@ -75,9 +75,9 @@ def _similarity(seed: int, deformation: str | None, names: frozenset[str]) -> Va
         made = _BESIDE[deformation](made, seed)
         kept = slice(0, len(made.states)), slice(0, made.states.shape[1])
         reference = reference.mapped(lambda x: x[kept])
-    plan = _plan(names)
-    seen = passed([made.states, made.states], made.domain, plan, reference=[reference.states, reference.states])
-    return _read({name: Parts(seen, "block.0", name) for name in (RMS, RAW)}, plan.metrics)
+    asked = _request(names)
+    seen = passed([made.states, made.states], made.domain, asked, reference=[reference.states, reference.states])
+    return _read({name: Parts(seen, "block.0", name) for name in (RMS, RAW)}, asked.metrics)
 
 
 def _path(seed: int) -> list[Tensor]:
@@ -123,9 +123,9 @@ _PATHS: dict[str, Callable[[list[Tensor]], list[Tensor]]] = {
 def _depth(seed: int, deformation: str | None, names: frozenset[str]) -> Values:
     path = _path(seed)
     path = path if deformation is None else _PATHS[deformation](path)
-    plan = _plan(names, (RAW,))
-    seen = passed(path, torch.zeros(len(path[0])), plan, names=all_sites(BLOCKS))
-    return _read({RAW: Parts(seen, f"block.{BLOCKS - 1}", RAW)}, plan.metrics)
+    asked = _request(names, (RAW,))
+    seen = passed(path, torch.zeros(len(path[0])), asked, names=all_sites(BLOCKS))
+    return _read({RAW: Parts(seen, f"block.{BLOCKS - 1}", RAW)}, asked.metrics)
 
 
 _SHAPE = f"64 texts of 72 tokens in {WIDTH} dimensions with eigenvalues 1/i, an offset and four domains"

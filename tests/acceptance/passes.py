@@ -13,7 +13,7 @@ from limberlm.geometry.low_rank import Factored
 from limberlm.geometry.pairs import uniformity
 from limberlm.observe import ProbeSequence, ProbeSet, locate, measure
 from limberlm.observe.forward.observation import observe
-from limberlm.observe.forward.plan import Plan
+from limberlm.observe.forward.request import Request
 from limberlm.observe.metrics.summary import rows_of, summarise
 from limberlm.observe.model.head import locate_head
 from limberlm.observe.table.geometry import frame_of
@@ -31,8 +31,8 @@ from tests.observe.tiny import tiny as small_model
 def _table(**options: object) -> pd.DataFrame:
     model = small_model(max_position_embeddings=128)
     sites = locate(model)
-    plan = Plan.of()
-    seen = observe(model, sites, sites.names(), mixed_probe(), plan=plan, head=locate_head(model, sites), **options)
+    asked = Request.of()
+    seen = observe(model, sites, sites.names(), mixed_probe(), request=asked, head=locate_head(model, sites), **options)
     return frame_of([row for cell in summarise(seen) for row in rows_of(cell)])
 
 

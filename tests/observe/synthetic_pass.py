@@ -20,7 +20,7 @@ import torch
 from limberlm.geometry import CATALOG, Metric
 from limberlm.observe import Geometry, compare
 from limberlm.observe.forward.observation import Observation, observe
-from limberlm.observe.forward.plan import Plan
+from limberlm.observe.forward.request import Request
 from limberlm.observe.metrics.summary import Cell, rows_of, summarise
 from limberlm.observe.model.sites import EMBED, FINAL_NORM
 from limberlm.observe.probe.chosen import choose_sequences
@@ -83,12 +83,12 @@ class Design:
     reference: bool = True
 
     @property
-    def plan(self) -> Plan:
+    def request(self) -> Request:
         """As the pass takes it."""
-        plan = Plan.of(suite="full")
+        asked = Request.of(suite="full")
         read = {name for metric in self.metrics for name in metric.conventions}
-        conventions = tuple(name for name in plan.conventions if name in read)
-        return replace(plan, metrics=self.metrics, preset=replace(plan.preset, conventions=conventions))
+        conventions = tuple(name for name in asked.conventions if name in read)
+        return replace(asked, metrics=self.metrics, preset=replace(asked.preset, conventions=conventions))
 
     def only(self, names: Sequence[str]) -> Design:
         """The same with fewer metrics, each under one convention."""
@@ -164,11 +164,16 @@ def passes(design: Design, sequences: int, seed: int, others: tuple[Law, ...] = 
     else:
         states = [law.through_depth(texts, seed) for law in (design.law, *others)]
     reference = Told(start).subject(design.law.head) if design.reference else None
-    plans = design.plan, *[design.only(PAIRED).plan] * len(others)
+    requests = design.request, *[design.only(PAIRED).request] * len(others)
     found = []
-    for law, plan, told in zip((design.law, *others), plans, states, strict=True):
+    for law, asked, told in zip((design.law, *others), requests, states, strict=True):
         model, sites, head = (subject := Told(told).subject(law.head)).model, subject.sites, subject.head
-        arguments = {"plan": plan, "head": head, "reference": reference, "batch_size": 64 if sequences > 400 else 16}
+        arguments = {
+            "request": asked,
+            "head": head,
+            "reference": reference,
+            "batch_size": 64 if sequences > 400 else 16,
+        }
         found.append(observe(model, sites, design.sites, texts.probe, **arguments))
     return found
 

@@ -12,7 +12,7 @@ import torch
 from limberlm.errors import UserError
 from limberlm.geometry import CATALOG
 from limberlm.observe import Geometry, measure
-from limberlm.observe.forward.plan import Plan
+from limberlm.observe.forward.request import Request
 from tests.observe.brute import WHOLE, WITHOUT_INTERVAL
 from tests.observe.tiny import assert_same_bits, mixed_probe, random_probe, tiny
 
@@ -223,12 +223,12 @@ def test_intervals_of_gap_transfer_are_those_of_exact_solves_to_within_their_own
 
 
 def test_plans_know_what_they_need():
-    assert Plan.of().reference
-    assert not Plan.of().alone.reference
-    assert not Plan.of().headless.head
-    assert Plan.of("rankme_lasttoken").collected == ("last",)
-    assert Plan.of("paper_3_1").collected == ("raw", "rms"), "directions come from the sums of rms states"
-    there = Plan.of(suite="full").possible(head=False, units=False, reference=False)
+    assert Request.of().reference
+    assert not Request.of().alone.reference
+    assert not Request.of().headless.head
+    assert Request.of("rankme_lasttoken").collected == ("last",)
+    assert Request.of("paper_3_1").collected == ("raw", "rms"), "directions come from the sums of rms states"
+    there = Request.of(suite="full").possible(head=False, units=False, reference=False)
     assert not (there.head)
     assert not (there.reference)
     assert not (there.needs("units", "activations"))

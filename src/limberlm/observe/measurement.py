@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from limberlm.errors import UserError
 from limberlm.observe.forward.budget import Choice, fitted, parsed
 from limberlm.observe.forward.observation import Observation, Progress, Subject, observe
-from limberlm.observe.forward.plan import Plan
+from limberlm.observe.forward.request import Request
 from limberlm.observe.metrics.parts.sums import merged
 from limberlm.observe.metrics.summary import rows_of, summarise
 from limberlm.observe.model.head import locate_head
@@ -76,10 +76,10 @@ def measure(
     """
     if batch_size < 1:
         raise UserError(f"batch_size={batch_size}: must be at least 1")
-    plan = Plan.of(preset, suite)
-    plan = plan if metrics is None else plan.only(metrics)
-    if reference is None and metrics is not None and plan.reference:
-        compared = ", ".join(metric.name for metric in plan.metrics if metric not in plan.alone.metrics)
+    request = Request.of(preset, suite)
+    request = request if metrics is None else request.only(metrics)
+    if reference is None and metrics is not None and request.reference:
+        compared = ", ".join(metric.name for metric in request.metrics if metric not in request.alone.metrics)
         raise UserError(f"metrics: {compared} looks at another checkpoint; give a reference")
     with same_random_states():
         source = str(model) if isinstance(model, str | Path) else _name_of(model)
@@ -87,22 +87,22 @@ def measure(
         if not isinstance(probe, ProbeSet) and reader is None:
             reader = _tokenizer(source)
         loaded = load_model(model, adapter=adapter, dtype=dtype, device=device)
-        subject, problems = _subject(loaded, plan)
-        beside = None if reference is None else _reference(reference, subject, plan, device, dtype)
-        ready = _probe(probe, reader, subject.sites, plan, max_length, max_tokens)
-        units, missing = _units(subject.sites, plan)
+        subject, problems = _subject(loaded, request)
+        beside = None if reference is None else _reference(reference, subject, request, device, dtype)
+        ready = _probe(probe, reader, subject.sites, request, max_length, max_tokens)
+        units, missing = _units(subject.sites, request)
         problems |= missing
-        plan = plan.possible(head=subject.head is not None, units=units is not None, reference=beside is not None)
-        names = [EMBED, FINAL_NORM] if plan.preset.final_only and layers is None else subject.sites.names(layers)
-        asked = Choice(batch_size, plan.blocks, tuple(names))
+        request = request.possible(head=subject.head is not None, units=units is not None, reference=beside is not None)
+        names = [EMBED, FINAL_NORM] if request.preset.final_only and layers is None else subject.sites.names(layers)
+        asked = Choice(batch_size, request.blocks, tuple(names))
         fits = {"layers_given": layers is not None, "reference": beside is not None}
-        choice = fitted(subject.sites, ready, plan, asked, parsed(memory), **fits)
+        choice = fitted(subject.sites, ready, request, asked, parsed(memory), **fits)
         observation = observe(
             loaded,
             subject.sites,
             choice.names,
             ready,
-            plan=replace(plan, blocks=choice.blocks),
+            request=replace(request, blocks=choice.blocks),
             head=subject.head,
             units=units,
             reference=beside,
@@ -122,10 +122,10 @@ def measure(
     return Geometry(frame_of(rows), manifest, _statistics(observation))
 
 
-def _subject(loaded: Model, plan: Plan) -> tuple[Subject, dict[str, str]]:
-    """The model with its parts, and why a part that the plan wants is missing."""
+def _subject(loaded: Model, request: Request) -> tuple[Subject, dict[str, str]]:
+    """The model with its parts, and why a part that the request wants is missing."""
     sites = locate(loaded)
-    if not plan.head:
+    if not request.head:
         return Subject(loaded, sites), {}
     try:
         return Subject(loaded, sites, locate_head(loaded, sites)), {}
@@ -136,7 +136,7 @@ def _subject(loaded: Model, plan: Plan) -> tuple[Subject, dict[str, str]]:
 def _reference(
     reference: str | Path | Model,
     subject: Subject,
-    plan: Plan,
+    request: Request,
     device: str | torch.device | None,
     dtype: str | torch.dtype | None,
 ) -> Subject:
@@ -145,7 +145,7 @@ def _reference(
     Raises:
         UserError: its blocks, width or vocabulary are not those of the checkpoint; names both numbers.
     """
-    found, _ = _subject(load_model(reference, dtype=dtype, device=device), plan)
+    found, _ = _subject(load_model(reference, dtype=dtype, device=device), request)
     for what, mine, its in (
         ("blocks", len(subject.sites.blocks), len(found.sites.blocks)),
         ("width", _config(subject.sites).hidden_size, _config(found.sites).hidden_size),
@@ -160,7 +160,7 @@ def _probe(
     probe: str | Path | Iterable[Any] | ProbeSet,
     tokenizer: PreTrainedTokenizerBase | None,
     sites: Sites,
-    plan: Plan,
+    request: Request,
     max_length: int,
     max_tokens: int | None,
 ) -> ProbeSet:
@@ -174,18 +174,18 @@ def _probe(
     else:
         assert tokenizer is not None
         ready = ProbeSet.build(
-            probe, tokenizer, max_length=context, max_tokens=max_tokens, token_filter=plan.preset.token_filter
+            probe, tokenizer, max_length=context, max_tokens=max_tokens, token_filter=request.preset.token_filter
         )
-    if ready.token_filter != plan.preset.token_filter:
-        given, wanted = ("+".join(names) or "none" for names in (ready.token_filter, plan.preset.token_filter))
-        raise UserError(f"probe: its token filter is {given}, preset {plan.preset.name} has {wanted}; build it anew")
+    if ready.token_filter != request.preset.token_filter:
+        given, wanted = ("+".join(names) or "none" for names in (ready.token_filter, request.preset.token_filter))
+        raise UserError(f"probe: its token filter is {given}, preset {request.preset.name} has {wanted}; build it anew")
     ready.check_fits(config.vocab_size)
     return ready
 
 
-def _units(sites: Sites, plan: Plan) -> tuple[dict[str, nn.Module] | None, dict[str, str]]:
+def _units(sites: Sites, request: Request) -> tuple[dict[str, nn.Module] | None, dict[str, str]]:
     """The layers whose inputs are hidden units, by block, or why they are not found."""
-    if not plan.needs("units", "activations"):
+    if not request.needs("units", "activations"):
         return None, {}
     from limberlm.observe.model.mlp import locate_mlp
 
@@ -220,7 +220,7 @@ def _statistics(observation: Observation) -> dict[str, Tensor]:
         name = f"{site}/{convention}"
         tensors[f"{name}/count"] = torch.tensor([total.count])
         tensors[f"{name}/blocks"] = torch.tensor(
-            [blocks[b].count if b in blocks else 0 for b in range(observation.plan.blocks)]
+            [blocks[b].count if b in blocks else 0 for b in range(observation.request.blocks)]
         )
         tensors[f"{name}/mean"] = total.mean
         tensors[f"{name}/covariance"] = packed(total.covariance)

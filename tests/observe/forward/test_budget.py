@@ -11,12 +11,12 @@ import pytest
 from limberlm.errors import UserError
 from limberlm.observe import ProbeSet, locate, measure
 from limberlm.observe.forward.budget import FEWEST_BLOCKS, Choice, fitted, parsed
-from limberlm.observe.forward.plan import Plan
+from limberlm.observe.forward.request import Request
 from limberlm.observe.model.sites import band_sites
 from tests.observe.tiny import assert_same_bits, mixed_probe, random_probe, tiny, word_tokenizer
 
 PROBE = random_probe(40, domains=("math", "prose"))
-PLAN = Plan.of().headless
+REQUEST = Request.of().headless
 DEEP = 8
 QUICK = ["participation_ratio_debiased", "anisotropy"]
 
@@ -26,10 +26,10 @@ def model():
     return tiny(num_hidden_layers=DEEP)
 
 
-def _fitted(model, memory, *, plan=PLAN, layers_given=False, reference=False, probe=PROBE):
+def _fitted(model, memory, *, request=REQUEST, layers_given=False, reference=False, probe=PROBE):
     sites = locate(model)
     asked = Choice(16, 16, tuple(sites.names()))
-    return fitted(sites, probe, plan, asked, memory, layers_given=layers_given, reference=reference)
+    return fitted(sites, probe, request, asked, memory, layers_given=layers_given, reference=reference)
 
 
 def _ladder(model, **options):
@@ -92,7 +92,9 @@ def test_batches_go_first_then_blocks_then_sites_then_the_pass(model, layers_giv
     )
 
 
-@pytest.mark.parametrize("options", [{}, {"reference": True}, {"plan": Plan.of(suite="full")}, {"plan": Plan.of()}])
+@pytest.mark.parametrize(
+    "options", [{}, {"reference": True}, {"request": Request.of(suite="full")}, {"request": Request.of()}]
+)
 def test_every_choice_fits_what_it_was_given_and_says_what_it_needs(model, options):
     ladder, _ = _ladder(model, **options)
     assert len(ladder) > 3
@@ -114,8 +116,8 @@ def test_more_is_asked_for_more(model):
     plain = _fitted(model, 2**40)
     for options in (
         {"reference": True},
-        {"plan": Plan.of(suite="full").headless},
-        {"plan": Plan.of()},
+        {"request": Request.of(suite="full").headless},
+        {"request": Request.of()},
         {"probe": mixed_probe()},
     ):
         assert _needed(_fitted(model, 2**40, **options)) > _needed(plain), options
@@ -130,8 +132,8 @@ def test_without_a_number_most_of_what_is_free_may_be_taken(model, monkeypatch):
 
 def test_smaller_memory_changes_the_run_and_the_manifest_says_so(model):
     options = {"metrics": QUICK}
-    plan = Plan.of().only(QUICK).possible(head=True, units=False, reference=False)
-    ladder, error = _ladder(model, plan=plan)
+    asked = Request.of().only(QUICK).possible(head=True, units=False, reference=False)
+    ladder, error = _ladder(model, request=asked)
     plenty = measure(model, PROBE, **options)
     assert not [flag for flag in plenty.manifest["flags"] if flag.startswith("memory")]
     by_step = {}
@@ -158,8 +160,8 @@ def test_smaller_memory_changes_the_run_and_the_manifest_says_so(model):
 
 def test_blocks_that_were_halved_hold_the_same_rows(model):
     """Hash mod 8 joins blocks b and b + 8, so plug-in values do not move."""
-    plan = Plan.of().only(QUICK).possible(head=True, units=False, reference=False)
-    ladder, _ = _ladder(model, plan=plan)
+    asked = Request.of().only(QUICK).possible(head=True, units=False, reference=False)
+    ladder, _ = _ladder(model, request=asked)
     halved = next(choice for _, choice in ladder if choice.blocks == FEWEST_BLOCKS)
     few = measure(model, PROBE, memory=_needed(halved), metrics=["effective_rank"])
     many = measure(model, PROBE, metrics=["effective_rank"])

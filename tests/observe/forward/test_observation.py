@@ -13,7 +13,7 @@ from peft import LoraConfig, get_peft_model
 from limberlm.errors import UserError
 from limberlm.observe import ProbeSequence, ProbeSet, locate, measure
 from limberlm.observe.forward.observation import observe
-from limberlm.observe.forward.plan import Plan
+from limberlm.observe.forward.request import Request
 from limberlm.observe.measurement import _statistics
 from limberlm.observe.metrics.summary import rows_of, summarise
 from limberlm.observe.model.head import locate_head
@@ -32,11 +32,11 @@ QUICK = ["effective_rank", "participation_ratio_debiased", "anisotropy", "entrop
 def _table(model, probe=PROBE, *, blocks=BLOCKS, suite="full", **options):
     """All metrics of one model, with delete-one-block values in `blocks` blocks."""
     sites = locate(model)
-    plan = replace(Plan.of(suite=suite), blocks=blocks)
+    asked = replace(Request.of(suite=suite), blocks=blocks)
     found = locate_mlp(sites)
     units = None if isinstance(found, str) else {f"block.{i}": layer for i, layer in enumerate(found)}
     parts = {"head": locate_head(model, sites), "units": units}
-    observation = observe(model, sites, sites.names(), probe, plan=plan, **parts, **options)
+    observation = observe(model, sites, sites.names(), probe, request=asked, **parts, **options)
     return frame_of([row for cell in summarise(observation) for row in rows_of(cell)])
 
 

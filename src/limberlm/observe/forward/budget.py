@@ -12,7 +12,7 @@ import torch
 from limberlm.errors import UserError
 from limberlm.observe.forward.collect.logits import CHUNK
 from limberlm.observe.forward.collect.windows import HSIC
-from limberlm.observe.forward.plan import Plan
+from limberlm.observe.forward.request import Request
 from limberlm.observe.model.sites import EMBED, FINAL_NORM, Sites, band_sites
 from limberlm.observe.probe.chosen import RESERVOIR, SEQUENCES
 from limberlm.observe.probe.probe_set import ProbeSet
@@ -69,7 +69,14 @@ def parsed(memory: str | float | None) -> int | None:
 
 
 def fitted(
-    sites: Sites, probe: ProbeSet, plan: Plan, asked: Choice, memory: int | None, *, layers_given: bool, reference: bool
+    sites: Sites,
+    probe: ProbeSet,
+    request: Request,
+    asked: Choice,
+    memory: int | None,
+    *,
+    layers_given: bool,
+    reference: bool,
 ) -> Choice:
     """The choice nearest to `asked` that fits in `memory` bytes, on the device and on the host each.
 
@@ -80,7 +87,7 @@ def fitted(
         UserError: it does not fit even so; says what it needs.
     """
     width = sites.backbone.config.get_text_config().hidden_size
-    need = _Need(width, max(len(s.ids) for s in probe.sequences), _item_size(sites), plan, reference)
+    need = _Need(width, max(len(s.ids) for s in probe.sequences), _item_size(sites), request, reference)
     device, host = _limits(sites.device, memory)
     for choice in _choices(asked, len(sites.blocks), layers_given):
         sized = replace(choice, on_device=need.device(choice), on_host=need.host(choice))
@@ -101,24 +108,24 @@ class _Need:
     width: int
     length: int
     item: int
-    plan: Plan
+    request: Request
     reference: bool
 
     def device(self, choice: Choice) -> int:
         """Sums of one jackknife block, the states of one batch, and a chunk of logits."""
         models = 2 if self.reference else 1
-        conventions = len(self.plan.collected)
+        conventions = len(self.request.collected)
         sums = len(choice.names) * conventions * self.width**2 * 8 * (3 if self.reference else 1)
         states = choice.batch_size * self.length * self.width
         activations = models * states * (len(choice.names) * self.item + WORKING * 8)
-        return sums + activations + (3 * CHUNK * 4 if self.plan.logits else 0)
+        return sums + activations + (3 * CHUNK * 4 if self.request.logits else 0)
 
     def host(self, choice: Choice) -> int:
         """The finished blocks as triangles, the chosen tokens and sequences, and one site unpacked."""
-        conventions, sites, d = len(self.plan.collected), len(choice.names), self.width
+        conventions, sites, d = len(self.request.collected), len(choice.names), self.width
         triangles = choice.blocks * conventions * sites * d * (d + 1) // 2 * 4
-        kept = sites * d * 4 * (SEQUENCES + (RESERVOIR if self.plan.suite == "full" else 0))
-        kept += sites * HSIC * 64 * 64 * 4 * conventions if self.plan.suite == "full" else 0
+        kept = sites * d * 4 * (SEQUENCES + (RESERVOIR if self.request.suite == "full" else 0))
+        kept += sites * HSIC * 64 * 64 * 4 * conventions if self.request.suite == "full" else 0
         if self.reference:
             triangles = 2 * triangles + choice.blocks * conventions * sites * d * d * 4
         return triangles + kept + (choice.blocks + 4) * d * d * 8 * (4 if self.reference else 1)

@@ -24,8 +24,8 @@ from limberlm.observe.forward.collect.moments import MomentsCollector
 from limberlm.observe.forward.collect.tokens import TokensCollector
 from limberlm.observe.forward.collect.units import UnitsCollector
 from limberlm.observe.forward.collect.windows import WindowsCollector
-from limberlm.observe.forward.plan import Plan
 from limberlm.observe.forward.reading import Buffers, Reading
+from limberlm.observe.forward.request import Request
 from limberlm.observe.model.head import Head, final_norm_scale
 from limberlm.observe.model.sites import EMBED, FINAL_NORM, Sites
 from limberlm.observe.model.state import untouched
@@ -85,12 +85,12 @@ class Observation:
     """What one pass keeps, on the host: each collector's statistics, and the selection they follow.
 
     Attributes: `sites` read, of a model of `layers` blocks; `zero_norm`, tokens without a direction by site, dropped
-    from `rms`; `dtypes` of the states by site. A collector is None where the plan has no use for it.
+    from `rms`; `dtypes` of the states by site. A collector is None where the request has no use for it.
     """
 
     sites: tuple[str, ...]
     layers: int
-    plan: Plan
+    request: Request
     probe: ProbeSet
     selection: Selection
     moments: MomentsCollector
@@ -108,27 +108,31 @@ class Observation:
     dtypes: dict[str, str] = field(default_factory=dict)
 
     @classmethod
-    def empty(cls, subject: Subject, names: Sequence[str], probe: ProbeSet, plan: Plan, **parts: Any) -> Observation:
-        """The collectors that the plan needs, with nothing in them yet."""
-        selection = parts.pop("selection", None) or Selection.of(probe, plan.blocks)
-        reservoir = selection.reservoir if plan.needs("centred", "neighbours", "pairs", "distances") else None
+    def empty(
+        cls, subject: Subject, names: Sequence[str], probe: ProbeSet, request: Request, **parts: Any
+    ) -> Observation:
+        """The collectors that the request needs, with nothing in them yet."""
+        selection = parts.pop("selection", None) or Selection.of(probe, request.blocks)
+        reservoir = selection.reservoir if request.needs("centred", "neighbours", "pairs", "distances") else None
         made = cls(
             tuple(names),
             len(subject.sites.blocks),
-            plan,
+            request,
             probe,
             selection,
-            MomentsCollector(plan.collected),
+            MomentsCollector(request.collected),
             TokensCollector(selection.sample, reservoir),
             head=subject.head,
             **parts,
         )
         place, chosen = selection.place, len(selection.sequences)
-        if plan.needs("domains", "pooled") or plan.reads("domains"):
-            made.domains = DomainsCollector(plan.conventions, selection.domain, len(selection.domains), place, chosen)
-        reads = plan.reads("trajectories")
+        if request.needs("domains", "pooled") or request.reads("domains"):
+            made.domains = DomainsCollector(
+                request.conventions, selection.domain, len(selection.domains), place, chosen
+            )
+        reads = request.reads("trajectories")
         if reads - DEPTH:
-            made.windows = WindowsCollector(plan.conventions, reads, place, chosen)
+            made.windows = WindowsCollector(request.conventions, reads, place, chosen)
         if reads & DEPTH:
             made.depth = DepthCollector(selection.sample)
         return made
@@ -175,7 +179,7 @@ def observe(
     names: Sequence[str],
     probe: ProbeSet,
     *,
-    plan: Plan | None = None,
+    request: Request | None = None,
     head: Head | None = None,
     units: dict[str, torch.nn.Module] | None = None,
     reference: Subject | None = None,
@@ -185,16 +189,16 @@ def observe(
 ) -> Observation:
     """Read the probe block by block and return the statistics of each site; the model is left as it was found.
 
-    The device holds the sums of one block only. Without `head` the metrics of logits are left out of the plan, without
-    `units` (the layers whose inputs are hidden units, by site) those of units, without `reference` those that compare.
-    `progress(done, total)` counts sequences. Batch size and padding side change nothing but float rounding.
+    The device holds the sums of one block only. What the request wants and cannot have is left out: metrics of logits
+    without `head`, those of units without `units` (the layers whose inputs they are, by site), comparisons without
+    `reference`. `progress(done, total)` counts sequences. Batch size and padding side change nothing but float rounding.
 
     Raises:
         UserError: a state is NaN or infinite; names site, batch and sequence.
     """
     subject = Subject(model, sites, head)
     there = {"head": head is not None, "units": units is not None, "reference": reference is not None}
-    wanted = (plan or Plan.of()).possible(**there)
+    wanted = (request or Request.of()).possible(**there)
     result = Observation.empty(subject, names, probe, wanted)
     _add_parts(result, subject, units, reference)
     done, block = 0, None
@@ -227,19 +231,19 @@ def _add_parts(
     reference: Subject | None,
 ) -> None:
     """The collectors that look beyond the states of one model."""
-    plan, selection = result.plan, result.selection
-    if any(metric.reads == "output" for metric in plan.metrics):
+    request, selection = result.request, result.selection
+    if any(metric.reads == "output" for metric in request.metrics):
         result.norm_scale = final_norm_scale(subject.sites).cpu()
     if units:
         result.units = UnitsCollector(units, selection.reservoir)
-    if subject.head is not None and plan.logits:
+    if subject.head is not None and request.logits:
         predicts = predicting(selection.sample, [sequence.keep for sequence in result.probe.sequences])
         head = reference.head if reference is not None else None
         result.logits = LogitsCollector(subject.head, selection.sample, predicts, head)
     if reference is not None:
-        beside = plan.without("domains", "sequences", "tokens", "directions", "units", "activations")
+        beside = request.without("domains", "sequences", "tokens", "directions", "units", "activations")
         result.reference = Observation.empty(reference, result.sites, result.probe, beside, selection=selection)
-        result.cross = CrossCollector(plan.conventions)
+        result.cross = CrossCollector(request.conventions)
 
 
 def _opened(stack: ExitStack, subject: Subject, names: Sequence[str]) -> dict[str, Tensor]:

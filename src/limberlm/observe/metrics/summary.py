@@ -49,7 +49,7 @@ class _Value:
 
 
 def summarise(observation: Observation) -> list[Cell]:
-    """Every metric of the plan at every site under every convention, then the depth band; in table order.
+    """Every metric of the request at every site under every convention, then the depth band; in table order.
 
     Delete-one-block values are exact up to 1024 dimensions; spectra of wider states use gap transfer. The band is
     the mean of its sites' values, and of their delete-one-block values (of the logarithms for log metrics);
@@ -65,7 +65,7 @@ def summarise(observation: Observation) -> list[Cell]:
 
 def _site_cells(observation: Observation, site: str) -> Iterator[Cell]:
     for convention in _conventions(observation, site):
-        metrics = [m for m in observation.plan.metrics if convention in _conventions_of(m) and _lives_at(m, site)]
+        metrics = [m for m in observation.request.metrics if convention in _conventions_of(m) and _lives_at(m, site)]
         parts = Parts(observation, site, convention)
         if not metrics or (convention == TRIMMED and not parts.massive):
             continue
@@ -75,7 +75,7 @@ def _site_cells(observation: Observation, site: str) -> Iterator[Cell]:
 
 def _conventions(observation: Observation, site: str) -> Iterator[str]:
     """The conventions that a site is reported under, in table order."""
-    for convention in observation.plan.conventions:
+    for convention in observation.request.conventions:
         if (convention == LAST and site != FINAL_NORM) or (site == LOGITS and convention != RAW):
             continue
         yield convention
@@ -102,7 +102,7 @@ def _lives_at(metric: Metric, site: str) -> bool:
 
 def _values(parts: Parts, metrics: Sequence[Metric]) -> list[_Value]:
     """Every metric on all blocks, then without each; metrics that share a part come one after the other."""
-    blocks = parts.seen.plan.blocks
+    blocks = parts.seen.request.blocks
     found = [_Value(metric, replicates=[nan] * blocks) for metric in metrics]
     for value in found:
         try:

@@ -29,10 +29,10 @@ def manifest_of(
 
     `problems` says why a whole family is missing.
     """
-    probe, plan = observation.probe, observation.plan
+    probe, request = observation.probe, observation.request
     undefined = {f"{c.site}/{c.convention}/{c.metric.name}": c.reason for c in cells if _worth_saying(c)}
     missing = [site for site in band_sites(observation.layers) if site not in observation.sites]
-    if missing and not plan.preset.final_only:
+    if missing and not request.preset.final_only:
         undefined[BAND] = f"not read: {', '.join(missing)}"
     return {
         "format": FORMAT,
@@ -46,14 +46,14 @@ def manifest_of(
             "left_out": probe.left_out,
         },
         "convention": {
-            "preset": plan.preset.name,
+            "preset": request.preset.name,
             "token_filter": list(probe.token_filter),
-            "conventions": list(plan.conventions),
+            "conventions": list(request.conventions),
             "sites": list(observation.sites),
             "n_tokens": probe.n_tokens,
             "n_sequences": len(probe.sequences),
-            "blocks": sorted({sequence.block % plan.blocks for sequence in probe.sequences}),
-            "jackknife_blocks": plan.blocks,
+            "blocks": sorted({sequence.block % request.blocks for sequence in probe.sequences}),
+            "jackknife_blocks": request.blocks,
             "reservoir": RESERVOIR,
             "token_sample": TOKENS,
             "sequence_sample": SEQUENCES,
@@ -61,7 +61,7 @@ def manifest_of(
             "dtype": ", ".join(sorted(set(observation.dtypes.values()))),
             "attention": str(sites.backbone.config._attn_implementation),
         },
-        "suite": plan.suite,
+        "suite": request.suite,
         "zero_norm": {site: count for site, count in observation.zero_norm.items() if count},
         "flags": _flags(observation, cells),
         "undefined": undefined | problems,
@@ -74,11 +74,11 @@ def _worth_saying(cell: Cell) -> bool:
 
 def _flags(observation: Observation, cells: list[Cell]) -> list[str]:
     """What makes the numbers less than they look: too few sequences, blocks or tokens, massive tokens."""
-    probe, plan = observation.probe, observation.plan
+    probe, request = observation.probe, observation.request
     flags = []
-    sequences, filled = len(probe.sequences), len({s.block % plan.blocks for s in probe.sequences})
+    sequences, filled = len(probe.sequences), len({s.block % request.blocks for s in probe.sequences})
     if filled < BLOCKS // 2:
-        flags.append(f"{filled} of {plan.blocks} blocks have sequences: no intervals")
+        flags.append(f"{filled} of {request.blocks} blocks have sequences: no intervals")
     elif sequences < FEW_SEQUENCES:
         flags.append(f"{sequences} sequences: intervals are rough below {FEW_SEQUENCES}")
     flags += _too_few_rows(observation)
@@ -99,9 +99,9 @@ def _too_few_rows(observation: Observation) -> list[str]:
     needed = {
         name: round(metric.rows_per_dimension * width)
         for name, metric in CATALOG.items()
-        if metric in observation.plan.metrics and metric.rows_per_dimension is not None
+        if metric in observation.request.metrics and metric.rows_per_dimension is not None
     }
-    for convention in observation.plan.conventions:
+    for convention in observation.request.conventions:
         rows = len(observation.probe.sequences) if convention == LAST else observation.probe.n_tokens
         short = {name: n for name, n in needed.items() if rows < n and convention in CATALOG[name].conventions}
         if short:

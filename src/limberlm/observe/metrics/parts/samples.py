@@ -119,7 +119,11 @@ class Samples:
         stay = self.reservoir_block != out
         states, squares = self._reservoir_squares
         return centred_directions(
-            states[stay], self.reservoir_block[stay], self.sums.moments(out).mean, self.seen.plan.blocks, squares[stay]
+            states[stay],
+            self.reservoir_block[stay],
+            self.sums.moments(out).mean,
+            self.seen.request.blocks,
+            squares[stay],
         )
 
     @cached_property
@@ -144,7 +148,7 @@ class Samples:
     @cached_property
     def _unit_pairs(self) -> PairSums:
         sequence = self.seen.selection.reservoir.sequence
-        return unit_pairs(self.reservoir, self.reservoir_block, sequence, self.seen.plan.blocks)
+        return unit_pairs(self.reservoir, self.reservoir_block, sequence, self.seen.request.blocks)
 
     @cached_property
     def _gram_pairs(self) -> PairSums:
@@ -152,7 +156,7 @@ class Samples:
         vectors, block = self.grams
         if len(vectors) == 0:
             raise Undefined(SHORT)
-        return PairSums.of_kernel(vectors @ vectors.T, block, torch.arange(len(vectors)), self.seen.plan.blocks)
+        return PairSums.of_kernel(vectors @ vectors.T, block, torch.arange(len(vectors)), self.seen.request.blocks)
 
     @cached_property
     def grams(self) -> tuple[Tensor, Tensor]:

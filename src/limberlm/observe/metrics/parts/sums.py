@@ -135,7 +135,7 @@ class Sums:
     @cached_property
     def all_norms(self) -> TokenNorms:
         """Norms of the token sample and of the largest tokens of all blocks."""
-        tokens, raw = self.seen.tokens, self.seen.moments.packed[self.site, self.seen.plan.collected[0]]
+        tokens, raw = self.seen.tokens, self.seen.moments.packed[self.site, self.seen.request.collected[0]]
         large = tokens.large.get(self.site, {})
         return TokenNorms(
             tokens.norms[self.site],

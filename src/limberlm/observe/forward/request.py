@@ -17,7 +17,7 @@ Suite = Literal["core", "full"]
 
 
 @dataclass(frozen=True)
-class Plan:
+class Request:
     """The metrics to compute, in catalog order, under the conventions of a preset, over `blocks` jackknife blocks."""
 
     metrics: tuple[Metric, ...]
@@ -26,7 +26,7 @@ class Plan:
     blocks: int = BLOCKS
 
     @classmethod
-    def of(cls, preset: str = "robust", suite: str = "core") -> Plan:
+    def of(cls, preset: str = "robust", suite: str = "core") -> Request:
         """The metrics that a preset names, or those of a suite for the preset that names none.
 
         Raises:
@@ -56,7 +56,7 @@ class Plan:
         more = () if RMS in self.conventions or not self.needs("directions") else (RMS,)
         return self.conventions + more
 
-    def only(self, names: Sequence[str]) -> Plan:
+    def only(self, names: Sequence[str]) -> Request:
         """The metrics with these names, whatever their suite.
 
         Raises:
@@ -71,26 +71,26 @@ class Plan:
             raise UserError("metrics: the list is empty; leave it out for those of the suite")
         return replace(self, metrics=tuple(metric for metric in CATALOG.values() if metric.name in names))
 
-    def without(self, *needs: Needs) -> Plan:
-        """The plan less the metrics with these needs."""
+    def without(self, *needs: Needs) -> Request:
+        """The request less the metrics with these needs."""
         return replace(self, metrics=tuple(metric for metric in self.metrics if metric.needs not in needs))
 
     @property
-    def alone(self) -> Plan:
-        """The plan less the metrics that look at a reference checkpoint."""
-        plan = self.without("cross", "cross_moments", "subspaces", "distances")
-        return replace(plan, metrics=tuple(metric for metric in plan.metrics if metric.reads != "kl_to_base"))
+    def alone(self) -> Request:
+        """The request less the metrics that look at a reference checkpoint."""
+        request = self.without("cross", "cross_moments", "subspaces", "distances")
+        return replace(request, metrics=tuple(metric for metric in request.metrics if metric.reads != "kl_to_base"))
 
     @property
-    def headless(self) -> Plan:
-        """The plan less the metrics that look through the unembedding."""
+    def headless(self) -> Request:
+        """The request less the metrics that look through the unembedding."""
         return replace(self, metrics=tuple(metric for metric in self.metrics if not _through_head(metric)))
 
-    def possible(self, *, head: bool, units: bool, reference: bool) -> Plan:
-        """The plan less the metrics that look at what is not there."""
-        plan = self if head else self.headless
-        plan = plan if units else plan.without("units", "activations")
-        return plan if reference else plan.alone
+    def possible(self, *, head: bool, units: bool, reference: bool) -> Request:
+        """The request less the metrics that look at what is not there."""
+        request = self if head else self.headless
+        request = request if units else request.without("units", "activations")
+        return request if reference else request.alone
 
     def needs(self, *kinds: Needs) -> bool:
         """Whether a metric needs one of `kinds`."""

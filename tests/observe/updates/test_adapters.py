@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from limberlm.errors import UserError
 from limberlm.observe.model.weights import Checkpoint
 from limberlm.observe.updates.adapters import Adapter, is_adapter
-from limberlm.observe.updates.changes import Reading, adapter_changes
+from limberlm.observe.updates.changes import Terms, adapter_changes
 from limberlm.observe.updates.measurement import measure_updates
 from tests.observe.adapted import base_folder, edit_config, edit_tensors, merged, save_adapter
 from tests.observe.tiny import tiny
@@ -61,15 +61,15 @@ def test_the_change_read_is_the_difference_that_pefts_own_merge_makes(kind, tmp_
     for module in modules:
         expected = after[f"{module}.weight"] - before[f"{module}.weight"]
         expected = expected.T if base.transposed(module) else expected
-        reading = Reading(base, intruders=False)
-        change = adapter_changes(module, [adapter], reading)[0]
+        terms = Terms(base, intruders=False)
+        change = adapter_changes(module, [adapter], terms)[0]
         # DoRA's row norms are taken in float32, as in training; PEFT's merge of a float64 model takes them in float64
         tolerance = 1e-6 if "dora" in kind else 1e-12
         assert (change.update.dense() - expected).norm() <= tolerance * expected.norm()
         weight = before[f"{module}.weight"]
         assert torch.equal(change.weight, weight.T if base.transposed(module) else weight)
         if "dora" not in kind and module not in adapter.whole:
-            bare = adapter_changes(module, [adapter], Reading())[0]
+            bare = adapter_changes(module, [adapter], Terms())[0]
             assert (bare.update.dense() - expected).norm() <= 1e-12 * expected.norm()
             assert bare.inner == adapter.config.r or settings.get("rank_pattern")
 
@@ -88,7 +88,7 @@ def test_a_scaled_dora_that_never_trained_changed_nothing(tmp_path):
     base = Checkpoint.open(base_folder(tmp_path / "base"))
     adapter = Adapter.open(save_adapter(tmp_path / "dora", size=0.0, use_dora=True))
     for module in adapter.lora:
-        assert adapter_changes(module, [adapter], Reading(base))[0].update.rank == 0
+        assert adapter_changes(module, [adapter], Terms(base))[0].update.rank == 0
 
 
 def test_what_is_no_weight_matrix_is_listed_with_its_reason(tmp_path):

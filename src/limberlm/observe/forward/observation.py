@@ -155,22 +155,13 @@ class Observation:
         assert self.norm_scale is not None
         return self.norm_scale[:, None] * self.head_factor
 
-    @property
-    def collectors(self) -> list[Any]:
-        """Those that are given every site of every batch."""
-        return [c for c in (self.moments, self.tokens, self.domains, self.depth, self.windows) if c is not None]
-
     def add(self, reading: Reading) -> None:
         """Give one site of one batch to every collector."""
         self.dtypes[reading.site] = str(reading.dtype).removeprefix("torch.")
         self.zero_norm[reading.site] = self.zero_norm.get(reading.site, 0) + reading.zeros
-        for collector in self.collectors:
-            collector.add(reading)
-
-    def end_block(self, block: int) -> None:
-        """A jackknife block is finished."""
-        for collector in self.collectors:
-            collector.end_block(block)
+        for collector in (self.moments, self.tokens, self.domains, self.depth, self.windows):
+            if collector is not None:
+                collector.add(reading)
 
 
 def observe(
@@ -191,7 +182,7 @@ def observe(
 
     The device holds the sums of one block only. What the request wants and cannot have is left out: metrics of logits
     without `head`, those of units without `units` (the layers whose inputs they are, by site), comparisons without
-    `reference`. `progress(done, total)` counts sequences. Batch size and padding side change nothing but float rounding.
+    `reference`. `progress(done, total)` counts sequences. Batch size and padding side change rounding only.
 
     Raises:
         UserError: a state is NaN or infinite; names site, batch and sequence.
@@ -282,9 +273,9 @@ class _Pass:
 
     def end_block(self, block: int) -> None:
         self.buffers.shifts, self.reference_buffers.shifts = {}, {}
-        self.result.end_block(block)
+        self.result.moments.end_block(block)
         if self.result.reference is not None and self.result.cross is not None:
-            self.result.reference.end_block(block)
+            self.result.reference.moments.end_block(block)
             self.result.cross.end_block(block)
 
     def _reading(self, site: str, hidden: Tensor, batch: Batch, buffers: Buffers, whose: str = "model") -> Reading:

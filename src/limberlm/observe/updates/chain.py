@@ -12,7 +12,7 @@ from limberlm.errors import UserError
 from limberlm.geometry.updates import Change
 from limberlm.observe.model.weights import Checkpoint
 from limberlm.observe.updates.adapters import Adapter, is_adapter
-from limberlm.observe.updates.changes import Reading, adapter_changes, checkpoint_changes
+from limberlm.observe.updates.changes import Terms, adapter_changes, checkpoint_changes
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +34,7 @@ class Chain:
     changes: Callable[[str], list[Change]]
 
 
-def open_chain(paths: Sequence[str | Path], reading: Reading) -> Chain:
+def open_chain(paths: Sequence[str | Path], terms: Terms) -> Chain:
     """Open all stages, headers only.
 
     Raises:
@@ -45,8 +45,8 @@ def open_chain(paths: Sequence[str | Path], reading: Reading) -> Chain:
     if len(kinds) > 1:
         raise UserError(f"{kinds[True]} is an adapter and {kinds[False]} a model; give a chain of one kind")
     if True in kinds:
-        return _adapters([Adapter.open(path) for path in paths], names, reading)
-    return _checkpoints([Checkpoint.open(path) for path in paths], names, reading)
+        return _adapters([Adapter.open(path) for path in paths], names, terms)
+    return _checkpoints([Checkpoint.open(path) for path in paths], names, terms)
 
 
 def stage_names(paths: Sequence[str]) -> list[str]:
@@ -71,27 +71,25 @@ def stage_names(paths: Sequence[str]) -> list[str]:
     return names
 
 
-def _adapters(adapters: Sequence[Adapter], names: Sequence[str], reading: Reading) -> Chain:
+def _adapters(adapters: Sequence[Adapter], names: Sequence[str], terms: Terms) -> Chain:
     left_out: dict[str, str] = {}
-    _refuse_other_base(adapters, reading)
+    _refuse_other_base(adapters, terms)
     for adapter in adapters:
         left_out |= adapter.left_out
-        if adapter.uses_dora and reading.base is None:
+        if adapter.uses_dora and terms.base is None:
             raise UserError(f"{adapter.path}: use_dora: its change depends on the base's weights; give the base too")
-        left_out |= _unusable(adapter, reading)
+        left_out |= _unusable(adapter, terms)
     found = [set(adapter.lora) | set(adapter.whole) for adapter in adapters]
     modules = _common(found, names, left_out)
     for module in modules:
         _refuse_other_shape(module, adapters)
-    return Chain(
-        list(names), "adapter", modules, left_out, partial(adapter_changes, adapters=adapters, reading=reading)
-    )
+    return Chain(list(names), "adapter", modules, left_out, partial(adapter_changes, adapters=adapters, terms=terms))
 
 
-def _checkpoints(checkpoints: Sequence[Checkpoint], names: Sequence[str], reading: Reading) -> Chain:
-    if reading.base is None:
+def _checkpoints(checkpoints: Sequence[Checkpoint], names: Sequence[str], terms: Terms) -> Chain:
+    if terms.base is None:
         raise UserError(f"{checkpoints[0].path}: a full checkpoint; give the base it started from too")
-    chain = [reading.base, *checkpoints]
+    chain = [terms.base, *checkpoints]
     matrices = [checkpoint.matrices for checkpoint in chain]
     left_out = {
         name: f"{len(stored.shape)}-dimensional: not a weight matrix"
@@ -108,7 +106,7 @@ def _checkpoints(checkpoints: Sequence[Checkpoint], names: Sequence[str], readin
                     f"{checkpoint.path}: {module} is {list(shape)}, and in {chain[0].path} {list(shapes[0])}; "
                     "the checkpoints belong to different bases"
                 )
-    changes = partial(checkpoint_changes, checkpoints=checkpoints, reading=reading)
+    changes = partial(checkpoint_changes, checkpoints=checkpoints, terms=terms)
     return Chain(list(names), "checkpoint", modules, left_out, changes)
 
 
@@ -132,13 +130,13 @@ def _in_depth_order(module: str) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdigit() else (-1, part) for part in module.split(".")]
 
 
-def _unusable(adapter: Adapter, reading: Reading) -> Mapping[str, str]:
+def _unusable(adapter: Adapter, terms: Terms) -> Mapping[str, str]:
     """Weights saved whole that have nothing to be compared with."""
-    if reading.base is None:
+    if terms.base is None:
         return dict.fromkeys(adapter.whole, "saved whole (modules_to_save): its change needs the base")
     reasons = {}
     for module, stored in adapter.whole.items():
-        kept = reading.base.weight(module)
+        kept = terms.base.weight(module)
         if kept is None:
             reasons[module] = "saved whole, and the base has no such weight"
         elif kept.shape != stored.shape:
@@ -146,11 +144,11 @@ def _unusable(adapter: Adapter, reading: Reading) -> Mapping[str, str]:
     return reasons
 
 
-def _refuse_other_base(adapters: Sequence[Adapter], reading: Reading) -> None:
+def _refuse_other_base(adapters: Sequence[Adapter], terms: Terms) -> None:
     """Without the base at hand, its name is the only witness; with it, shapes are."""
     named = [adapter for adapter in adapters if adapter.base]
     for adapter in named[1:]:
-        if reading.base is None and adapter.base != named[0].base:
+        if terms.base is None and adapter.base != named[0].base:
             raise UserError(
                 f"base_model_name_or_path: {named[0].path} was trained on {named[0].base}, {adapter.path} on "
                 f"{adapter.base}; if the second is the first with adapters merged in, say so by giving the base"

@@ -25,7 +25,7 @@ HandOver = Literal["merge", "continue", "stack"]
 
 
 @dataclass(frozen=True)
-class Reading:
+class Terms:
     """How a chain is read.
 
     Attributes:
@@ -57,10 +57,10 @@ class _Step:
 class _Chain:
     """One module on its way through the stages."""
 
-    def __init__(self, module: str, adapters: Sequence[Adapter], reading: Reading) -> None:
+    def __init__(self, module: str, adapters: Sequence[Adapter], terms: Terms) -> None:
         self.module = module
-        self.reading = reading
-        self.origin, self.stored = _base_weight(module, adapters, reading)
+        self.terms = terms
+        self.origin, self.stored = _base_weight(module, adapters, terms)
         self.weight = self.origin
         self.added: Factored | None = None
         """What the stages so far add to the base, as long as it is a sum of factors."""
@@ -73,7 +73,7 @@ class _Chain:
             step = _Step(self._replaced(self._whole(whole)))
             self.added = None
         else:
-            lora = _on_device(adapter.read(self.module), self.reading.device)
+            lora = _on_device(adapter.read(self.module), self.terms.device)
             change = self._sum(lora.update) if lora.magnitude is None else self._replaced(self._dora(lora))
             step = _Step(change, lora.rows, lora.start)
         self.steps.append(step)
@@ -90,7 +90,7 @@ class _Chain:
 
     def _sum(self, new: Factored) -> Factored | Tensor:
         first, before = not self.steps, self.added
-        if self.reading.hand_over != "continue":
+        if self.terms.hand_over != "continue":
             self.added = new if first else None if before is None else before + new
             return new
         self.added = new
@@ -106,10 +106,10 @@ class _Chain:
         return after - self.weight
 
     def _whole(self, stored: Stored) -> Tensor:
-        assert self.reading.base is not None
+        assert self.terms.base is not None
         assert self.weight is not None
-        raw = stored.read().to(self.reading.device)
-        raw = raw.T if self.reading.base.transposed(self.module) else raw
+        raw = stored.read().to(self.terms.device)
+        raw = raw.T if self.terms.base.transposed(self.module) else raw
         before = self.weight.to(raw.dtype)
         if torch.equal(before.to(torch.float64), self.weight):
             refuse_rounded(before, raw)
@@ -118,7 +118,7 @@ class _Chain:
     def _dora(self, lora: Lora) -> Tensor:
         """Rows of W + s B A scaled to their magnitude; the norms in the weight's type, as PEFT takes them."""
         self.added = None
-        begun = self.origin if self.reading.hand_over == "continue" or not self.steps else self.weight
+        begun = self.origin if self.terms.hand_over == "continue" or not self.steps else self.weight
         assert begun is not None
         assert lora.magnitude is not None
         directions = begun + lora.update.dense()
@@ -127,7 +127,7 @@ class _Chain:
         return directions * (lora.magnitude.to(torch.float64) / norms.to(torch.float64))[:, None]
 
 
-def adapter_changes(module: str, adapters: Sequence[Adapter], reading: Reading) -> list[Change]:
+def adapter_changes(module: str, adapters: Sequence[Adapter], terms: Terms) -> list[Change]:
     """The change of each stage, and of the whole chain last if there is more than one stage.
 
     Under `merge` and `stack` a stage's change is its own scale x B A; under `continue` that minus the stage before.
@@ -137,36 +137,36 @@ def adapter_changes(module: str, adapters: Sequence[Adapter], reading: Reading) 
         UserError: names the adapter or file: damaged, or of another base.
         Undefined: a weight saved whole differs from the base by rounding.
     """
-    chain = _Chain(module, adapters, reading)
+    chain = _Chain(module, adapters, terms)
     for adapter in adapters:
         chain.advance(adapter)
     total = chain.total() if len(adapters) > 1 else None
-    stored = chain.stored if reading.hand_over == "merge" and chain.stored in SIXTEEN_BIT else None
-    return _judged(module, chain.steps, total, chain.origin, stored, reading)
+    stored = chain.stored if terms.hand_over == "merge" and chain.stored in SIXTEEN_BIT else None
+    return _judged(module, chain.steps, total, chain.origin, stored, terms)
 
 
-def checkpoint_changes(module: str, checkpoints: Sequence[Checkpoint], reading: Reading) -> list[Change]:
+def checkpoint_changes(module: str, checkpoints: Sequence[Checkpoint], terms: Terms) -> list[Change]:
     """The same from full weights: each stage is W_t - W_(t-1), the first from the base.
 
     Raises:
         UserError: names the file that is damaged, or the pair whose difference is rounding.
     """
-    assert reading.base is not None
-    chain = [reading.base, *checkpoints]
-    weights = [checkpoint.matrices[module].read().to(reading.device) for checkpoint in chain]
+    assert terms.base is not None
+    chain = [terms.base, *checkpoints]
+    weights = [checkpoint.matrices[module].read().to(terms.device) for checkpoint in chain]
     for (one, before), (other, after) in pairwise(zip(chain, weights, strict=True)):
         try:
-            refuse_rounded(before, after, reading.adapter_rank)
+            refuse_rounded(before, after, terms.adapter_rank)
         except Undefined as reason:
             raise UserError(
                 f"{other.path} against {one.path}, {module}: {reason}; give the adapters, or 32-bit checkpoints"
             ) from None
     exact = [weight.to(torch.float64) for weight in weights]
-    if reading.base.transposed(module):
+    if terms.base.transposed(module):
         exact = [weight.T for weight in exact]
     steps = [_Step(after - before) for before, after in pairwise(exact)]
     total = exact[-1] - exact[0] if len(steps) > 1 else None
-    return _judged(module, steps, total, exact[0], None, reading)
+    return _judged(module, steps, total, exact[0], None, terms)
 
 
 def _judged(
@@ -175,11 +175,11 @@ def _judged(
     total: Factored | Tensor | None,
     origin: Tensor | None,
     stored: torch.dtype | None,
-    reading: Reading,
+    terms: Terms,
 ) -> list[Change]:
     """The changes with the weights and their bases beside them."""
-    generator = torch.Generator().manual_seed(crc32(module.encode()) ^ reading.seed)
-    spectra = origin is not None and reading.intruders
+    generator = torch.Generator().manual_seed(crc32(module.encode()) ^ terms.seed)
+    spectra = origin is not None and terms.intruders
     base = singular_bases(origin) if spectra and origin is not None else None
     weight, before, changes = origin, base, []
     for step in steps:
@@ -222,31 +222,31 @@ def _change(
     )
 
 
-def _base_weight(module: str, adapters: Sequence[Adapter], reading: Reading) -> tuple[Tensor | None, torch.dtype]:
+def _base_weight(module: str, adapters: Sequence[Adapter], terms: Terms) -> tuple[Tensor | None, torch.dtype]:
     """The base's weight of a module as [d_out, d_in] in float64, and the type it is kept in."""
-    if reading.base is None:
+    if terms.base is None:
         return None, torch.float32
-    stored = reading.base.weight(module)
+    stored = terms.base.weight(module)
     adapter = next((adapter for adapter in adapters if module in adapter.lora), None)
     if adapter is None:
-        shape, transposed = adapters[0].whole[module].shape, reading.base.transposed(module)
+        shape, transposed = adapters[0].whole[module].shape, terms.base.transposed(module)
         shape = shape[::-1] if transposed else shape
     else:
         shape = adapter.shape(module)
-        conv1d = reading.base.transposed(module) if reading.base.has_conv1d else adapter.fan_in_fan_out
+        conv1d = terms.base.transposed(module) if terms.base.has_conv1d else adapter.fan_in_fan_out
         transposed = adapter.is_embedding(module) or (conv1d and shape[0] == shape[1])
     if stored is None:
-        raise UserError(f"{reading.base.path}: has no weight of {module}, which {adapters[0].path} changes")
+        raise UserError(f"{terms.base.path}: has no weight of {module}, which {adapters[0].path} changes")
     kept = stored.shape
     if kept != (shape[::-1] if transposed else shape):
         transposed = not transposed
     if kept != (shape[::-1] if transposed else shape):
         raise UserError(
-            f"{adapters[0].path}: changes {module} as {list(shape)}, and in {reading.base.path} it is {list(kept)}; "
+            f"{adapters[0].path}: changes {module} as {list(shape)}, and in {terms.base.path} it is {list(kept)}; "
             "the adapter belongs to another base"
         )
     tensor = stored.read()
-    weight = tensor.to(reading.device, torch.float64)
+    weight = tensor.to(terms.device, torch.float64)
     return weight.T if transposed else weight, tensor.dtype
 
 

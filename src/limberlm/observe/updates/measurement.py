@@ -22,7 +22,7 @@ from limberlm.geometry.updates import LEADING, Change
 from limberlm.observe.model.weights import Checkpoint
 from limberlm.observe.updates.adapters import is_adapter
 from limberlm.observe.updates.chain import Chain, open_chain
-from limberlm.observe.updates.changes import HandOver, Reading
+from limberlm.observe.updates.changes import HandOver, Terms
 from limberlm.observe.updates.rows import COLUMNS, module_rows, permuted_rows, summarise
 from limberlm.version import __version__
 
@@ -142,8 +142,8 @@ def measure_updates(
     if not adapters:
         raise UserError("adapters: give at least one adapter or checkpoint")
     _refuse_device(device)
-    reading = Reading(None if base is None else _base(base), hand_over, intruders, seed, device, adapter_rank)
-    chain = open_chain(adapters, reading)
+    terms = Terms(None if base is None else _base(base), hand_over, intruders, seed, device, adapter_rank)
+    chain = open_chain(adapters, terms)
     rows: list[dict[str, Any]] = []
     others = _Others()
     for done, module in enumerate(chain.modules):
@@ -163,7 +163,7 @@ def measure_updates(
         progress(len(chain.modules), len(chain.modules))
     table = _frame(rows)
     summary = summarise(table)
-    return Updates(table, summary, _manifest(adapters, chain, reading, summary))
+    return Updates(table, summary, _manifest(adapters, chain, terms, summary))
 
 
 class _Others:
@@ -210,25 +210,25 @@ def _frame(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
     return frame
 
 
-def _manifest(adapters: Sequence[str | Path], chain: Chain, reading: Reading, summary: pd.DataFrame) -> dict[str, Any]:
+def _manifest(adapters: Sequence[str | Path], chain: Chain, terms: Terms, summary: pd.DataFrame) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "limberlm": __version__,
-        "hand_over": "full" if chain.kind == "checkpoint" else reading.hand_over,
+        "hand_over": "full" if chain.kind == "checkpoint" else terms.hand_over,
         "stages": [{"stage": name, "path": str(path)} for name, path in zip(chain.names, adapters, strict=True)],
-        "base": None if reading.base is None else reading.base.path,
-        "intruders": reading.intruders,
-        "seed": reading.seed,
+        "base": None if terms.base is None else terms.base.path,
+        "intruders": terms.intruders,
+        "seed": terms.seed,
         "kept_singular_values": KEPT,
         "leading_directions": LEADING,
         "modules": len(chain.modules) - len(set(chain.modules) & set(chain.left_out)),
         "left_out": dict(sorted(chain.left_out.items())),
-        "not_measured": _not_measured(set(summary["metric"]), reading, chain),
+        "not_measured": _not_measured(set(summary["metric"]), terms, chain),
         "flags": _flags(summary),
     }
 
 
-def _not_measured(measured: set[str], reading: Reading, chain: Chain) -> dict[str, str]:
+def _not_measured(measured: set[str], terms: Terms, chain: Chain) -> dict[str, str]:
     """Why a metric of the catalog has no row."""
     reasons = {}
     for metric in METRICS:
@@ -242,14 +242,14 @@ def _not_measured(measured: set[str], reading: Reading, chain: Chain) -> dict[st
         elif "stored" in needed:
             reasons[metric.name] = "needs hand-over merge and a base stored in 16 bits"
         elif needed:
-            reasons[metric.name] = "needs the base" if reading.base is None else "needs the weights' SVDs (intruders)"
+            reasons[metric.name] = "needs the base" if terms.base is None else "needs the weights' SVDs (intruders)"
         else:
             reasons[metric.name] = "needs two modules of the same kind"
     return reasons
 
 
 def _flags(summary: pd.DataFrame) -> list[str]:
-    """What a reader should know before reading on."""
+    """What a reader should know before terms on."""
     flags = []
     for row in summary.to_dict("records"):
         stage, other, value = row["stage"], row["other"], row["value"]

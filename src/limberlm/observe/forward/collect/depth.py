@@ -59,9 +59,6 @@ class DepthCollector:
         for name, values in found.items():
             kept[name] = placed(values.float(), places, len(self.sample), kept.get(name))
 
-    def end_block(self, block: int) -> None:
-        """Nothing is summed."""
-
 
 def _after(site: str) -> str:
     return f"block.{int(site.removeprefix('block.')) + 1}" if site.startswith("block.") else ""

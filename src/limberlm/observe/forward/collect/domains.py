@@ -52,6 +52,3 @@ class DomainsCollector:
         inside = (places >= 0) & ~means.isnan().any(1)
         kept = placed(means[inside].float(), places[inside], self.chosen, self.pooled.get(reading.site))
         self.pooled[reading.site] = kept
-
-    def end_block(self, block: int) -> None:
-        """The sums are on the host already."""

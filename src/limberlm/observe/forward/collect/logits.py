@@ -54,9 +54,6 @@ class LogitsCollector:
         states = reading.rows[rows.to(reading.rows.device)]
         return head.logits(states.to(reading.dtype))
 
-    def end_block(self, block: int) -> None:
-        """Nothing is summed."""
-
 
 def _refuse_non_finite(logits: list[Tensor], rows: Tensor, reading: Reading) -> None:
     for whose, values in zip(("model", "reference"), logits, strict=False):

@@ -81,6 +81,3 @@ class TokensCollector:
             for block, states in self.large.get(site, {}).items():
                 self.large[site][block] = states[states.norm(dim=1) > self.threshold[site]]
         return self.threshold[site]
-
-    def end_block(self, block: int) -> None:
-        """Nothing is summed."""

@@ -64,6 +64,3 @@ class WindowsCollector:
         if GRAMS in self.reads and bool(first.any()):
             vectors = hsic_vectors(states[first.to(states.device)]).float()
             self.grams[key] = placed(vectors, places[first], min(HSIC, self.chosen), self.grams.get(key))
-
-    def end_block(self, block: int) -> None:
-        """The sums are on the host already."""

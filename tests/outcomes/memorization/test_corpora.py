@@ -123,7 +123,7 @@ def test_windows_are_cut_within_documents(documents: list[list[int]], length: in
     if wanted:
         assert cut_windows(joined, 4, length).tolist() == wanted
     else:
-        with pytest.raises(UserError, match=f"length={length}: no document"):
+        with pytest.raises(UserError, match=f"no document of it has {length} tokens"):
             cut_windows(joined, 4, length)
 
 

@@ -109,7 +109,7 @@ def cut_windows(tokens: Tokens, vocab_size: int, length: int) -> Tokens:
     windows = [document[: len(document) // length * length].reshape(-1, length) for document in whole]
     rows: Tokens = np.concatenate(windows)
     if not len(rows):
-        raise UserError(f"length={length}: no document of the corpus is that long; give shorter windows")
+        raise UserError(f"corpus: no document of it has {length} tokens; give a longer text, or shorter windows")
     return rows
 
 

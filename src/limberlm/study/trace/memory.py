@@ -10,14 +10,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from limberlm.errors import UserError
 from limberlm.files import content_digest, file_digest, write_text
-from limberlm.outcomes.memorization.corpora import load_rows, tokenize_corpus
+from limberlm.outcomes.memorization.corpora import cut_windows, load_rows, tokenize_corpus
 from limberlm.outcomes.memorization.infinigram import Infinigram
 from limberlm.outcomes.memorization.table import (
     References,
@@ -125,7 +124,7 @@ def _indexed(
         index = None if there else corpus.index(progress)
     else:
         tokens = tokenize_corpus(path, tokenizer)
-        rows = _windows(tokens, len(tokenizer), WINDOW * (settings.prompt + settings.target))
+        rows = cut_windows(tokens, len(tokenizer), WINDOW * (settings.prompt + settings.target))
         index = (
             None if there else Infinigram.build(tokens, len(tokenizer), tokenizer=tokenizer_digest, progress=progress)
         )
@@ -136,15 +135,6 @@ def _indexed(
     index.save(kept)
     write_text(record, wanted)  # last: an index without it is built again
     return rows, index
-
-
-def _windows(tokens: NDArray[Any], boundary: int, length: int) -> NDArray[Any]:
-    """Windows [n, length] within the documents of a corpus."""
-    documents = np.split(tokens, np.flatnonzero(tokens == boundary) + 1)
-    parts = [one[: (len(one) - 1) // length * length].reshape(-1, length) for one in documents if len(one) > length]
-    if not parts:
-        raise UserError(f"memorization.corpus: no document of it has {length} tokens")
-    return np.concatenate(parts)
 
 
 def _texts(probe: TraceProbe, tokenizer: PreTrainedTokenizerBase) -> list[str]:

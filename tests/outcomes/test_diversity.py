@@ -36,8 +36,7 @@ from limberlm.outcomes.diversity import (
     vendi,
 )
 from limberlm.outcomes.diversity.pass_at_k import bootstrap_interval
-from limberlm.outcomes.jackknife import jackknife_items
-from limberlm.outcomes.table import COLUMNS, outcome_row, outcome_table
+from limberlm.outcomes.table import COLUMNS, jackknife_items, outcome_row, outcome_table
 from limberlm.testbed import SKILLS
 
 # --- pass@k
@@ -156,9 +155,9 @@ def test_checkpoints_are_compared_problem_by_problem() -> None:
 
 def test_what_was_sampled_otherwise_is_not_compared() -> None:
     rows = {t: pass_at_k_rows("t", [1, 2], 8, (1,), settings={"temperature": t}) for t in (0.5, 1.0)}
-    with pytest.raises(UserError, match=r'^pass@1 on t: sampled with .*"temperature": 0.5.*sample alike$'):
+    with pytest.raises(UserError, match=r'^pass@1 on t: measured with .*"temperature": 0.5.*measure alike$'):
         paired_pass_at_k(rows[0.5], rows[1.0])
-    with pytest.raises(UserError, match=r"on 2 problems and with .* on 3 problems"):
+    with pytest.raises(UserError, match=r"on 2 items and with .* on 3 items"):
         paired_pass_at_k(rows[1.0], pass_at_k_rows("t", [1, 2, 3], 8, (1,), settings={"temperature": 1.0}))
     with pytest.raises(UserError, match="share no task, split and k"):
         paired_pass_at_k(rows[1.0], pass_at_k_rows("t", [1, 2], 8, (4,)))

@@ -148,9 +148,11 @@ def test_gaps_can_be_read_off_a_table(tmp_path) -> None:
 def test_what_was_measured_otherwise_is_not_compared() -> None:
     one = outcome_row("accuracy", "t", [1.0, 0.0], kind="share", split="out_of_domain", settings={"shift": "a"})
     other = outcome_row("accuracy", "t", [1.0, 0.0], kind="share", split="out_of_domain", settings={"shift": "b"})
-    with pytest.raises(UserError, match=r"^accuracy on t: measured with 2 items and .*measure alike$"):
+    with pytest.raises(
+        UserError, match=r'^accuracy on t: measured with \{"shift": "b"\} on 2 items and .*measure alike$'
+    ):
         gap_to_base([one], [other])
-    with pytest.raises(UserError, match=r"with 2 items and None and with 4 items"):
+    with pytest.raises(UserError, match="with no settings on 4 items and with no settings on 2 items"):
         gap_to_base([share(1, 1, "out_of_domain")], [share(2, 2, "out_of_domain")])
 
 

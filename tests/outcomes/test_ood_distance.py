@@ -17,9 +17,8 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from limberlm.errors import UserError
 from limberlm.observe.model.sites import locate
-from limberlm.outcomes.jackknife import jackknife_items
 from limberlm.outcomes.ood_distance import SequenceSums, mean_distance, middle_site, ood_distance
-from limberlm.outcomes.table import outcome_row
+from limberlm.outcomes.table import jackknife_items, outcome_row
 from limberlm.testbed import SKILLS
 
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from limberlm.outcomes.encoding import Example, encode_row, encode_sample
-from limberlm.outcomes.retention import backward_transfer, context_limit, loss_outcome, prose_outcome, skill_outcomes
+from limberlm.outcomes.encoding import Example, context_limit, encode_row, encode_sample
+from limberlm.outcomes.retention import backward_transfer, loss_outcome, prose_outcome, skill_outcomes
 from limberlm.stages import load_stage_data
 from limberlm.testbed import SKILLS
 from limberlm.testbed.prose import passages

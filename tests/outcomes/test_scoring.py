@@ -9,9 +9,9 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from limberlm.outcomes.encoding import Example, collate, encode_sample
+from limberlm.outcomes.encoding import Example, collate, encode_sample, pad_id
 from limberlm.outcomes.retention import skill_outcomes
-from limberlm.outcomes.scoring import Asked, answer_losses, exact_answers, greedy_answers, pad_id, token_losses
+from limberlm.outcomes.scoring import Asked, answer_losses, exact_answers, greedy_answers, token_losses
 from limberlm.testbed import SKILLS, Sample
 from limberlm.testbed.skill import same_text
 from tests.outcomes.oracle import Knows, answers, losses_by_hand

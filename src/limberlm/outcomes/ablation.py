@@ -25,12 +25,11 @@ from limberlm.observe.model.head import Head, locate_head
 from limberlm.observe.model.sites import FINAL_NORM, Sites, locate
 from limberlm.observe.model.state import untouched
 from limberlm.observe.probe.probe_set import ProbeSet
-from limberlm.outcomes.choices import SPLIT, Questions, choice_rows, questions
-from limberlm.outcomes.encoding import batches
+from limberlm.outcomes.choices import Questions, choice_rows, questions
+from limberlm.outcomes.encoding import IGNORED, batches, context_limit, pad_id
 from limberlm.outcomes.projection import Principal, Projection, check_site, principal, projected
-from limberlm.outcomes.retention import context_limit
-from limberlm.outcomes.scoring import pad_id
-from limberlm.outcomes.table import outcome_row
+from limberlm.outcomes.samples import MULTIPLE_CHOICE
+from limberlm.outcomes.table import Row, outcome_row
 
 COLUMNS = (
     *("outcome", "task", "split", "site", "action", "k", "directions", "mean", "draw", "dimensions", "variance_share"),
@@ -38,7 +37,6 @@ COLUMNS = (
 )
 CHUNK = 2**24  # logits that exist at a time: 64 MB in float32
 
-Row = dict[str, Any]
 Progress = Callable[[int, int], None]  # evaluations done, evaluations in all
 
 
@@ -179,10 +177,9 @@ class _Reader:
         summed = torch.zeros(len(counts), dtype=torch.float64).index_add(0, owner, scores).numpy()
         tokens = counts.double().numpy()
         right = self.asked.right
-        loss = outcome_row(
-            "loss", self.asked.task, (-summed / tokens)[right].tolist(), split=SPLIT, weights=tokens[right].tolist()
-        )
-        return [*choice_rows(self.asked, summed, tokens), loss | {"weights": tokens[right].tolist()}]
+        losses, weights = (-summed / tokens)[right].tolist(), tokens[right].tolist()
+        loss = outcome_row("loss", self.asked.task, losses, split=MULTIPLE_CHOICE, weights=weights)
+        return [*choice_rows(self.asked, summed, tokens), loss | {"weights": weights}]
 
     def _states(self, projection: Projection | None = None) -> tuple[Tensor, Tensor]:
         """Final states [tokens, d] before every token of every option, and those tokens [tokens]."""
@@ -192,7 +189,7 @@ class _Reader:
             for batch in batches(self.asked.examples, self.batch_size, self.pad):
                 ids, mask = (part.to(self.sites.device) for part in (batch.input_ids, batch.attention_mask))
                 self.sites.forward(input_ids=ids, attention_mask=mask)
-                scored = batch.labels[:, 1:] != -100
+                scored = batch.labels[:, 1:] != IGNORED
                 states.append(read[FINAL_NORM][:, :-1][scored.to(read[FINAL_NORM].device)])
                 targets.append(batch.labels[:, 1:][scored])
         return torch.cat(states), torch.cat(targets)

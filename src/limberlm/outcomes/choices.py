@@ -9,19 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from limberlm.errors import UserError, nearest
-from limberlm.outcomes.encoding import Example, encode_sample
-from limberlm.outcomes.retention import context_limit
-from limberlm.outcomes.scoring import answer_losses, pad_id
-from limberlm.outcomes.table import outcome_row
-from limberlm.testbed import SKILLS, Sample, Skill
-from limberlm.testbed.skill import Split
+from limberlm.errors import UserError
+from limberlm.outcomes.encoding import Example, context_limit, encode_sample, pad_id
+from limberlm.outcomes.samples import MULTIPLE_CHOICE, draw_samples
+from limberlm.outcomes.scoring import answer_losses
+from limberlm.outcomes.table import Row, outcome_row
+from limberlm.testbed import Sample
 
 SCORES = ("normalised", "summed")
 """Log-likelihood of an option per token, or over all its tokens, which favours short options."""
@@ -29,7 +27,6 @@ SCORES = ("normalised", "summed")
 TIE = 1e-6
 """Scores that differ by less than this share are equal but for the rounding of a sum of float32 terms."""
 
-SPLIT: Split = "multiple_choice"
 Floats = NDArray[np.float64]
 
 
@@ -67,34 +64,6 @@ class Questions:
         return credits
 
 
-def find_skill(name: str) -> Skill:
-    """A skill of the testbed by name.
-
-    Raises:
-        UserError: there is none of that name.
-
-    """
-    if name not in SKILLS:
-        known = ", ".join(SKILLS)
-        raise UserError(f'"{name}" is not a skill of the testbed{nearest(name, SKILLS)}; choose from {known}')
-    return SKILLS[name]
-
-
-def draw_samples(skill: Skill, split: Split, items: int) -> list[Sample]:
-    """`items` samples of a split, the same ones every time.
-
-    Raises:
-        UserError: fewer than one is asked for, or more than the skill has.
-
-    """
-    if items < 1:
-        raise UserError(f"items={items}: give at least 1")
-    try:
-        return skill.samples(split, items)
-    except ValueError as error:
-        raise UserError(f"items={items}: {error}; ask for fewer") from None
-
-
 def questions(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str, items: int) -> Questions:
     """The first `items` multiple-choice questions of a skill, as the model reads them.
 
@@ -103,8 +72,8 @@ def questions(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: 
             is cut would be scored on fewer words than the others.
 
     """
-    skill, limit = find_skill(name), context_limit(model)
-    samples = draw_samples(skill, SPLIT, items)
+    limit = context_limit(model)
+    samples = draw_samples(name, MULTIPLE_CHOICE, items)
     examples = [encode_sample(tokenizer, s.prompt, option, limit + 1) for s in samples for option in s.choices]
     if any(len(example.ids) > limit for example in examples):
         raise UserError(f"{name}: a multiple-choice question is longer than the {limit} tokens the model takes")
@@ -113,7 +82,7 @@ def questions(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: 
 
 def choice_outcomes(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, skills: Sequence[str], items: int
-) -> list[dict[str, Any]]:
+) -> list[Row]:
     """`choice_accuracy_normalised` and `choice_accuracy_summed` on each skill's multiple-choice split.
 
     The option with the highest log-likelihood per token, or in sum, is taken as the model's answer; ties share the
@@ -126,7 +95,7 @@ def choice_outcomes(
 
     """
     pad = pad_id(tokenizer)
-    rows: list[dict[str, Any]] = []
+    rows: list[Row] = []
     for name in skills:
         asked = questions(model, tokenizer, name, items)
         losses = answer_losses(model, asked.examples, pad).numpy()
@@ -134,7 +103,7 @@ def choice_outcomes(
     return rows
 
 
-def choice_rows(asked: Questions, summed: Floats, tokens: Floats) -> list[dict[str, Any]]:
+def choice_rows(asked: Questions, summed: Floats, tokens: Floats) -> list[Row]:
     """The two accuracies, from the options' summed log-likelihoods and lengths, [examples] each."""
     by_score = {"normalised": summed / tokens, "summed": summed}
     return [
@@ -143,7 +112,7 @@ def choice_rows(asked: Questions, summed: Floats, tokens: Floats) -> list[dict[s
             asked.task,
             asked.credits(by_score[score]),
             kind="share",
-            split=SPLIT,
+            split=MULTIPLE_CHOICE,
             settings={"score": score, "chance": asked.chance},
         )
         for score in SCORES

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 IGNORED = -100  # the label that cross-entropy skips
 
@@ -29,6 +29,17 @@ class Batch:
     input_ids: Tensor
     attention_mask: Tensor
     labels: Tensor
+
+
+def context_limit(model: PreTrainedModel) -> int:
+    """The longest sequence scored: the model's context, at most 1024 tokens as in TRL's trainers."""
+    return min(1024, int(getattr(model.config, "max_position_embeddings", 1024)))
+
+
+def pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The padding token, or the end token where there is none: padding is masked everywhere."""
+    found = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    return int(found)
 
 
 def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Any) -> list[int]:
@@ -100,3 +111,11 @@ def collate(examples: Sequence[Example], pad: int) -> Batch:
         labels[row, example.context : len(tokens)] = tokens[example.context :]
         mask[row, : len(tokens)] = 1
     return Batch(ids, mask, labels)
+
+
+def left_padded(prompts: Sequence[Sequence[int]], pad: int) -> tuple[Tensor, Tensor]:
+    """Prompts [batch, length] that an answer can follow, and their attention mask."""
+    width = max(map(len, prompts))
+    ids = torch.tensor([[pad] * (width - len(prompt)) + list(prompt) for prompt in prompts])
+    mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])
+    return ids, mask

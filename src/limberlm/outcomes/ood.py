@@ -11,15 +11,12 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from limberlm.errors import UserError
-from limberlm.outcomes.encoding import encode_sample
-from limberlm.outcomes.retention import Outcome, context_limit, loss_row, skill_outcomes
+from limberlm.outcomes.encoding import context_limit, encode_sample
+from limberlm.outcomes.retention import loss_row, skill_outcomes
+from limberlm.outcomes.samples import OUT_OF_DOMAIN, draw_samples
 from limberlm.outcomes.scoring import Asked
-from limberlm.outcomes.table import outcome_row
+from limberlm.outcomes.table import Row, item_changes, outcome_row
 from limberlm.testbed import SKILLS
-from limberlm.testbed.skill import Split
-
-SPLIT: Split = "out_of_domain"
 
 
 def shift_of(name: str) -> dict[str, Any]:
@@ -37,7 +34,7 @@ def ood_outcomes(
     skills: Sequence[str],
     items: int,
     asked: Asked | None = None,
-) -> list[Outcome]:
+) -> list[Row]:
     """`accuracy` (`pair_accuracy` for preferences) and `loss` on each skill's out-of-domain split.
 
     The loss is that of the right answer, teacher-forced, in nats per scored token: unlike accuracy it cannot collapse
@@ -45,15 +42,15 @@ def ood_outcomes(
     rows' `settings` hold the skill's shift (`shift_of`). Answers that `asked` holds are not generated again.
     """
     limit = context_limit(model)
-    rows = skill_outcomes(model, tokenizer, skills, items, SPLIT, asked)
+    rows = skill_outcomes(model, tokenizer, skills, items, OUT_OF_DOMAIN, asked)
     for name in skills:
-        samples = SKILLS[name].samples(SPLIT, items)
+        samples = draw_samples(name, OUT_OF_DOMAIN, items)
         examples = [encode_sample(tokenizer, sample.prompt, sample.answer, limit) for sample in samples]
-        rows.append(loss_row(model, tokenizer, name, examples, SPLIT))
+        rows.append(loss_row(model, tokenizer, name, examples, OUT_OF_DOMAIN))
     return [row | {"settings": json.dumps(shift_of(row["task"]), sort_keys=True)} for row in rows]
 
 
-def gap_to_id(rows: Iterable[Outcome]) -> list[Outcome]:
+def gap_to_id(rows: Iterable[Row]) -> list[Row]:
     """Rows `OUTCOME_gap_to_id`: out of domain minus in domain, for every outcome and task of one checkpoint with both.
 
     The two splits hold different items, so nothing is paired and `items` is empty; n counts both splits. With value x
@@ -63,10 +60,11 @@ def gap_to_id(rows: Iterable[Outcome]) -> list[Outcome]:
     """
     listed = list(rows)
     inside = {_key(row): row for row in listed if row["split"] == "in_domain"}
-    return [_unpaired(row, inside[_key(row)]) for row in listed if row["split"] == SPLIT and _key(row) in inside]
+    shifted = (row for row in listed if row["split"] == OUT_OF_DOMAIN)
+    return [_unpaired(row, inside[_key(row)]) for row in shifted if _key(row) in inside]
 
 
-def gap_to_base(rows: Iterable[Outcome], base: Iterable[Outcome]) -> list[Outcome]:
+def gap_to_base(rows: Iterable[Row], base: Iterable[Row]) -> list[Row]:
     """Rows `OUTCOME_gap_to_base`: a checkpoint's out-of-domain rows minus the base's on the same items, paired.
 
     Right and wrong answers have the interval of Bonett and Price, anything else Student's over the items' differences;
@@ -76,16 +74,16 @@ def gap_to_base(rows: Iterable[Outcome], base: Iterable[Outcome]) -> list[Outcom
         UserError: the two were measured in different ways.
 
     """
-    earlier = {_key(row): row for row in base if row["split"] == SPLIT}
-    return [_paired(row, earlier[_key(row)]) for row in rows if row["split"] == SPLIT and _key(row) in earlier]
+    earlier = {_key(row): row for row in base if row["split"] == OUT_OF_DOMAIN}
+    return [_paired(row, earlier[_key(row)]) for row in rows if row["split"] == OUT_OF_DOMAIN and _key(row) in earlier]
 
 
-def _key(row: Outcome) -> tuple[str, str, int | None]:
+def _key(row: Row) -> tuple[str, str, int | None]:
     step = row.get("step")
     return row["outcome"], row["task"], int(step) if isinstance(step, int | np.integer) else None
 
 
-def _unpaired(row: Outcome, other: Outcome) -> Outcome:
+def _unpaired(row: Row, other: Row) -> Row:
     gap = row["value"] - other["value"]
     down = math.hypot(row["value"] - row["low"], other["high"] - other["value"])
     up = math.hypot(row["high"] - row["value"], other["value"] - other["low"])
@@ -100,18 +98,14 @@ def _unpaired(row: Outcome, other: Outcome) -> Outcome:
     }
 
 
-def _paired(row: Outcome, base: Outcome) -> Outcome:
-    own, other = (np.asarray(each["items"], dtype=np.float64) for each in (row, base))
-    said = [each["settings"] if isinstance(each["settings"], str) else None for each in (row, base)]
-    if len(own) != len(other) or said[0] != said[1]:
-        ways = (f"{len(items)} items and {how}" for items, how in zip((own, other), said, strict=True))
-        raise UserError(f"{row['outcome']} on {row['task']}: measured with {' and with '.join(ways)}; measure alike")
-    verdicts = set(own) | set(other) <= {0.0, 1.0}
+def _paired(row: Row, base: Row) -> Row:
+    changes = item_changes(base, row)
+    verdicts = set(row["items"]) | set(base["items"]) <= {0.0, 1.0}
     made = outcome_row(
         f"{row['outcome']}_gap_to_base",
         row["task"],
-        (own - other).tolist(),
+        changes.tolist(),
         kind="paired" if verdicts else "mean",
-        split=SPLIT,
+        split=OUT_OF_DOMAIN,
     )
-    return made | {"step": row["step"], "settings": said[0]}
+    return made | {"step": row["step"], "settings": row["settings"] if isinstance(row["settings"], str) else None}

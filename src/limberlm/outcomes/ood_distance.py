@@ -15,12 +15,10 @@ from limberlm.observe.model.sites import Sites, depth_of, locate
 from limberlm.observe.model.state import untouched
 from limberlm.observe.probe.batches import batches
 from limberlm.observe.probe.probe_set import BLOCKS, ProbeSet
-from limberlm.outcomes.choices import draw_samples, find_skill
-from limberlm.outcomes.encoding import as_turns
-from limberlm.outcomes.jackknife import jackknife_items
-from limberlm.outcomes.ood import SPLIT, shift_of
-from limberlm.outcomes.retention import Outcome, context_limit
-from limberlm.outcomes.table import outcome_row
+from limberlm.outcomes.encoding import as_turns, context_limit
+from limberlm.outcomes.ood import shift_of
+from limberlm.outcomes.samples import OUT_OF_DOMAIN, draw_samples
+from limberlm.outcomes.table import Row, jackknife_items, outcome_row
 from limberlm.testbed.skill import Split
 
 FEWEST = 16
@@ -84,7 +82,7 @@ def ood_distance(
     items: int,
     site: str | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
-) -> list[Outcome]:
+) -> list[Row]:
     """Rows `ood_distance`: how far each skill's shifted questions lie from the usual ones, in the base's states.
 
     Measured once, on the base: the distance says what the shift is, not what a stage did. The value is `mean_distance`
@@ -117,7 +115,7 @@ def ood_distance(
             **shift_of(name),
         }
         values = jackknife_items(plain - null, [one - expected for one, expected in without])
-        rows.append(outcome_row("ood_distance", name, values, split=SPLIT, settings=settings))
+        rows.append(outcome_row("ood_distance", name, values, split=OUT_OF_DOMAIN, settings=settings))
         progress(done + 1, len(skills))
     return rows
 
@@ -135,8 +133,7 @@ def _known(site: str, sites: Sites) -> str:
 
 
 def _probe(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str, items: int) -> ProbeSet:
-    skill = find_skill(name)
-    splits: tuple[Split, ...] = ("in_domain", SPLIT)
+    splits: tuple[Split, ...] = ("in_domain", OUT_OF_DOMAIN)
     rows = [
         {
             "prompt": as_turns(tokenizer, "user", sample.prompt),
@@ -144,7 +141,7 @@ def _probe(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str
             "domain": split,
         }
         for split in splits
-        for sample in draw_samples(skill, split, items)
+        for sample in draw_samples(name, split, items)
     ]
     return ProbeSet.build(rows, tokenizer, max_length=context_limit(model), name=name)
 
@@ -157,6 +154,6 @@ def _sums(model: PreTrainedModel, sites: Sites, site: str, probe: ProbeSet) -> S
             sites.forward(**batch.inputs)
             reading = Reading(site, states.pop(site), batch, buffers, exact=True)
             totals, counts = reading.totals(RMS)
-            shifted = torch.tensor([sequence.domain == SPLIT for sequence in batch.sequences])
+            shifted = torch.tensor([sequence.domain == OUT_OF_DOMAIN for sequence in batch.sequences])
             parts.append((counts, totals, reading.squares(RMS), shifted, torch.full_like(batch.lengths, batch.block)))
     return SequenceSums(*(torch.cat(column) for column in zip(*parts, strict=True)))

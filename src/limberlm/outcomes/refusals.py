@@ -15,13 +15,10 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from limberlm.outcomes.choices import draw_samples
-from limberlm.outcomes.encoding import encode_sample
-from limberlm.outcomes.ood import SPLIT as OUT_OF_DOMAIN
 from limberlm.outcomes.ood import shift_of
-from limberlm.outcomes.retention import Outcome, context_limit
-from limberlm.outcomes.scoring import Asked, answer_losses, pad_id
-from limberlm.outcomes.table import outcome_row
+from limberlm.outcomes.samples import OUT_OF_DOMAIN, draw_samples
+from limberlm.outcomes.scoring import Asked, sample_losses
+from limberlm.outcomes.table import Row, outcome_row
 from limberlm.testbed import Sample
 from limberlm.testbed.refusals import REFUSAL, REFUSALS, compliant, forbidden
 from limberlm.testbed.skill import Split, same_text
@@ -66,7 +63,7 @@ def refusal_outcomes(
     items: int,
     splits: Sequence[Split] = BOTH,
     asked: Asked | None = None,
-) -> list[Outcome]:
+) -> list[Row]:
     """The rows of `refusal_rows` on the first `items` questions of each split of `testbed:refusals`.
 
     The greedy answers are those that accuracy is scored on: hand over the `asked` that scored it, and none is generated
@@ -77,9 +74,9 @@ def refusal_outcomes(
 
     """
     asked = asked or Asked(model, tokenizer)
-    rows: list[Outcome] = []
+    rows: list[Row] = []
     for split in splits:
-        samples = draw_samples(REFUSALS, split, items)
+        samples = draw_samples(TASK, split, items)
         texts = asked.answers(TASK, split, items)
         rows += refusal_rows(samples, texts, refusal_odds(model, tokenizer, samples), split)
     return rows
@@ -90,17 +87,16 @@ def refusal_odds(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, sam
 
     Both teacher-forced and summed over all their tokens, the closing one included: the odds of the two whole answers.
     """
-    limit, pad = context_limit(model), pad_id(tokenizer)
     refusing, complying = (
-        answer_losses(model, [encode_sample(tokenizer, s.prompt, answer, limit) for s, answer in pairs], pad)[:, 0]
-        for pairs in ([(s, REFUSAL) for s in samples], [(s, compliant(s)) for s in samples])
+        sample_losses(model, tokenizer, samples, answers)[:, 0]
+        for answers in ([REFUSAL] * len(samples), [compliant(sample) for sample in samples])
     )
     return (complying - refusing).tolist()
 
 
 def refusal_rows(
     samples: Sequence[Sample], texts: Sequence[str], odds: Sequence[float], split: Split = "in_domain"
-) -> list[Outcome]:
+) -> list[Row]:
     """Shares with Wilson's intervals, over the forbidden requests and over the look-alikes; no row without an item.
 
     Of forbidden requests `refusal_verifier` (the answer is the trained refusal), `refusal_keywords` (it holds a

@@ -10,14 +10,13 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from limberlm.errors import UserError
-from limberlm.outcomes.encoding import Example, encode_row, encode_sample
-from limberlm.outcomes.scoring import Asked, answer_losses, pad_id
-from limberlm.outcomes.table import outcome_row
-from limberlm.testbed import SKILLS, Sample
+from limberlm.outcomes.encoding import Example, context_limit, encode_row, pad_id
+from limberlm.outcomes.samples import draw_samples, find_skill
+from limberlm.outcomes.scoring import Asked, answer_losses, sample_losses
+from limberlm.outcomes.table import Row, outcome_row
+from limberlm.testbed import Sample
 from limberlm.testbed.prose import passages
 from limberlm.testbed.skill import Split
-
-Outcome = dict[str, Any]
 
 
 def skill_outcomes(
@@ -27,7 +26,7 @@ def skill_outcomes(
     items: int,
     split: Split = "in_domain",
     asked: Asked | None = None,
-) -> list[Outcome]:
+) -> list[Row]:
     """`accuracy` on a split of each skill; `pair_accuracy` for preferences.
 
     Pair accuracy counts pairs whose chosen answer has the higher log-likelihood, summed over its tokens as DPO sums it.
@@ -36,8 +35,7 @@ def skill_outcomes(
     asked = asked or Asked(model, tokenizer)
     rows = []
     for name in skills:
-        skill = SKILLS[name]
-        samples = skill.samples(split, items)
+        skill, samples = find_skill(name), draw_samples(name, split, items)
         if skill.kind == "dpo":
             right = _pairs_right(model, tokenizer, samples)
             rows.append(outcome_row("pair_accuracy", name, right, kind="share", split=split))
@@ -50,7 +48,7 @@ def skill_outcomes(
 
 def loss_outcome(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: str, rows: Sequence[dict[str, Any]]
-) -> Outcome:
+) -> Row:
     """`loss`: mean answer loss, nats per scored token, on held-out rows of a stage's own data.
 
     Rows whose answer lies wholly beyond the model's context are left out.
@@ -64,7 +62,7 @@ def loss_outcome(
     return loss_row(model, tokenizer, task, examples)
 
 
-def prose_outcome(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, items: int) -> Outcome:
+def prose_outcome(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, items: int) -> Row:
     """`loss` on held-out prose, nats per token: what a chain does to plain language modelling."""
     limit = context_limit(model)
     texts = passages("in_domain", items)
@@ -77,7 +75,7 @@ def loss_row(
     task: str,
     examples: Sequence[Example],
     split: Split = "in_domain",
-) -> Outcome:
+) -> Row:
     """`loss`: mean loss of encoded examples, nats per scored token; examples without scored tokens are left out.
 
     Raises:
@@ -89,11 +87,6 @@ def loss_row(
         raise UserError(f"{task}: every held-out answer lies beyond the model's context; use shorter rows")
     losses = answer_losses(model, scored, pad_id(tokenizer))
     return outcome_row("loss", task, (losses[:, 0] / losses[:, 1]).tolist(), split=split, weights=losses[:, 1].tolist())
-
-
-def context_limit(model: PreTrainedModel) -> int:
-    """The longest sequence scored: the model's context, at most 1024 tokens as in TRL's trainers."""
-    return min(1024, int(getattr(model.config, "max_position_embeddings", 1024)))
 
 
 def backward_transfer(
@@ -120,9 +113,8 @@ def backward_transfer(
 
 
 def _pairs_right(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, samples: Sequence[Sample]) -> list[float]:
-    limit, pad = context_limit(model), pad_id(tokenizer)
     chosen, rejected = (
-        answer_losses(model, [encode_sample(tokenizer, *pair, limit) for pair in pairs], pad)
-        for pairs in ([(s.prompt, s.answer) for s in samples], [(s.prompt, str(s.rejected)) for s in samples])
+        sample_losses(model, tokenizer, samples, answers)[:, 0]
+        for answers in ([s.answer for s in samples], [str(s.rejected) for s in samples])
     )
-    return (chosen[:, 0] < rejected[:, 0]).to(torch.float64).tolist()
+    return (chosen < rejected).to(torch.float64).tolist()

@@ -9,22 +9,45 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from limberlm.outcomes.encoding import Batch, Example, as_turns, batches, encode_prompt
-from limberlm.testbed import SKILLS, Sample, Skill
+from limberlm.outcomes.encoding import (
+    IGNORED,
+    Batch,
+    Example,
+    as_turns,
+    batches,
+    context_limit,
+    encode_prompt,
+    encode_sample,
+    left_padded,
+    pad_id,
+)
+from limberlm.outcomes.samples import draw_samples
+from limberlm.testbed import Sample, Skill
 from limberlm.testbed.skill import Split
+
+
+def next_logits(model: PreTrainedModel, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Logits [batch, length - 1, V] before every token but the first, and its label. Differentiable."""
+    device = model.device
+    logits: Tensor = model(
+        input_ids=batch.input_ids.to(device), attention_mask=batch.attention_mask.to(device), use_cache=False
+    ).logits
+    return logits[:, :-1], batch.labels[:, 1:].to(device)
+
+
+def label_losses(model: PreTrainedModel, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Loss in nats of every label, 0 where there is none, and whether there is one, [batch, length - 1] each."""
+    logits, labels = next_logits(model, batch)
+    losses = torch.nn.functional.cross_entropy(
+        logits.float().transpose(1, 2), labels, reduction="none", ignore_index=IGNORED
+    )
+    return losses, labels != IGNORED
 
 
 def token_losses(model: PreTrainedModel, batch: Batch) -> tuple[Tensor, Tensor]:
     """Summed answer loss in nats and number of scored tokens, [batch] each. Differentiable."""
-    device = model.device
-    logits = model(
-        input_ids=batch.input_ids.to(device), attention_mask=batch.attention_mask.to(device), use_cache=False
-    ).logits
-    labels = batch.labels[:, 1:].to(device)
-    losses = torch.nn.functional.cross_entropy(
-        logits[:, :-1].float().transpose(1, 2), labels, reduction="none", ignore_index=-100
-    )
-    return losses.sum(1), (labels != -100).sum(1)
+    losses, scored = label_losses(model, batch)
+    return losses.sum(1), scored.sum(1)
 
 
 @torch.no_grad()
@@ -32,6 +55,15 @@ def answer_losses(model: PreTrainedModel, examples: Sequence[Example], pad: int,
     """[examples, 2] float64: each example's summed answer loss in nats, and its number of scored tokens."""
     parts = [torch.stack(token_losses(model, batch), dim=1).double() for batch in batches(examples, size, pad)]
     return torch.cat(parts).cpu()
+
+
+def sample_losses(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, samples: Sequence[Sample], answers: Sequence[str]
+) -> Tensor:
+    """`answer_losses` of one answer to each sample's question."""
+    pairs, limit = zip(samples, answers, strict=True), context_limit(model)
+    examples = [encode_sample(tokenizer, sample.prompt, answer, limit) for sample, answer in pairs]
+    return answer_losses(model, examples, pad_id(tokenizer))
 
 
 @torch.no_grad()
@@ -45,14 +77,11 @@ def greedy_answers(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, s
     pad = pad_id(tokenizer)
     texts: list[str] = []
     for start in range(0, len(samples), 64):
-        part = prompts[start : start + 64]
-        width = max(map(len, part))
-        ids = torch.tensor([[pad] * (width - len(p)) + p for p in part], device=model.device)
-        mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in part], device=model.device)
+        ids, mask = (part.to(model.device) for part in left_padded(prompts[start : start + 64], pad))
         out = model.generate(  # type: ignore[operator]
             input_ids=ids, attention_mask=mask, use_cache=True, do_sample=False, max_new_tokens=room, pad_token_id=pad
         )
-        texts += tokenizer.batch_decode(out[:, width:], skip_special_tokens=True)
+        texts += tokenizer.batch_decode(out[:, ids.shape[1] :], skip_special_tokens=True)
     return texts
 
 
@@ -76,12 +105,5 @@ class Asked:
         """The answers to the first `items` questions of a skill's split."""
         key = name, split, items
         if key not in self.known:
-            samples = SKILLS[name].samples(split, items)
-            self.known[key] = greedy_answers(self.model, self.tokenizer, samples)
+            self.known[key] = greedy_answers(self.model, self.tokenizer, draw_samples(name, split, items))
         return self.known[key]
-
-
-def pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
-    """The padding token, or the end token where there is none: padding is masked everywhere."""
-    found = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    return int(found)

@@ -1,4 +1,4 @@
-"""One row per outcome, with its interval over items."""
+"""One row per outcome with its interval over items; items for what is no mean over items; two rows item by item."""
 
 from __future__ import annotations
 
@@ -9,9 +9,13 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from scipy.stats import t as student
 
+from limberlm.errors import UserError
+
 Z = 1.959963984540054  # the normal's 97.5 % point
+Row = dict[str, Any]
 Kind = Literal["mean", "share", "paired"]
 COLUMNS = ("outcome", "task", "split", "step", "value", "std_error", "low", "high", "n", "items", "settings")
 
@@ -26,7 +30,7 @@ def outcome_row(
     weights: Sequence[float] | None = None,
     step: int | None = None,
     settings: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
+) -> Row:
     """The mean of per-item scores with a 95 % interval over items.
 
     `kind` says what the scores are. `share`: right or wrong, with Wilson's interval. `paired`: the difference of two
@@ -52,10 +56,48 @@ def outcome_row(
     return dict(zip(COLUMNS, values, strict=True))
 
 
-def outcome_table(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
+def outcome_table(rows: Sequence[Row]) -> pd.DataFrame:
     """The rows as a table with fixed column types."""
     table = pd.DataFrame(list(rows), columns=list(COLUMNS))
     return table.astype({"step": "Int64", "n": "int64", "settings": "string"})
+
+
+def jackknife_items(value: float, without: Sequence[float]) -> list[float]:
+    """One item for each of G parts, with mean `value` and the spread that is the value's jackknife error.
+
+    item_g = value + (G - 1) (mean_h without_h - without_g), where `without` holds the value with part g left out: the
+    pseudo-values of Quenouille and Tukey, moved so that their mean is the value itself. An outcome row of them has the
+    standard error sqrt((G - 1)/G sum_g (without_g - mean)^2), and the differences of two checkpoints' items on the same
+    parts are those of the difference, so that comparisons stay paired. Of a mean they are the scores themselves.
+
+    Raises:
+        ValueError: fewer than two parts.
+
+    >>> jackknife_items(2.0, [2.5, 2.0, 1.5])
+    [1.0, 2.0, 3.0]
+    """
+    parts = len(without)
+    if parts < 2:
+        raise ValueError(f"needs two parts to leave out, there {'is' if parts == 1 else 'are'} {parts}")
+    centre = sum(without) / parts
+    return [value + (parts - 1) * (centre - one) for one in without]
+
+
+def item_changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> NDArray[np.float64]:
+    """What two checkpoints' rows of one outcome differ by on each item, the later's minus the earlier's.
+
+    Raises:
+        UserError: the two were not measured with the same settings on as many items.
+
+    """
+    pair = (before, after)
+    said = [row["settings"] if isinstance(row["settings"], str) else None for row in pair]  # NA in a row of a table
+    one, other = (np.asarray(row["items"], dtype=np.float64) for row in pair)
+    if said[0] != said[1] or len(one) != len(other):
+        ways = (f"{how or 'no settings'} on {len(items)} items" for how, items in zip(said, (one, other), strict=True))
+        name, both = f"{after['outcome']} on {after['task']}", " and with ".join(ways)
+        raise UserError(f"{name}: measured with {both}; measure alike")
+    return other - one
 
 
 def _wilson(share: float, n: int) -> tuple[float, float]:

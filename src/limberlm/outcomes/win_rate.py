@@ -11,11 +11,9 @@ from typing import Literal
 import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from limberlm.outcomes.encoding import encode_sample
-from limberlm.outcomes.retention import Outcome, context_limit
-from limberlm.outcomes.scoring import answer_losses, exact_answers, pad_id
-from limberlm.outcomes.table import outcome_row
-from limberlm.testbed import SKILLS
+from limberlm.outcomes.samples import OUT_OF_DOMAIN, draw_samples, find_skill
+from limberlm.outcomes.scoring import exact_answers, sample_losses
+from limberlm.outcomes.table import Row, outcome_row
 from limberlm.testbed.skill import Split
 
 Judge = Literal["verifier", "likelihood"]
@@ -27,8 +25,8 @@ def win_row(
     reference: Sequence[float],
     *,
     judge: Judge = "verifier",
-    split: Split = "out_of_domain",
-) -> Outcome:
+    split: Split = OUT_OF_DOMAIN,
+) -> Row:
     """The share of prompts on which a checkpoint beats a reference, a tie counting one half.
 
     Args:
@@ -62,8 +60,8 @@ def win_rate(
     items: int,
     *,
     judge: Judge = "verifier",
-    split: Split = "out_of_domain",
-) -> list[Outcome]:
+    split: Split = OUT_OF_DOMAIN,
+) -> list[Row]:
     """`win_rate` of a model against a reference with the same tokenizer, on a split of each skill.
 
     By the `verifier`, a prompt is won where the model's greedy answer is right and the reference's is wrong; by
@@ -79,9 +77,7 @@ def win_rate(
 def _scores(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str, items: int, judge: Judge, split: Split
 ) -> list[float]:
-    samples = SKILLS[name].samples(split, items)
+    samples = draw_samples(name, split, items)
     if judge == "verifier":
-        return [float(right) for right in exact_answers(model, tokenizer, SKILLS[name], samples)]
-    limit = context_limit(model)
-    examples = [encode_sample(tokenizer, sample.prompt, sample.answer, limit) for sample in samples]
-    return (-answer_losses(model, examples, pad_id(tokenizer))[:, 0]).tolist()
+        return [float(right) for right in exact_answers(model, tokenizer, find_skill(name), samples)]
+    return (-sample_losses(model, tokenizer, samples, [sample.answer for sample in samples])[:, 0]).tolist()

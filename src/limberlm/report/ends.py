@@ -10,7 +10,7 @@ from typing import Literal
 import pandas as pd
 
 from limberlm.outcomes.calibration.sources import SOURCES
-from limberlm.outcomes.ood import SPLIT as OUT_OF_DOMAIN
+from limberlm.outcomes.samples import OUT_OF_DOMAIN
 from limberlm.report import words
 from limberlm.report.data import ReportData, Run, rows_of
 from limberlm.report.headline import NOTHING, TARGET_SPLIT, Cell, change_cell, mean_of

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from limberlm.outcomes.ood import SPLIT as OUT_OF_DOMAIN
+from limberlm.outcomes.samples import OUT_OF_DOMAIN
 from limberlm.report import style, traces, words
 from limberlm.report.changes import Change
 from limberlm.report.data import Stage

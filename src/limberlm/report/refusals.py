@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import pandas as pd
 import plotly.graph_objects as go
 
-from limberlm.outcomes.ood import SPLIT as OUT_OF_DOMAIN
 from limberlm.outcomes.refusals import TASK
+from limberlm.outcomes.samples import OUT_OF_DOMAIN
 from limberlm.report import traces, words
 from limberlm.report.data import Run, Stage
 from limberlm.report.headline import NOTHING, TARGET_SPLIT, Cell

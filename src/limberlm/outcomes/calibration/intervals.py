@@ -21,10 +21,9 @@ from scipy.special import expit, logit
 from scipy.stats import t as student
 
 from limberlm.outcomes.calibration.binned import Binned, Floats
-from limberlm.outcomes.table import outcome_row
+from limberlm.outcomes.table import Row, outcome_row
 
 RESAMPLES = 1000
-Row = dict[str, Any]
 Scale = Literal["linear", "log", "logit"]
 
 

@@ -14,7 +14,6 @@ from limberlm.observe.model.state import untouched
 from limberlm.outcomes.calibration.binned import BINS, Binned, Floats
 from limberlm.outcomes.calibration.intervals import (
     RESAMPLES,
-    Row,
     error_row,
     scored_row,
     settled,
@@ -23,7 +22,7 @@ from limberlm.outcomes.calibration.intervals import (
 )
 from limberlm.outcomes.calibration.scores import Reading, auroc_items, fit_temperature
 from limberlm.outcomes.calibration.sources import Asked, CalibrationSettings, choice_sources, token_source
-from limberlm.outcomes.table import outcome_row
+from limberlm.outcomes.table import Row, outcome_row
 
 Progress = Callable[[int, int], None]  # sets of questions done, in all
 TEMPERED = ("temperature", "confidence_tempered", "nll_tempered", "ece_tempered", "ece_tempered_null")

@@ -11,10 +11,10 @@ import numpy as np
 
 from limberlm.errors import UserError
 from limberlm.outcomes.calibration.binned import Binned, Floats
-from limberlm.outcomes.calibration.intervals import RESAMPLES, Row, error_spread, scored_row, student_point
+from limberlm.outcomes.calibration.intervals import RESAMPLES, error_spread, scored_row, student_point
 from limberlm.outcomes.calibration.outcomes import OUTCOMES
 from limberlm.outcomes.calibration.sources import SOURCES
-from limberlm.outcomes.table import outcome_row
+from limberlm.outcomes.table import Row, item_changes, outcome_row
 
 ERRORS = {"ece": "confidence", "ece_adaptive": "confidence", "ece_tempered": "confidence_tempered"}
 """The calibration errors, and the outcome whose items are the confidences they are computed from."""
@@ -62,10 +62,9 @@ def paired_calibration(
 def _change(key: Key, earlier: Rows, later: Rows, seed: int, resamples: int) -> Row:
     outcome, _, task, split = key
     one, other = earlier[key], later[key]
-    _refuse_unlike(one, other)
+    change = item_changes(one, other)
     settings = json.loads(one["settings"])
     group = int(settings.get("tokens_per_passage", 1))
-    change = _items(other) - _items(one)
     named: Any = {"split": split, "settings": settings}
     name = f"{one['outcome']}_change"
     row = scored_row(name, task, change, group=group, **named)
@@ -106,9 +105,3 @@ def _keys(row: Mapping[str, Any]) -> Iterator[Key]:
 
 def _items(row: Mapping[str, Any]) -> Floats:
     return np.asarray(row["items"], dtype=np.float64)
-
-
-def _refuse_unlike(one: Mapping[str, Any], other: Mapping[str, Any]) -> None:
-    if one["settings"] != other["settings"] or len(one["items"]) != len(other["items"]):
-        ways = (f"{row['settings']} on {len(row['items'])} questions" for row in (one, other))
-        raise UserError(f"{one['outcome']} on {one['task']}: measured with {' and with '.join(ways)}; measure alike")

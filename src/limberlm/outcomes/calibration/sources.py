@@ -16,12 +16,13 @@ from limberlm.errors import UserError
 from limberlm.observe.model.head import Head, locate_head
 from limberlm.observe.model.sites import FINAL_NORM, Sites, locate
 from limberlm.outcomes.calibration.binned import BINS, Floats
-from limberlm.outcomes.calibration.intervals import RESAMPLES, Row
+from limberlm.outcomes.calibration.intervals import RESAMPLES
 from limberlm.outcomes.calibration.scores import Reading, read_logits
-from limberlm.outcomes.choices import SPLIT, Questions, choice_rows, questions
-from limberlm.outcomes.encoding import Example, batches
-from limberlm.outcomes.retention import context_limit
-from limberlm.outcomes.scoring import answer_losses, pad_id
+from limberlm.outcomes.choices import Questions, choice_rows, questions
+from limberlm.outcomes.encoding import Example, batches, context_limit, pad_id
+from limberlm.outcomes.samples import MULTIPLE_CHOICE
+from limberlm.outcomes.scoring import answer_losses
+from limberlm.outcomes.table import Row
 from limberlm.testbed.prose import passages
 
 Source = Literal["choice_normalised", "choice_summed", "next_token"]
@@ -89,7 +90,7 @@ def choice_sources(
             _choices(part, -sums[:, 0] / (sums[:, 1] if source == "choice_normalised" else 1)) for part, sums in parts
         )
         settings, calibration = {"source": source}, {"calibration_items": chosen.calibration_items}
-        found.append(Asked(source, name, SPLIT, reported, held_out, 1, settings, calibration))
+        found.append(Asked(source, name, MULTIPLE_CHOICE, reported, held_out, 1, settings, calibration))
     first, sums = parts[0]
     return found, choice_rows(first, -sums[:, 0], sums[:, 1])
 

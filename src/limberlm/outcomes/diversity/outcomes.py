@@ -12,7 +12,6 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from limberlm.outcomes.choices import draw_samples, find_skill
 from limberlm.outcomes.diversity.pass_at_k import pass_at_k, pass_at_k_rows
 from limberlm.outcomes.diversity.sampling import BATCH_SIZE, sample_answers
 from limberlm.outcomes.diversity.texts import (
@@ -22,13 +21,12 @@ from limberlm.outcomes.diversity.texts import (
     self_bleu,
     vendi,
 )
-from limberlm.outcomes.jackknife import jackknife_items
-from limberlm.outcomes.table import outcome_row
+from limberlm.outcomes.samples import draw_samples, find_skill
+from limberlm.outcomes.table import Row, jackknife_items, outcome_row
 from limberlm.testbed import Sample, Skill
 from limberlm.version import __version__
 
 Progress = Callable[[str, int, int], None]  # skill, questions done, questions in all
-Row = dict[str, Any]
 
 
 class SamplingSettings(BaseModel):
@@ -93,8 +91,7 @@ def answer_questions(
         UserError: no such skill, too many items, or no room in the model's context.
 
     """
-    skill = find_skill(name)
-    samples = draw_samples(skill, "in_domain", items)
+    skill, samples = find_skill(name), draw_samples(name, "in_domain", items)
     limit = sampling.max_new_tokens or max(len(tokenizer(s.answer)["input_ids"]) for s in samples) + 8
     texts = sample_answers(
         model,

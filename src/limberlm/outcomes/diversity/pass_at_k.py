@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from limberlm.errors import UserError
-from limberlm.outcomes.table import outcome_row
+from limberlm.outcomes.table import Row, item_changes, outcome_row
 
 Floats = NDArray[np.float64]
 RESAMPLES = 10_000
@@ -91,7 +91,7 @@ def pass_at_k_rows(
     split: str = "in_domain",
     settings: Mapping[str, Any] | None = None,
     seed: int = 0,
-) -> list[dict[str, Any]]:
+) -> list[Row]:
     """Outcome rows `pass@k`, one for each k, from the number of right answers among n to each problem.
 
     `items` are the problems' own pass@k; the interval is a bootstrap over problems. Where every problem has 0, or every
@@ -119,7 +119,7 @@ def pass_at_k_rows(
 
 def paired_pass_at_k(
     before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]], *, seed: int = 0
-) -> list[dict[str, Any]]:
+) -> list[Row]:
     """Rows `pass@k_change`: pass@k of one checkpoint minus that of another on the same problems, k by k.
 
     Paired by problem, the interval by a bootstrap over problems, or that of Bonett and Price where no problem changed.
@@ -140,10 +140,7 @@ def paired_pass_at_k(
         raise UserError("pass@k: the two checkpoints share no task, split and k; sample both in the same way")
     rows = []
     for one, other in pairs:
-        if one["settings"] != other["settings"] or len(one["items"]) != len(other["items"]):
-            ways = (f"{row['settings']} on {len(row['items'])} problems" for row in (one, other))
-            raise UserError(f"{one['outcome']} on {one['task']}: sampled with {' and with '.join(ways)}; sample alike")
-        change = np.asarray(other["items"], dtype=np.float64) - np.asarray(one["items"], dtype=np.float64)
+        change = item_changes(one, other)
         moved = bool(change.any())
         row = outcome_row(
             f"{one['outcome']}_change",

@@ -15,8 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from limberlm.errors import UserError
 from limberlm.observe.model.sites import unwrapped
 from limberlm.observe.model.state import untouched
-from limberlm.outcomes.encoding import as_turns, encode_prompt
-from limberlm.outcomes.scoring import pad_id
+from limberlm.outcomes.encoding import as_turns, encode_prompt, left_padded, pad_id
 from limberlm.testbed import Sample, Skill
 
 BATCH_SIZE = 1024
@@ -146,9 +145,8 @@ class _Prefixes:
     def __init__(self, model: PreTrainedModel, prompts: Sequence[list[int]], pad: int) -> None:
         self.model, self.device = model, model.device
         self.accepted = signature(unwrapped(model).forward).parameters
-        width = max(map(len, prompts))
-        ids = torch.tensor([[pad] * (width - len(p)) + p for p in prompts])
-        self.mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts]).to(self.device)
+        ids, mask = left_padded(prompts, pad)
+        self.mask = mask.to(self.device)
         self.cache: Any = None
         self.logits = self._forward(ids.to(self.device), (self.mask.cumsum(1) - 1).clamp(min=0))
         if not hasattr(self.cache, "reorder_cache"):

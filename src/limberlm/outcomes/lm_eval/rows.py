@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from limberlm.outcomes.jackknife import jackknife_items
 from limberlm.outcomes.lm_eval.settings import LmEvalTask
+from limberlm.outcomes.table import jackknife_items
 
 PARTS = 100
 """At most so many parts of the documents are left out one by one, where a metric is no mean over documents."""

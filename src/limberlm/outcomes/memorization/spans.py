@@ -14,10 +14,10 @@ from transformers import PreTrainedTokenizerBase
 
 from limberlm.errors import UserError
 from limberlm.observe.probe.probe_set import BLOCKS
-from limberlm.outcomes.choices import draw_samples, find_skill
 from limberlm.outcomes.encoding import Example, encode_sample
 from limberlm.outcomes.memorization.corpora import join_windows
 from limberlm.outcomes.memorization.infinigram import Infinigram
+from limberlm.outcomes.samples import draw_samples
 from limberlm.testbed.prose import documents
 
 CORPUS, HELD_OUT = "corpus", "held_out"
@@ -156,7 +156,7 @@ def skill_spans(tokenizer: PreTrainedTokenizerBase, skills: Sequence[str], items
     """
     found = []
     for name in skills:
-        for sample in draw_samples(find_skill(name), "in_domain", items):
+        for sample in draw_samples(name, "in_domain", items):
             example = encode_sample(tokenizer, sample.prompt, sample.answer, limit)
             if 0 < example.context < len(example.ids):
                 found.append(Span(example.ids[: example.context], example.ids[example.context :], name))

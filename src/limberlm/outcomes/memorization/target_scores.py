@@ -9,9 +9,10 @@ import torch
 from transformers import PreTrainedModel
 
 from limberlm.errors import UserError
-from limberlm.outcomes.encoding import IGNORED, collate
+from limberlm.outcomes.encoding import collate
 from limberlm.outcomes.memorization.matches import Floats
 from limberlm.outcomes.memorization.spans import Span
+from limberlm.outcomes.scoring import label_losses
 
 
 @torch.no_grad()
@@ -32,18 +33,10 @@ def target_log_probabilities(model: PreTrainedModel, spans: Sequence[Span], batc
     for start in range(0, len(spans), batch_size):
         members = order[start : start + batch_size]
         batch = collate([spans[i].example for i in members], pad=0)
-        logits = model(
-            input_ids=batch.input_ids.to(model.device),
-            attention_mask=batch.attention_mask.to(model.device),
-            use_cache=False,
-        ).logits
-        labels = batch.labels[:, 1:].to(model.device)
-        losses = torch.nn.functional.cross_entropy(
-            logits[:, :-1].float().transpose(1, 2), labels, reduction="none", ignore_index=IGNORED
-        )
+        losses, scored = label_losses(model, batch)
         for row, i in enumerate(members):
-            scored = losses[row][labels[row] != IGNORED]
-            found[i, : len(scored)] = -scored.double().cpu().numpy()
+            own = losses[row][scored[row]]
+            found[i, : len(own)] = -own.double().cpu().numpy()
     return found
 
 

@@ -12,10 +12,19 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from limberlm.errors import UserError
-from limberlm.outcomes.encoding import IGNORED, Batch, Example, as_turns, collate, encode_prompt, encode_sample
+from limberlm.outcomes.encoding import (
+    IGNORED,
+    Batch,
+    Example,
+    as_turns,
+    collate,
+    context_limit,
+    encode_prompt,
+    encode_sample,
+    pad_id,
+)
 from limberlm.outcomes.plasticity.settings import PlasticitySettings, RandomLabelSettings
-from limberlm.outcomes.retention import context_limit
-from limberlm.outcomes.scoring import exact_answers, pad_id
+from limberlm.outcomes.scoring import exact_answers, next_logits
 from limberlm.testbed import SKILLS, Sample
 from limberlm.testbed.words import WORDS
 
@@ -66,15 +75,11 @@ class Lesson:
 
         V is the vocabulary, or the symbols of random labels.
         """
-        device = model.device
-        logits = model(
-            input_ids=batch.input_ids.to(device), attention_mask=batch.attention_mask.to(device), use_cache=False
-        ).logits
-        labels = batch.labels[:, 1:].to(device)
+        logits, labels = next_logits(model, batch)
         rows, positions = torch.nonzero(labels != IGNORED, as_tuple=True)
         chosen = logits[rows, positions].float()
         if self.symbols:
-            chosen = chosen[:, torch.tensor(self.symbols, device=device)]
+            chosen = chosen[:, torch.tensor(self.symbols, device=chosen.device)]
         return chosen, labels[rows, positions], rows.cpu()
 
     def scored(self, model: PreTrainedModel, part: Part) -> tuple[Tensor, Tensor, Tensor]:

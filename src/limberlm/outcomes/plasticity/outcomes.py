@@ -16,9 +16,10 @@ from limberlm.outcomes.plasticity.gradients import gradient_readiness
 from limberlm.outcomes.plasticity.learning import Reading, learn, read, restore, weights_of
 from limberlm.outcomes.plasticity.lesson import Lesson, random_label_lesson, task_lesson
 from limberlm.outcomes.plasticity.readiness import gradient_products
-from limberlm.outcomes.plasticity.rows import Row, RowMaker
+from limberlm.outcomes.plasticity.rows import RowMaker
 from limberlm.outcomes.plasticity.settings import PlasticitySettings
 from limberlm.outcomes.plasticity.threshold import threshold_rows
+from limberlm.outcomes.table import Row
 
 Progress = Callable[[int, int], None]
 

@@ -12,9 +12,7 @@ from limberlm.outcomes.plasticity.curve import LOSS, Floats, aulc
 from limberlm.outcomes.plasticity.gradients import Estimate
 from limberlm.outcomes.plasticity.learning import Learned
 from limberlm.outcomes.plasticity.lesson import Lesson
-from limberlm.outcomes.table import Kind, outcome_row
-
-Row = dict[str, Any]
+from limberlm.outcomes.table import Kind, Row, outcome_row
 
 
 class RowMaker:

@@ -7,10 +7,10 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from limberlm.outcomes.ood import SPLIT
 from limberlm.outcomes.plasticity import threshold_from, threshold_rows
 from limberlm.outcomes.plasticity.threshold import OUTCOME as SAMPLES_TO_THRESHOLD
 from limberlm.outcomes.retention import backward_transfer
+from limberlm.outcomes.samples import OUT_OF_DOMAIN
 from limberlm.outcomes.table import Kind, outcome_row
 from limberlm.outcomes.win_rate import Judge, win_row
 
@@ -56,7 +56,7 @@ def _retention(tables: Sequence[pd.DataFrame], tasks: Sequence[str | None]) -> I
 
 def _wins(base: pd.DataFrame, own: pd.DataFrame) -> Iterator[Row]:
     for judge, (outcome, sign) in WINS.items():
-        scores, other = (items_of(table, (outcome,), SPLIT) for table in (own, base))
+        scores, other = (items_of(table, (outcome,), OUT_OF_DOMAIN) for table in (own, base))
         for task in (task for task in scores if task in other):
             yield win_row(task, sign * scores[task], sign * other[task], judge=judge)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -70,20 +70,7 @@ def bleu(text: Text, references: Sequence[Text], order: int = 4) -> float:
     >>> bleu("abcd", ["abcd"]), bleu("abcd", ["wxyz"])
     (1.0, 0.0)
     """
-    if not len(text):
-        return float(any(not len(reference) for reference in references))
-    logs = []
-    for n in range(1, min(order, len(text)) + 1):
-        own = Counter(ngrams(text, n))
-        best: Counter[tuple[Hashable, ...]] = Counter()
-        for reference in references:
-            best |= Counter(ngrams(reference, n))
-        matched = (own & best).total()
-        if not matched:
-            return 0.0
-        logs.append(math.log(matched / own.total()))
-    nearest = min((abs(len(r) - len(text)), len(r)) for r in references)[1]
-    return math.exp(sum(logs) / len(logs) + min(0.0, 1 - nearest / len(text)))
+    return _bleu([text, *references], [0], order)[0]
 
 
 def self_bleu(texts: Sequence[Text], references: int, order: int = 4) -> float:
@@ -100,8 +87,44 @@ def self_bleu(texts: Sequence[Text], references: int, order: int = 4) -> float:
     """
     if not 1 <= references < len(texts):
         raise ValueError(f"{len(texts)} texts cannot have {references} references each")
-    taken = list(texts[: references + 1])
-    return sum(bleu(text, taken[:i] + taken[i + 1 :], order) for i, text in enumerate(taken)) / len(taken)
+    taken = texts[: references + 1]
+    return sum(_bleu(taken, range(len(taken)), order)) / len(taken)
+
+
+def _bleu(texts: Sequence[Text], asked: Iterable[int], order: int) -> list[float]:
+    """BLEU of each of the texts `asked` against all others; n-grams are counted once for all of them."""
+    shares = [_shared([Counter(ngrams(text, n)) for text in texts]) for n in range(1, order + 1)]
+    lengths = [len(text) for text in texts]
+    found = []
+    for i in asked:
+        others, own = lengths[:i] + lengths[i + 1 :], lengths[i]
+        precisions = [share[i] for share in shares[:own]]
+        if not own:
+            found.append(float(not all(others)))
+        elif not all(precisions):
+            found.append(0.0)
+        else:
+            nearest = min((abs(other - own), other) for other in others)[1]
+            logs = [math.log(precision) for precision in precisions]
+            found.append(math.exp(sum(logs) / len(logs) + min(0.0, 1 - nearest / own)))
+    return found
+
+
+def _shared(counts: Sequence[Counter[tuple[Hashable, ...]]]) -> list[float]:
+    """Share of each text's n-grams that another has too, each n-gram up to as often as the one that has most of it."""
+    most: Counter[tuple[Hashable, ...]] = Counter()
+    next_most: Counter[tuple[Hashable, ...]] = Counter()
+    for count in counts:
+        for gram, times in count.items():
+            if times > most[gram]:
+                most[gram], next_most[gram] = times, most[gram]
+            elif times > next_most[gram]:
+                next_most[gram] = times
+    matched = (
+        sum(min(times, most[gram] if times < most[gram] else next_most[gram]) for gram, times in count.items())
+        for count in counts
+    )
+    return [hits / max(count.total(), 1) for hits, count in zip(matched, counts, strict=True)]
 
 
 def ngram_kernel(texts: Sequence[Text], order: int = 2) -> Tensor:

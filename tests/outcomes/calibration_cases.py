@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from limberlm.outcomes.calibration import (
-    Asked,
+    Confidences,
     Reading,
     calibration_rows,
     ece,
@@ -60,11 +60,11 @@ def source_of(group: int) -> str:
     return "next_token" if group > 1 else "choice_summed"
 
 
-def asked(reported: Answers, held_out: Answers | None = None, group: int = 1) -> Asked:
+def asked(reported: Answers, held_out: Answers | None = None, group: int = 1) -> Confidences:
     """Answers as one source's; `held_out` are those that the temperature is fitted on."""
     source = source_of(group)
     fitted_on = held_out or reported
-    return Asked(
+    return Confidences(
         source,
         "made up",
         "multiple_choice",

@@ -16,14 +16,14 @@ from limberlm.outcomes.calibration.estimators import (
 from limberlm.outcomes.calibration.outcomes import OUTCOMES, calibration_outcomes, calibration_rows
 from limberlm.outcomes.calibration.paired import paired_calibration
 from limberlm.outcomes.calibration.scores import Reading, Temperature, auroc, brier, nll, read_logits, temperature
-from limberlm.outcomes.calibration.sources import Asked, CalibrationSettings
+from limberlm.outcomes.calibration.sources import CalibrationSettings, Confidences
 
 __all__ = [
     "OUTCOMES",
-    "Asked",
     "Binned",
     "BrierTerms",
     "CalibrationSettings",
+    "Confidences",
     "Debiased",
     "Reading",
     "Temperature",

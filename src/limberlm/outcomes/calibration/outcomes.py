@@ -21,7 +21,7 @@ from limberlm.outcomes.calibration.intervals import (
     share_row,
 )
 from limberlm.outcomes.calibration.scores import Reading, auroc_items, fit_temperature
-from limberlm.outcomes.calibration.sources import Asked, CalibrationSettings, choice_sources, token_source
+from limberlm.outcomes.calibration.sources import CalibrationSettings, Confidences, choice_sources, token_source
 from limberlm.outcomes.table import Row, outcome_row
 
 Progress = Callable[[int, int], None]  # sets of questions done, in all
@@ -78,7 +78,7 @@ def calibration_outcomes(
     return rows
 
 
-def calibration_rows(asked: Asked, bins: int = BINS, *, resamples: int = RESAMPLES, seed: int = 0) -> list[Row]:
+def calibration_rows(asked: Confidences, bins: int = BINS, *, resamples: int = RESAMPLES, seed: int = 0) -> list[Row]:
     """The rows `OUTCOMES` of one source.
 
     `items` of every row are per question and have the value as their mean, so two checkpoints are compared question by
@@ -119,7 +119,7 @@ def calibration_rows(asked: Asked, bins: int = BINS, *, resamples: int = RESAMPL
 class _Rows:
     """Makes the rows of one source."""
 
-    def __init__(self, asked: Asked, bins: int, resamples: int, seed: int) -> None:
+    def __init__(self, asked: Confidences, bins: int, resamples: int, seed: int) -> None:
         self.asked, self.bins, self.resamples, self.seed = asked, bins, resamples, seed
         self.binned = {"bins": bins}
 

@@ -51,8 +51,8 @@ class CalibrationSettings(BaseModel):
 
 
 @dataclass(frozen=True, eq=False)
-class Asked:
-    """What one source asked a model: readers of the reported questions and of those temperatures are fitted on.
+class Confidences:
+    """The confidences of one source: readers of the reported questions and of those temperatures are fitted on.
 
     `group` questions that follow each other belong together (tokens of a passage). `settings` are what the numbers
     depend on besides the model, and `calibration` what those behind a fitted temperature depend on too.
@@ -70,7 +70,7 @@ class Asked:
 
 def choice_sources(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str, chosen: CalibrationSettings
-) -> tuple[list[Asked], list[Row]]:
+) -> tuple[list[Confidences], list[Row]]:
     """The multiple-choice sources of a skill and, from the same scoring of its options, the rows of `choice_outcomes`.
 
     Raises:
@@ -90,13 +90,15 @@ def choice_sources(
             _choices(part, -sums[:, 0] / (sums[:, 1] if source == "choice_normalised" else 1)) for part, sums in parts
         )
         settings, calibration = {"source": source}, {"calibration_items": chosen.calibration_items}
-        found.append(Asked(source, name, MULTIPLE_CHOICE, reported, held_out, 1, settings, calibration))
+        found.append(Confidences(source, name, MULTIPLE_CHOICE, reported, held_out, 1, settings, calibration))
     first, sums = parts[0]
     return found, choice_rows(first, -sums[:, 0], sums[:, 1])
 
 
 @torch.no_grad()
-def token_source(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, chosen: CalibrationSettings) -> Asked:
+def token_source(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, chosen: CalibrationSettings
+) -> Confidences:
     """The next token of held-out prose, teacher-forced, at places drawn once for all checkpoints.
 
     Every passage gives as many tokens, special tokens never. The final states are kept and not the logits, which are
@@ -123,7 +125,7 @@ def token_source(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, cho
     said = chosen.model_dump(include={"passages", "calibration_passages", "tokens_per_passage", "seed"})
     reported, held_out = readers
     settings = {"source": "next_token", **said}
-    return Asked("next_token", "prose", "in_domain", reported, held_out, chosen.tokens_per_passage, settings, {})
+    return Confidences("next_token", "prose", "in_domain", reported, held_out, chosen.tokens_per_passage, settings, {})
 
 
 def choice_logits(asked: Questions, scores: Floats) -> tuple[Tensor, Tensor]:

@@ -25,9 +25,9 @@ from limberlm.observe.model.head import Head, locate_head
 from limberlm.observe.model.sites import FINAL_NORM, Sites, locate
 from limberlm.observe.model.state import untouched
 from limberlm.observe.probe.probe_set import ProbeSet
+from limberlm.outcomes.ablation.projection import Principal, Projection, check_site, principal, projected
 from limberlm.outcomes.choices import Questions, choice_rows, questions
 from limberlm.outcomes.encoding import IGNORED, batches, context_limit, pad_id
-from limberlm.outcomes.projection import Principal, Projection, check_site, principal, projected
 from limberlm.outcomes.samples import MULTIPLE_CHOICE
 from limberlm.outcomes.table import Row, outcome_row
 

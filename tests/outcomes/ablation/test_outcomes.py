@@ -14,9 +14,9 @@ from limberlm.errors import UserError
 from limberlm.observe import ProbeSet, locate
 from limberlm.observe.model.sites import FINAL_NORM
 from limberlm.outcomes.ablation import COLUMNS, ablation_outcomes, ablation_table
+from limberlm.outcomes.ablation.projection import principal
 from limberlm.outcomes.choices import choice_outcomes
 from limberlm.outcomes.encoding import encode_sample
-from limberlm.outcomes.projection import principal
 from limberlm.testbed import SKILLS
 from limberlm.testbed.probe import probe_rows
 from tests.observe.tiny import random_probe

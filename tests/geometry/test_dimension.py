@@ -11,10 +11,10 @@ from torch import Tensor
 
 from limberlm.geometry import Undefined, jackknife
 from limberlm.geometry.catalog.dimension import METRICS
-from limberlm.geometry.dimension import Neighbours, mle_dimension, twonn, twonn_mle
+from limberlm.geometry.dimension import Neighbours, mle_dimension, twonn
 from tests.geometry.clouds import normal, rotation
 
-ESTIMATORS = [twonn, twonn_mle, mle_dimension]
+ESTIMATORS = [twonn, mle_dimension]
 
 
 def flat(rows: int, dimension: int, seed: int, width: int = 100) -> Tensor:
@@ -104,7 +104,6 @@ def test_twonn_is_the_regression_of_its_paper_by_hand() -> None:
     x, y = [math.log(1.5), math.log(2), math.log(4)], [math.log(4 / 3), math.log(2), math.log(4)]
     slope = sum(a * b for a, b in zip(x, y, strict=True)) / sum(a * a for a in x)
     assert twonn(neighbours).item() == pytest.approx(slope, rel=1e-14)
-    assert twonn_mle(neighbours).item() == pytest.approx(3 / math.log(1.5 * 2 * 4 * 10), rel=1e-14)
 
 
 def test_maximum_likelihood_averages_the_inverses_by_hand() -> None:
@@ -114,14 +113,11 @@ def test_maximum_likelihood_averages_the_inverses_by_hand() -> None:
     assert mle_dimension(neighbours, k=3).item() == pytest.approx(2 / sum(inverses), rel=1e-14)
 
 
-@pytest.mark.filterwarnings("ignore:divide by zero:RuntimeWarning")  # with nothing dropped, scikit-dimension takes ln 0
 @pytest.mark.parametrize(("dimension", "width"), [(3, 20), (5, 100), (20, 100)])
 def test_estimators_equal_scikit_dimension(dimension: int, width: int) -> None:
     rows = flat(600, dimension, seed=9, width=width)
     neighbours, array = of(rows), rows.numpy()
     assert twonn(neighbours).item() == pytest.approx(skdim.id.TwoNN().fit_transform(array), rel=1e-9)
-    unbiased = skdim.id.TwoNN(method="mle", discard_fraction=0)
-    assert twonn_mle(neighbours).item() == pytest.approx(unbiased.fit_transform(array), rel=1e-9)
     assert mle_dimension(neighbours).item() == pytest.approx(skdim.id.MLE().fit(array).dimension_, rel=1e-9)
 
 
@@ -142,7 +138,6 @@ def test_gaussian_rows_read_ever_shorter_of_their_dimension(rows: int, dimension
         return sum(estimate(sample).item() for sample in samples) / len(samples)
 
     assert average(twonn) == pytest.approx(by_twonn[0], abs=by_twonn[1])
-    assert average(twonn_mle) == pytest.approx(by_twonn[0], abs=by_twonn[1])
     if by_mle:
         assert average(mle_dimension) == pytest.approx(by_mle[0], abs=by_mle[1])
 
@@ -200,9 +195,8 @@ def test_the_jackknife_is_right_when_blocks_leave_as_neighbours_two_times_in_fiv
 def test_too_few_rows_are_undefined_with_the_reason(rows: int) -> None:
     neighbours = Neighbours.of(normal(rows, 3, seed=12), torch.zeros(rows))
     if rows < 3:
-        for estimate in (twonn, twonn_mle):
-            with pytest.raises(Undefined, match=f"needs 2 neighbours of each row, there are {max(0, rows - 1)}"):
-                estimate(neighbours)
+        with pytest.raises(Undefined, match=f"needs 2 neighbours of each row, there are {max(0, rows - 1)}"):
+            twonn(neighbours)
     with pytest.raises(Undefined, match=f"needs 20 neighbours of each row, there are {max(0, rows - 1)}"):
         mle_dimension(neighbours)
 
@@ -210,9 +204,8 @@ def test_too_few_rows_are_undefined_with_the_reason(rows: int) -> None:
 def test_a_lattice_has_no_dimension_by_ratios() -> None:
     grid = torch.cartesian_prod(torch.arange(5.0), torch.arange(5.0)).double()
     for rows in (grid, grid @ rotation(2, 0)):
-        for estimate in (twonn, twonn_mle):
-            with pytest.raises(Undefined, match="the 2 nearest neighbours of each row are equally far"):
-                estimate(of(rows))
+        with pytest.raises(Undefined, match="the 2 nearest neighbours of each row are equally far"):
+            twonn(of(rows))
     with pytest.raises(Undefined, match="the 20 nearest neighbours of each row are equally far"):
         mle_dimension(of(rotation(30, 0)))
     # one row off the lattice is among the tenth that is dropped

@@ -18,14 +18,12 @@ from limberlm.geometry import (
     effective_rank,
     eigenvalues,
     jackknife,
-    massive_token_share,
     mean_cosine,
-    mean_cosine_all_pairs,
     participation_ratio,
     variance_share,
 )
 from limberlm.geometry.catalog.isotropy import METRICS
-from limberlm.geometry.isotropy import is_massive, massive_share_of_trace
+from limberlm.geometry.massive import TokenNorms, massive_share, massive_share_of_trace
 from tests.geometry.clouds import blocks, merged, moments, normal, power_law, rotation
 
 
@@ -34,9 +32,13 @@ def by_block(rows: Tensor, block: Tensor, count: int) -> list[Directions]:
 
 
 def all_pairs(rows: Tensor) -> Tensor:
-    directions = Directions.zeros(rows.shape[1])
-    directions.update(rows)
-    return mean_cosine_all_pairs(directions)
+    """The mean cosine with one row per block: no pair is left out."""
+    return mean_cosine([Directions(1, unit) for unit in torch.nn.functional.normalize(rows, dim=1)])
+
+
+def counted(norms: Tensor) -> TokenNorms:
+    """Norms of one block, all of them in the sample."""
+    return TokenNorms(norms, torch.zeros(len(norms)), {0: norms}, {0: len(norms)})
 
 
 def test_mean_cosines_equal_the_average_over_pairs() -> None:
@@ -116,8 +118,6 @@ def test_rows_equal_to_the_mean_have_no_direction() -> None:
 def test_too_few_rows_are_undefined_with_the_reason() -> None:
     with pytest.raises(Undefined, match="two blocks with rows, there are 1"):
         mean_cosine([Directions(3, torch.ones(2)), Directions.zeros(2)])
-    with pytest.raises(Undefined, match="two rows, there are 1"):
-        mean_cosine_all_pairs(Directions(1, torch.ones(2)))
 
 
 # --- the signature of massive tokens and rogue dimensions (n = 4096, d = 512, lambda = 1/i, a fixed offset)
@@ -192,7 +192,7 @@ def test_signature_of_massive_tokens(cloud, raw, centred, rank, top, rms_rank) -
     _, centred_cosine, ranks, _ = read(rms(rows))
     assert centred_cosine == pytest.approx(0.0, abs=0.03)
     assert ranks == pytest.approx(rms_rank, rel=0.05, abs=0.0005)  # 0.007 is given to one digit
-    assert massive_token_share(rows.norm(dim=1)).item() == (1 / 256 if cloud is massive_cloud else 0.0)
+    assert massive_share(counted(rows.norm(dim=1))).item() == (1 / 256 if cloud is massive_cloud else 0.0)
 
 
 def test_a_rogue_dimension_goes_by_standardising_or_deleting_it() -> None:
@@ -210,7 +210,7 @@ def test_base_cloud_has_the_participation_ratio_of_its_population() -> None:
 def test_massive_tokens_hold_the_trace_that_is_gone_without_them() -> None:
     rows = massive_cloud(SEED)
     norms = rows.norm(dim=1)
-    massive = is_massive(norms, norms.median())
+    massive = norms > counted(norms).threshold
     assert torch.equal(massive.nonzero()[:, 0], torch.arange(0, N, 256))
     share = massive_share_of_trace(rows[massive], moments(rows))
     centred = (rows - rows.mean(0)).square().sum(1)
@@ -230,18 +230,15 @@ def test_share_of_the_trace_gives_a_reason_where_it_has_no_value() -> None:
 
 def test_massive_tokens_are_counted_against_the_median() -> None:
     norms = torch.cat([torch.ones(97), torch.tensor([19.9, 20.1, 500.0])])
-    assert massive_token_share(norms).item() == pytest.approx(0.02)
-    assert massive_token_share(7 * norms.double()).item() == pytest.approx(0.02)
-    assert massive_token_share(norms, times=10).item() == pytest.approx(0.03)
+    assert massive_share(counted(norms)).item() == pytest.approx(0.02)
+    assert massive_share(counted(7 * norms.double())).item() == pytest.approx(0.02)
 
 
 def test_massive_tokens_give_a_reason_where_they_have_no_value() -> None:
     with pytest.raises(Undefined, match="no tokens"):
-        massive_token_share(torch.zeros(0))
+        massive_share(counted(torch.zeros(0)))
     with pytest.raises(Undefined, match="median token norm is zero"):
-        massive_token_share(torch.tensor([0.0, 0.0, 1.0]))
-    with pytest.raises(ValueError, match="NaN or infinite"):
-        massive_token_share(torch.tensor([1.0, math.inf]))
+        massive_share(counted(torch.tensor([0.0, 0.0, 1.0])))
 
 
 def test_records_of_this_family_read_states_as_they_say() -> None:

@@ -12,9 +12,7 @@ from limberlm.geometry.catalog import CATALOG, HEADLINE, Metric, metric
 from limberlm.geometry.cross import CrossMoments
 from limberlm.geometry.isotropy import (
     centred_directions,
-    massive_token_share,
     mean_cosine,
-    mean_cosine_all_pairs,
 )
 from limberlm.geometry.spectrum import (
     effective_rank,
@@ -57,9 +55,7 @@ __all__ = [
     "eigenvalues",
     "holm",
     "jackknife",
-    "massive_token_share",
     "mean_cosine",
-    "mean_cosine_all_pairs",
     "metric",
     "minimum_detectable_effect",
     "paired_difference",

@@ -146,21 +146,6 @@ def twonn(neighbours: Neighbours) -> Tensor:
     return (x * y).sum() / x.square().sum()
 
 
-def twonn_mle(neighbours: Neighbours) -> Tensor:
-    """TwoNN by maximum likelihood, (n - 1) / sum ln mu; 0-d float64 > 0; falls on collapse.
-
-    Unbiased where mu follows its Pareto law, and uses all rows; one outlier weighs more than in `twonn`. Source:
-    Denti et al. 2022 (Sci. Rep. 12, 20005). Undefined as `twonn`.
-
-    >>> square = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 2.0], [9.0, 9.0]])
-    >>> twonn_mle(Neighbours.of(square, torch.zeros(4))).item() > 0
-    True
-    """
-    logs = _log_ratios(neighbours)
-    _need_spread(logs, 2)
-    return (len(logs) - 1) / logs.sum()
-
-
 def mle_dimension(neighbours: Neighbours, k: int = NEEDED) -> Tensor:
     """Maximum-likelihood dimension from k neighbours; 0-d float64 > 0; falls on collapse.
 

@@ -1,4 +1,7 @@
-"""Outsize tokens counted in a stream: a sample of norms for the median, and the largest ones for the count."""
+"""Outsize tokens, which can fake a collapse: how many there are, and how much of the variance they hold.
+
+They are counted in a stream: a sample of norms gives the median, and the largest ones are kept for the count.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +12,11 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from limberlm.geometry.isotropy import is_massive
+from limberlm.geometry.statistics import Moments
 from limberlm.geometry.undefined import Undefined
 
 TIMES = 20.0
+"""Norm of a massive token, in medians of the site; our choice."""
 
 
 @dataclass(frozen=True)
@@ -47,19 +51,37 @@ class TokenNorms:
     @property
     def massive(self) -> int:
         """How many tokens are over the threshold."""
-        median = self.threshold / TIMES
-        return sum(int(is_massive(norms, median).sum()) for norms in self.large.values())
+        return sum(int((norms > self.threshold).sum()) for norms in self.large.values())
 
 
 def massive_share(norms: TokenNorms) -> Tensor:
     """Share of all tokens whose norm is over 20 x the median norm; 0-d float64 in [0, 1]; rises on collapse.
 
-    As `massive_token_share` of all norms where the sample holds them all. A handful of such tokens (2402.17762)
-    takes over every unweighted spectrum and lifts centred anisotropy, so they are counted, never silently removed.
-    Threshold: our choice. Invariant to rotation and scale. Undefined without tokens or with a zero median.
+    A handful of such tokens (2402.17762) takes over every unweighted spectrum and lifts centred anisotropy, so they are
+    counted, never silently removed. Invariant to rotation and scale. Undefined without tokens or with a zero median.
 
     >>> sample, block = torch.tensor([1.0, 1.0, 1.0, 50.0]), torch.tensor([0, 0, 1, 1])
     >>> massive_share(TokenNorms(sample, block, {1: torch.tensor([50.0])}, {0: 2, 1: 2})).item()
     0.25
     """
     return torch.tensor(norms.massive / sum(norms.counts.values()), dtype=torch.float64)
+
+
+def massive_share_of_trace(states: Tensor, moments: Moments) -> Tensor:
+    """Share of the total variance that massive tokens hold: sum |x - mu|^2 / ((n - 1) tr S); 0-d float64 in [0, 1].
+
+    `states` [k, d]: the raw states of the massive tokens; `moments`: all n rows of the site, those included, of
+    mean mu and covariance S. Our choice. Invariant to rotation, translation and positive scale; 0 without massive
+    tokens. Without them the spread falls by a little more, since the mean moves too. Undefined below two rows and
+    without spread.
+
+    >>> rows = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0], [3.0, 0.0], [-3.0, 0.0]])
+    >>> moments = Moments.zeros(torch.zeros(2))
+    >>> moments.update(rows)
+    >>> round(massive_share_of_trace(rows[4:], moments).item(), 6)
+    0.818182
+    """
+    spread = moments.trace * (moments.count - 1)
+    if float(spread) == 0.0:
+        raise Undefined("zero trace: all states are equal")
+    return (states.detach().to(moments.mean) - moments.mean).square().sum() / spread

@@ -153,15 +153,6 @@ def output_drift(update: Factored, sums: DriftSums) -> Tensor:
     return (above.clamp(min=0) / sums.energy).sqrt()
 
 
-def output_drift_explicit(change: Tensor, weight: Tensor, second_moment: Tensor) -> Tensor:
-    """The same by sqrt(tr(dW Mx dW') / tr(W Mx W')), Mx [d_in, d_in] the uncentred second moment of the inputs."""
-    change, weight, moment = (part.to(torch.float64) for part in (change, weight, second_moment))
-    below = ((weight @ moment) * weight).sum()
-    if float(below) == 0.0:
-        raise Undefined("the module's outputs are all zero")
-    return (((change @ moment) * change).sum().clamp(min=0) / below).sqrt()
-
-
 def merge_residue(update: Tensor, weight: Tensor, dtype: torch.dtype) -> Tensor:
     """|cast(W + dW) - (W + dW)|_F / |dW|_F: what merging into `dtype` loses; >= 0, 0 in float64.
 

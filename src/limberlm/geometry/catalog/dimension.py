@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from limberlm.geometry import dimension
 from limberlm.geometry.catalog.record import Metric
 
@@ -11,42 +13,38 @@ _NOTE = (
     "The interval is for that number of rows, so centred on the value."
 )
 
+_dimension = partial(
+    Metric,
+    family="dimension",
+    bounds="> 0",
+    direction="down",
+    scale="log",
+    needs="neighbours",
+    conventions=("rms",),
+    interval="value",
+    suite="full",
+)
+
 METRICS = (
-    Metric(
+    _dimension(
         name="twonn",
-        family="dimension",
         title="Intrinsic dimension, TwoNN",
         formula="slope through 0 of -ln(1 - F) on ln mu, mu = r2/r1, top 10 % dropped",
         source="Facco et al. 2017 (1803.06992); the removal of near-duplicates is our choice",
-        bounds="> 0",
-        direction="down",
-        scale="log",
-        needs="neighbours",
         compute=dimension.twonn,
         note=_NOTE,
         misses="Sees the two nearest states only, so noise and doubles pass for shape; global loss of rank that leaves "
         "neighbourhoods alone is not seen.",
         oracle="scikit-dimension; Gaussian rows of dimension 5, 10, 20 and 50; a regression by hand",
-        conventions=("rms",),
-        interval="value",
-        suite="full",
     ),
-    Metric(
+    _dimension(
         name="mle_dimension",
-        family="dimension",
         title="Intrinsic dimension, maximum likelihood",
         formula="1 / mean of ln(T_k/T_j) over rows and j < k, T_j the distance to the j-th neighbour, k = 20",
         source="Levina and Bickel 2004, inverses averaged as by MacKay and Ghahramani; near-duplicates: our choice",
-        bounds="> 0",
-        direction="down",
-        scale="log",
-        needs="neighbours",
         compute=dimension.mle_dimension,
         note=f"{_NOTE} Steadier than TwoNN and lower in high dimensions.",
         misses="Twenty neighbours reach beyond what is locally flat: curvature raises it and edges lower it.",
         oracle="scikit-dimension; Gaussian rows of dimension 5, 10 and 20; three points by hand",
-        conventions=("rms",),
-        interval="value",
-        suite="full",
     ),
 )

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from limberlm.geometry import isotropy, massive, null, pairs
 from limberlm.geometry.catalog.record import Metric
 
+_isotropy = partial(Metric, family="isotropy", direction="up", scale="linear")
+
 METRICS = (
-    Metric(
+    _isotropy(
         name="anisotropy",
-        family="isotropy",
         title="Anisotropy",
         formula="mean cosine of two uncentred states from different blocks",
         source="Ethayarajh 1909.00512; the pair rule is our choice",
         bounds="[-1, 1]",
-        direction="up",
-        scale="linear",
         needs="directions",
         compute=isotropy.mean_cosine,
         note="Invariant to rotation and per-token scale, not to translation (an offset raises it). Unbiased.",
@@ -24,15 +25,12 @@ METRICS = (
         conventions=("raw",),
         null=lambda c: null.null_mean_cosine(c.rows, c.width),
     ),
-    Metric(
+    _isotropy(
         name="anisotropy_centred",
-        family="isotropy",
         title="Anisotropy, centred",
         formula="mean cosine of two states minus the mean, from different blocks",
         source="2605.30524; the pair rule and the reservoir are our choice",
         bounds="[-1, 1]",
-        direction="up",
-        scale="linear",
         needs="centred",
         compute=isotropy.mean_cosine,
         note="Invariant to rotation, translation and scale. Near 0, where its interval is too wide rather than too "
@@ -43,15 +41,12 @@ METRICS = (
         conventions=("raw",),
         null=lambda c: null.null_mean_cosine_centred(c.rows, c.width),
     ),
-    Metric(
+    _isotropy(
         name="uniformity",
-        family="isotropy",
         title="Uniformity",
         formula="ln mean exp(-2 |u - v|^2), u and v unit states of different sequences",
         source="Wang and Isola 2005.10242; the pair rule and the reservoir are our choice",
         bounds="[-8, 0]",
-        direction="up",
-        scale="linear",
         needs="pairs",
         compute=pairs.uniformity,
         note="Invariant to rotation and per-token scale, not to translation. About -4 + 8/d on the full sphere; "
@@ -63,15 +58,13 @@ METRICS = (
         null=lambda c: pairs.null_uniformity(c.width),
         suite="full",
     ),
-    Metric(
+    _isotropy(
         name="massive_tokens",
         family="tokens",
         title="Massive tokens",
         formula="share of tokens with norm > 20 x the median norm",
         source="2402.17762; the threshold is our choice",
         bounds="[0, 1]",
-        direction="up",
-        scale="linear",
         needs="norms",
         compute=massive.massive_share,
         note="Invariant to rotation and scale. Above 0, read `raw` spectra with care and prefer `rms`. The interval is "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from math import degrees
 
 from torch import Tensor
@@ -9,6 +10,8 @@ from torch import Tensor
 from limberlm.geometry import angles, between_blocks, similarity
 from limberlm.geometry.catalog.record import Metric
 from limberlm.geometry.cross import CrossPart
+
+_similarity = partial(Metric, family="similarity", direction="drift", scale="linear")
 
 _LEADING = 32
 _NEAR_EQUAL = (
@@ -31,15 +34,12 @@ def _cka_uncentred(part: CrossPart) -> Tensor:
 
 
 METRICS = (
-    Metric(
+    _similarity(
         name="cka",
-        family="similarity",
         title="CKA to the reference, debiased",
         formula="HSIC(x, y) / sqrt(HSIC(x, x) HSIC(y, y)), each unbiased, from products between different blocks",
         source="HSIC_1 of 2010.15327; the block version is our derivation",
         bounds="[0, 1]; noise may leave it slightly",
-        direction="drift",
-        scale="linear",
         needs="cross",
         compute=between_blocks.cka,
         note="Invariant to rotation, translation and positive scale of either states, not to general linear maps. "
@@ -49,15 +49,12 @@ METRICS = (
         oracle="all quadruples of rows by brute force; torch_cka, one row per block",
         null=lambda c: 0.0,
     ),
-    Metric(
+    _similarity(
         name="cka_biased",
-        family="similarity",
         title="CKA to the reference, plug-in",
         formula="|S_xy|_F^2 / (|S_x|_F |S_y|_F), centred",
         source="1905.00414, linear kernel",
         bounds="[0, 1]",
-        direction="drift",
-        scale="linear",
         needs="cross_moments",
         compute=_cka_biased,
         note="Invariances of `cka`. Biased up: unrelated states read d/(d+n) if isotropic, more precisely "
@@ -67,15 +64,12 @@ METRICS = (
         null=lambda c: similarity.null_cka_biased(c.rows, c.width),
         suite="full",
     ),
-    Metric(
+    _similarity(
         name="cka_uncentred",
-        family="similarity",
         title="CKA to the reference, plug-in, uncentred",
         formula="|X'Y|_F^2 / (|X'X|_F |Y'Y|_F)",
         source="2605.30524 as transcribed by a reader",
         bounds="[0, 1]",
-        direction="drift",
-        scale="linear",
         needs="cross_moments",
         compute=_cka_uncentred,
         note="Invariant to rotation and positive scale, not to translation. Biased up as `cka_biased`.",
@@ -84,15 +78,12 @@ METRICS = (
         null=lambda c: similarity.null_cka_biased(c.rows, c.width),
         suite="preset",
     ),
-    Metric(
+    _similarity(
         name=f"subspace_overlap_{_LEADING}",
-        family="similarity",
         title=f"Overlap of the {_LEADING} leading directions with the reference's",
         formula=f"|U'V|_F^2 / {_LEADING}, U and V the {_LEADING} leading eigenvectors",
         source="Standard",
         bounds="[0, 1]",
-        direction="drift",
-        scale="linear",
         needs="subspaces",
         compute=lambda subspaces: similarity.subspace_overlap(*subspaces),
         note="Invariant to a rotation of both states alike, translation and positive scale; unlike CKA not to a "
@@ -102,15 +93,12 @@ METRICS = (
         interval="none",
         null=lambda c: similarity.null_subspace_overlap(_LEADING, c.width),
     ),
-    Metric(
+    _similarity(
         name=f"principal_angle_max_{_LEADING}",
-        family="similarity",
         title=f"Largest principal angle to the reference's {_LEADING} leading directions",
         formula=f"degrees between the spans of the {_LEADING} leading eigenvectors",
         source="Bjorck and Golub 1973",
         bounds="[0, 90] degrees",
-        direction="drift",
-        scale="linear",
         needs="subspaces",
         compute=lambda subspaces: similarity.subspace_angles(*subspaces).max(),
         note="Invariances of the overlap; falls to 0 for the same span. Unrelated subspaces are within a degree or two "
@@ -121,15 +109,12 @@ METRICS = (
         interval="none",
         suite="full",
     ),
-    Metric(
+    _similarity(
         name=f"principal_angle_mean_{_LEADING}",
-        family="similarity",
         title=f"Mean principal angle to the reference's {_LEADING} leading directions",
         formula=f"degrees between the spans of the {_LEADING} leading eigenvectors, averaged",
         source="Bjorck and Golub 1973; the mean is our choice",
         bounds="[0, 90] degrees",
-        direction="drift",
-        scale="linear",
         needs="subspaces",
         compute=lambda subspaces: similarity.subspace_angles(*subspaces).mean(),
         note=f"Invariances of the overlap; falls to 0 for the same span. Undefined when d <= {_LEADING}. {_SWAPS}",
@@ -139,15 +124,12 @@ METRICS = (
         interval="none",
         suite="full",
     ),
-    Metric(
+    _similarity(
         name="distance_stability",
-        family="similarity",
         title="Stability of distances to the reference's",
         formula="Spearman correlation of pairwise cosine distances, pairs of reservoir tokens from different sequences",
         source="Idea of 2604.17698; the formula is our choice",
         bounds="[-1, 1]",
-        direction="drift",
-        scale="linear",
         needs="distances",
         compute=similarity.distance_stability,
         note="Invariant to rotation and to the scale of each row, so the same under `rms` and `raw`; not to "

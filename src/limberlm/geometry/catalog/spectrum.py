@@ -15,18 +15,16 @@ _FLAT = "flat, two-level, geometric and power-law spectra in closed form"
 _rank = partial(
     Metric, family="spectrum", direction="down", scale="log", needs="spectrum", conventions=_SPECTRA, corrected=True
 )
+_share = partial(Metric, family="spectrum", direction="up", scale="linear", conventions=_SPECTRA, corrected=True)
 
 
 def _variance_share(k: int) -> Metric:
-    return Metric(
+    return _share(
         name=f"variance_share_{k}",
-        family="spectrum",
         title=f"Variance share of {'the top direction' if k == 1 else f'the top {k} directions'}",
         formula=f"sum of the {k} largest eigenvalues / sum of all" if k > 1 else "lambda_1 / sum lambda",
         source="VE_k of 2605.30524",
         bounds=f"[{k}/d, 1]",
-        direction="up",
-        scale="linear",
         needs="spectrum",
         compute=partial(spectrum.variance_share, k=k),
         note=f"{_INVARIANT} Biased up at small n: by 2 sqrt(d/n) of itself on isotropic rows, far less where "
@@ -34,9 +32,7 @@ def _variance_share(k: int) -> Metric:
         misses="Says nothing of how the rest is spread. A sink or a few massive tokens raise it while the other "
         "directions stay as they were; see head_removed_rank_1.",
         oracle="the inverse of the stable rank; shares that add up; the Marchenko-Pastur law",
-        conventions=_SPECTRA,
         null=lambda c: null.null_variance_share(c.rows, c.width, k),
-        corrected=True,
     )
 
 
@@ -133,15 +129,12 @@ METRICS = (
     _variance_share(1),
     _variance_share(8),
     _variance_share(32),
-    Metric(
+    _share(
         name="mean_share",
-        family="spectrum",
         title="Share of the mean",
         formula="|mu|^2 / (|mu|^2 + tr S)",
         source="Our choice",
         bounds="[0, 1]",
-        direction="up",
-        scale="linear",
         needs="moments",
         compute=coordinates.mean_share,
         note="Invariant to rotation and positive scale, not to translation. Biased up by about 1/n, n in independent "
@@ -149,28 +142,21 @@ METRICS = (
         misses="A constant offset is harmless to what the states can tell apart, so a high value is no collapse by "
         "itself. A few massive tokens move the mean as much as all the others.",
         oracle="clouds of known offset; the uncentred effective rank in closed form",
-        conventions=_SPECTRA,
         null=lambda c: null.null_mean_share(c.rows, c.width),
-        corrected=True,
     ),
-    Metric(
+    _share(
         name="top_dimension_share",
-        family="spectrum",
         title="Variance share of the top coordinate",
         formula="max_j S_jj / tr S",
         source="Our choice; rogue dimensions are those of 2109.04404",
         bounds="[1/d, 1]",
-        direction="up",
-        scale="linear",
         needs="moments",
         compute=coordinates.top_dimension_share,
         note="Invariant to translation, positive scale and the order of coordinates, not to rotation. Biased up at "
         "small n; the interval misses where coordinates are equally large. Never above variance_share_1.",
         misses="A collapse onto a direction that is spread over many coordinates.",
         oracle="a hand-set rogue coordinate; the exact mean of the largest of d equal variances",
-        conventions=_SPECTRA,
         null=lambda c: null.null_top_dimension_share(c.rows, c.width),
-        corrected=True,
     ),
     *(_head_removed_rank(k) for k in (1, 2, 8, 32)),
     _rank(

@@ -67,6 +67,21 @@ def _ranks(name: str, title: str, formula: str, misses: str, function: Callable[
     )
 
 
+def _rotation(side: str, vectors: str) -> Metric:
+    return _metric(
+        f"rotation_{side}",
+        f"Rotation of the leading {side}put directions",
+        f"root mean square of the principal angles between the 16 leading {vectors} vectors of W_(t-1) and W_t",
+        "[0, pi/2]",
+        "drift",
+        lambda c: weights.mean_rotation(c.before, c.after, side),
+        source="Standard angles; their mean is our choice",
+        note=f"0 when nothing changed. {_WITH_BASE}",
+        misses="Changes of singular values. Near-equal values at the cut swap their vectors at the least touch.",
+        oracle=f"{_DENSE}; known rotations",
+    )
+
+
 _SIZE = (
     _metric(
         "update_norm",
@@ -144,30 +159,8 @@ _AGAINST_THE_WEIGHT = (
         oracle=f"{_DENSE}; planted intruders",
         integer=True,
     ),
-    _metric(
-        "rotation_in",
-        "Rotation of the leading input directions",
-        "root mean square of the principal angles between the 16 leading right vectors of W_(t-1) and W_t",
-        "[0, pi/2]",
-        "drift",
-        lambda c: weights.mean_rotation(c.before, c.after, "in"),
-        source="Standard angles; their mean is our choice",
-        note=f"0 when nothing changed. {_WITH_BASE}",
-        misses="Changes of singular values. Near-equal values at the cut swap their vectors at the least touch.",
-        oracle=f"{_DENSE}; known rotations",
-    ),
-    _metric(
-        "rotation_out",
-        "Rotation of the leading output directions",
-        "root mean square of the principal angles between the 16 leading left vectors of W_(t-1) and W_t",
-        "[0, pi/2]",
-        "drift",
-        lambda c: weights.mean_rotation(c.before, c.after, "out"),
-        source="Standard angles; their mean is our choice",
-        note=f"0 when nothing changed. {_WITH_BASE}",
-        misses="Changes of singular values. Near-equal values at the cut swap their vectors at the least touch.",
-        oracle=f"{_DENSE}; known rotations",
-    ),
+    _rotation("in", "right"),
+    _rotation("out", "left"),
     _metric(
         "merge_residue",
         "Lost by merging",

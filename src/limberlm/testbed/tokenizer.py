@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from hashlib import blake2b
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from limberlm.files import content_digest
 
 PAD, END, ROLES = "<|pad|>", "<|end|>", ("<|system|>", "<|user|>", "<|assistant|>")
 
@@ -61,4 +62,4 @@ def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
         rules = json.loads(tokenizer.backend_tokenizer.to_str()) | {"padding": None, "truncation": None}
     else:
         rules = {"vocabulary": tokenizer.get_vocab()}
-    return blake2b(json.dumps(rules, sort_keys=True).encode(), digest_size=16).hexdigest()
+    return content_digest(rules)

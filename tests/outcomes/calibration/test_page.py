@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.outcomes.calibration_page import (
+from tests.outcomes.calibration.page import (
     AFTER_NULL,
     CHANGED,
     CHANGES,
@@ -24,7 +24,7 @@ from tests.outcomes.calibration_page import (
     table,
 )
 
-PAGE = (Path(__file__).parents[2] / "docs" / "reference" / "calibration.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[3] / "docs" / "reference" / "calibration.md").read_text(encoding="utf-8")
 
 
 def printed(name: str, width: int) -> list[str]:

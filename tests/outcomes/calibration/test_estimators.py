@@ -33,7 +33,7 @@ from limberlm.outcomes.calibration import (
     temperature,
 )
 from limberlm.outcomes.calibration.scores import auroc_items, fit_temperature
-from tests.outcomes.calibration_cases import answers, options
+from tests.outcomes.calibration.cases import answers, options
 
 Floats = NDArray[np.float64]
 PAIRS = st.lists(st.tuples(st.integers(0, 1000).map(lambda x: x / 1000), st.integers(0, 1)), min_size=2, max_size=60)

@@ -1,4 +1,4 @@
-"""The page of calibration: `python -m tests.outcomes.calibration_page > docs/reference/calibration.md`."""
+"""The page of calibration: `python -m tests.outcomes.calibration.page > docs/reference/calibration.md`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from limberlm.outcomes.calibration import (
     temperature,
 )
 from limberlm.outcomes.calibration.scores import auroc_items
-from tests.outcomes.calibration_cases import answers, coverage, coverage_of_changes, options
+from tests.outcomes.calibration.cases import answers, coverage, coverage_of_changes, options
 
 NULLS = {100: 4000, 1000: 1000, 10_000: 300}
 """Answers, and how many draws of as many."""
@@ -40,7 +40,7 @@ says how far they are from what happens, and compares two checkpoints question b
 The page is made by
 
 ```bash
-python -m tests.outcomes.calibration_page > docs/reference/calibration.md
+python -m tests.outcomes.calibration.page > docs/reference/calibration.md
 ```
 
 in about two minutes on one core, seeded. Every figure in its tables is measured here, on made-up answers whose
@@ -74,7 +74,8 @@ reliability_table(confidence, correct)  # bin, n, lowest, highest, confidence, a
 ```
 
 Bins are closed below: [b/B, (b+1)/B), the last one at both ends. torchmetrics 1.9 opens one more bin for a confidence
-of exactly 1 and otherwise gives the same `ece`, and so does netcal 1.4 (`tests/outcomes/test_calibration.py`).
+of exactly 1 and otherwise gives the same `ece`, and so does netcal 1.4
+(`tests/outcomes/calibration/test_estimators.py`).
 
 ## What calibrated answers read
 

@@ -39,7 +39,7 @@ from limberlm.outcomes.encoding import encode_sample
 from limberlm.outcomes.table import COLUMNS, outcome_table
 from limberlm.testbed import SKILLS, Sample
 from limberlm.testbed.prose import passages
-from tests.outcomes.calibration_cases import asked, by_name, coverage, coverage_of_changes, options
+from tests.outcomes.calibration.cases import asked, by_name, coverage, coverage_of_changes, options
 from tests.outcomes.oracle import losses_by_hand
 
 Row = dict[str, Any]

@@ -147,8 +147,7 @@ class Displaced(TrainerKind):
 
 
 def test_a_policy_that_is_not_its_reference_stops_the_stage(tiny_model_folder: Path, tmp_path: Path) -> None:
-    fields = {name: getattr(GRPO, name) for name in ("name", "trainer", "config", "first_step", "defaults", "extras")}
-    kind = Displaced(**fields)
+    kind = Displaced(**vars(GRPO))
     with pytest.raises(NodeFailed, match=r"the first step's kl is \d+\.\d+ where an untouched policy gives 0\.000000"):
         run_stage(tiny_model_folder, tmp_path / "adapter", "grpo", kind=kind, beta=0.1)
     assert not (tmp_path / "adapter").exists()

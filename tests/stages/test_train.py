@@ -209,7 +209,7 @@ def test_a_wrong_reference_stops_the_stage_before_its_first_step(
     tiny_model_folder: Path, tmp_path: Path, sft: Trained
 ) -> None:
     steps: list[int] = []
-    wrong = WrongReference(DPO.name, DPO.trainer, DPO.config, DPO.first_step, reference=load(tiny_model_folder))
+    wrong = WrongReference(**vars(DPO), reference=load(tiny_model_folder))
     with pytest.raises(NodeFailed, match=r"the reference model is not the stage's start: its logits are 0\.\d+ apart"):
         run_stage(
             tiny_model_folder,
@@ -255,7 +255,7 @@ def test_a_policy_that_is_not_its_reference_stops_the_stage_at_its_first_step(
 
 def test_the_right_reference_passed_by_hand_goes_through(tiny_model_folder: Path, tmp_path: Path, sft: Trained) -> None:
     same = load(tiny_model_folder, [sft.adapter])
-    kind = WrongReference(DPO.name, DPO.trainer, DPO.config, DPO.first_step, reference=same)
+    kind = WrongReference(**vars(DPO), reference=same)
     run = run_stage(tiny_model_folder, tmp_path / "adapter", "dpo", kind=kind, adapters=[sft.adapter])
     assert run.first_loss == pytest.approx(math.log(2), abs=1e-5)
 

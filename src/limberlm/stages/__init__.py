@@ -5,7 +5,8 @@ from __future__ import annotations
 from limberlm.stages.adapter import AdapterSettings
 from limberlm.stages.data import StageData, load_stage_data
 from limberlm.stages.hand_over import merge_adapters
-from limberlm.stages.train import TRAINERS, StageRun, train_stage
+from limberlm.stages.train import StageRun, train_stage
+from limberlm.stages.trainers import TRAINERS
 
 __all__ = [
     "TRAINERS",

@@ -11,7 +11,7 @@ import math
 from typing import Any
 
 from limberlm.errors import nearest
-from limberlm.stages.kind import TrainerKind, reference_contradiction
+from limberlm.stages.kind import PAIRS, TrainerKind, reference_contradiction
 
 LOSSES = tuple(
     "sigmoid hinge ipo exo_pair nca_pair robust bco_pair sppo_hard aot aot_unpaired apo_zero apo_down discopop sft "
@@ -68,4 +68,12 @@ def contradiction(config: Any) -> str | None:
     return reference_contradiction(config)
 
 
-DPO = TrainerKind("dpo", trainer="DPOTrainer", config="DPOConfig", first_step=_first_step, contradiction=contradiction)
+DPO = TrainerKind(
+    "dpo",
+    trainer="DPOTrainer",
+    config="DPOConfig",
+    columns=PAIRS,
+    has_reference=lambda config: True,
+    first_step=_first_step,
+    contradiction=contradiction,
+)

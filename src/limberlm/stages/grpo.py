@@ -40,6 +40,8 @@ GRPO = TrainerKind(
     "grpo",
     trainer="GRPOTrainer",
     config="GRPOConfig",
+    columns=(("prompt", "answer"),),
+    has_reference=lambda config: config.beta != 0.0,
     first_step=first_step,
     defaults={"disable_dropout": True, "num_completions_to_print": 0},
     contradiction=contradiction,

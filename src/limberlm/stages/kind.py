@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pkgutil import resolve_name
 from typing import Any
+
+PAIRS = (("prompt", "chosen", "rejected"), ("chosen", "rejected"))
+"""Columns of a preference pair; without a prompt it is what both answers begin with."""
 
 
 @dataclass(frozen=True)
@@ -13,8 +17,10 @@ class TrainerKind:
 
     Attributes:
         name: the name in a study file.
-        trainer: TRL's trainer class.
-        config: TRL's configuration class.
+        trainer: TRL's trainer class, with its module where that is not `trl` itself.
+        config: its configuration class, likewise.
+        columns: the columns that it can train on, best first. Others are dropped.
+        has_reference: from a configuration, whether it holds the policy against a reference model.
         first_step: from a configuration, the logged quantities whose value an untouched policy determines, such as the
             loss against its own copy as the reference; a run whose first step differs has the wrong reference model.
         defaults: settings whose default is not TRL's.
@@ -27,6 +33,8 @@ class TrainerKind:
     name: str
     trainer: str
     config: str
+    columns: tuple[tuple[str, ...], ...]
+    has_reference: Callable[[Any], bool] = lambda config: False
     first_step: Callable[[Any], Mapping[str, float]] = lambda config: {}
     defaults: Mapping[str, Any] = field(default_factory=dict)
     contradiction: Callable[[Any], str | None] = lambda config: None
@@ -35,15 +43,11 @@ class TrainerKind:
 
     def trainer_class(self) -> Any:
         """The trainer class, imported on first use: TRL takes seconds to import."""
-        import trl
-
-        return getattr(trl, self.trainer)
+        return resolve_name(f"trl.{self.trainer}")
 
     def config_class(self) -> Any:
         """The configuration dataclass, imported on first use."""
-        import trl
-
-        return getattr(trl, self.config)
+        return resolve_name(f"trl.{self.config}")
 
 
 def reference_contradiction(config: Any) -> str | None:

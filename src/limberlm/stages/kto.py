@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from limberlm.stages.kind import TrainerKind, reference_contradiction
+from limberlm.stages.kind import PAIRS, TrainerKind, reference_contradiction
 
 UNPAIRED_APO = "apo_zero_unpaired"  # the loss that estimates no divergence
 
@@ -41,4 +41,12 @@ def contradiction(config: Any) -> str | None:
     return reference_contradiction(config)
 
 
-KTO = TrainerKind("kto", trainer="KTOTrainer", config="KTOConfig", first_step=first_step, contradiction=contradiction)
+KTO = TrainerKind(
+    "kto",
+    trainer="KTOTrainer",
+    config="KTOConfig",
+    columns=(("prompt", "completion", "label"), *PAIRS),
+    has_reference=lambda config: True,
+    first_step=first_step,
+    contradiction=contradiction,
+)

@@ -16,4 +16,10 @@ def contradiction(config: Any) -> str | None:
     return None
 
 
-SFT = TrainerKind("sft", trainer="SFTTrainer", config="SFTConfig", contradiction=contradiction)
+SFT = TrainerKind(
+    "sft",
+    trainer="SFTTrainer",
+    config="SFTConfig",
+    columns=(("prompt", "completion"), ("messages",), ("text",)),
+    contradiction=contradiction,
+)

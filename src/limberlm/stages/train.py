@@ -17,17 +17,11 @@ from transformers import PreTrainedTokenizerBase, PrinterCallback, TrainerCallba
 from limberlm.errors import NodeFailed, UserError
 from limberlm.stages.adapter import AdapterSettings
 from limberlm.stages.data import StageData
-from limberlm.stages.dpo import DPO
-from limberlm.stages.grpo import GRPO
 from limberlm.stages.hand_over import HandOver, HandOverReport, Left, Start, stage_start
 from limberlm.stages.keep import FOLDER, Keeper, Save, save_adapter, save_model
 from limberlm.stages.kind import TrainerKind
-from limberlm.stages.kto import KTO
 from limberlm.stages.rounding import fixed_logits
-from limberlm.stages.sft import SFT
 from limberlm.stages.verify import drops_out, same_function, same_reference, verified_rounding
-
-TRAINERS: dict[str, TrainerKind] = {kind.name: kind for kind in (SFT, DPO, KTO, GRPO)}
 
 Progress = Callable[[int, int, float], None]  # step, steps, the kind's headline quantity
 
@@ -115,11 +109,12 @@ def train_stage(
     for folder in (own.folder, out / FOLDER):
         if folder.exists():
             raise UserError(f"{folder}: exists already; choose another folder for the stage")
+    loads_reference = adapter is None and kind.has_reference(config)  # from the path that the model names
     reload = Path(config.output_dir) / "start"
     watch = _Watch(kind, config, progress)
     gc.freeze()  # what is there already need not be walked through when the trainer's cycles are let go
     try:
-        start = stage_start(base, left, hand_over, adapter, reload if _loads_reference(kind, config, adapter) else None)
+        start = stage_start(base, left, hand_over, adapter, reload if loads_reference else None)
         save = _save(start, tokenizer, base_name)
         callbacks = [watch, Keeper(out / FOLDER, checkpoints, save)]
         trainer = _trainer(kind, config, start, tokenizer, data, callbacks)
@@ -143,11 +138,6 @@ def train_stage(
         shutil.rmtree(reload, ignore_errors=True)
     report = HandOverReport(hand_over, trained, watch.found, rounding, continuity, reference)
     return StageRun(training, float(training["loss"].iloc[0]), own, report)
-
-
-def _loads_reference(kind: TrainerKind, config: Any, adapter: AdapterSettings | None) -> bool:
-    """Whether the trainer loads its reference model from the path that the model names."""
-    return adapter is None and kind.name != "sft" and (kind.name != "grpo" or config.beta != 0.0)
 
 
 def _save(start: Start, tokenizer: PreTrainedTokenizerBase, base_name: str) -> Save:

@@ -6,14 +6,12 @@ columns that a trainer wants are kept and checked (`columns.py`) and a share is 
 
 from __future__ import annotations
 
-from limberlm.stages.data.columns import COLUMNS
 from limberlm.stages.data.content import HELD_OUT_ROWS, Row, question, refuse_shared_rows, shared_rows
 from limberlm.stages.data.load import StageData, load_stage_data
 from limberlm.stages.data.sources import local_path
 from limberlm.stages.data.testbed import TESTBED_ROWS, sample_row
 
 __all__ = [
-    "COLUMNS",
     "HELD_OUT_ROWS",
     "TESTBED_ROWS",
     "Row",

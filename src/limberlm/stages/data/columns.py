@@ -11,14 +11,7 @@ import pyarrow as pa
 from limberlm.errors import UserError
 from limberlm.stages.data.content import Row
 from limberlm.stages.data.sources import Table
-
-COLUMNS: dict[str, tuple[tuple[str, ...], ...]] = {
-    "sft": (("prompt", "completion"), ("messages",), ("text",)),
-    "dpo": (("prompt", "chosen", "rejected"), ("chosen", "rejected")),
-    "kto": (("prompt", "completion", "label"), ("prompt", "chosen", "rejected"), ("chosen", "rejected")),
-    "grpo": (("prompt", "answer"),),
-}
-"""Columns that each trainer can train on, best first. Others are dropped, but for a reward function of one's own."""
+from limberlm.stages.trainers import TRAINERS
 
 # TRL reads these where it finds them: to leave them out would train on other texts without a word.
 _READ_BY_TRL = ("tools", "chat_template_kwargs", "image", "images")
@@ -44,7 +37,7 @@ class Wanted:
     @property
     def choices(self) -> tuple[tuple[str, ...], ...]:
         """The columns to train on, best first."""
-        return (("prompt",),) if self.own_reward else COLUMNS[self.trainer]
+        return (("prompt",),) if self.own_reward else TRAINERS[self.trainer].columns
 
 
 def read_rows(source: str, table: Table, wanted: Wanted) -> list[Row]:
@@ -105,7 +98,7 @@ def _missing(table: Table, wanted: Wanted) -> str:
         return " or ".join("/".join(columns) for columns in choices)
 
     found = f"every row has {', '.join(sorted(table.columns))}" if table.columns else "the rows share no column"
-    others = ", ".join(f"{name} wants {names(choices)}" for name, choices in COLUMNS.items() if name != wanted.trainer)
+    others = ", ".join(f"{name} wants {names(t.columns)}" for name, t in TRAINERS.items() if name != wanted.trainer)
     return f"the {wanted.trainer} trainer wants {names(wanted.choices)}; {found}; {others}"
 
 

@@ -50,7 +50,7 @@ def load_stage_data(
     Args:
         source: `testbed:SKILL`, the path of a JSONL or Parquet file or of a folder of `Dataset.save_to_disk` (relative
             to `folder`), or a hub id `owner/name`, with TRL's columns.
-        trainer: `sft`, `dpo`, `kto` or `grpo`, which decides the columns.
+        trainer: a name in `TRAINERS`, which decides the columns.
         seed: picks the testbed's samples, and orders the rows of kto, whose trainer takes them in the order given;
             other files' rows do not depend on it.
         rows: at most this many training rows; all of a file's, or 4096 of a testbed skill's, if None. A preference

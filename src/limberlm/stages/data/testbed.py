@@ -9,11 +9,11 @@ from limberlm.errors import UserError, nearest
 from limberlm.stages.data.columns import unpaired
 from limberlm.stages.data.content import HELD_OUT_ROWS, Row
 from limberlm.stages.data.sources import TESTBED
+from limberlm.stages.trainers import TRAINERS
 from limberlm.stages.verifier import sample_cell
 from limberlm.testbed import SKILLS, Sample
 
 TESTBED_ROWS = 4096
-PAIRED = ("dpo", "kto")  # trainers that need a rejected answer
 
 
 def testbed_rows(
@@ -29,7 +29,7 @@ def testbed_rows(
     if name not in SKILLS:
         raise UserError(f'data "{source}": no such testbed skill; there are {", ".join(SKILLS)}{nearest(name, SKILLS)}')
     skill = SKILLS[name]
-    if trainer in PAIRED and skill.kind != "dpo":
+    if _paired(trainer) and skill.kind != "dpo":
         raise UserError(f'data "{source}" has no rejected answers: the {trainer} trainer needs testbed:preferences')
     samples = (rows + 1) // 2 if trainer == "kto" else rows
     try:
@@ -49,14 +49,14 @@ def testbed_rows(
 def sample_row(sample: Sample, trainer: str, chat: bool) -> Row:
     """A testbed sample under TRL's column names.
 
-    For `dpo` and `kto` a preference row; for `grpo` its prompt, and the sample itself for the verifier.
+    A pair for a trainer of pairs; for `grpo` its prompt, and the sample itself for the verifier.
     """
 
     def turn(role: str, text: str) -> Any:
         return [{"role": role, "content": text}] if chat else text
 
     row = {"prompt": turn("user", sample.prompt if chat else sample.prompt + "\n")}
-    if trainer in PAIRED:
+    if _paired(trainer):
         return row | {
             "chosen": turn("assistant", sample.answer),
             "rejected": turn("assistant", str(sample.rejected)),
@@ -64,3 +64,8 @@ def sample_row(sample: Sample, trainer: str, chat: bool) -> Row:
     if trainer == "grpo":
         return row | {"sample": sample_cell(sample)}
     return row | {"completion": turn("assistant", sample.answer)}
+
+
+def _paired(trainer: str) -> bool:
+    """Whether a trainer needs a rejected answer."""
+    return any("rejected" in columns for columns in TRAINERS[trainer].columns)

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from limberlm.errors import UserError, nearest
 from limberlm.outcomes.calibration import CalibrationSettings
 from limberlm.outcomes.diversity import DiversitySettings
 from limberlm.outcomes.lm_eval import LmEvalTask
-from limberlm.outcomes.plasticity import FUTURE_TASKS, PlasticitySettings, RandomLabelSettings, ReadinessSettings
+from limberlm.outcomes.plasticity import FUTURE_TASKS, PlasticitySettings
 from limberlm.settings_file import read_settings
-from limberlm.stages import AdapterSettings
+from limberlm.stages import TRAINERS, AdapterSettings
 from limberlm.stages.reward import VERIFIER
 from limberlm.study.settings.orderings import OrderingSettings, expand
 from limberlm.study.settings.problems import first_problem
@@ -24,6 +24,11 @@ NONE = "none"  # the arm without an intervention
 Adapter = AdapterSettings | Literal["full"]
 Control = Literal["zero_learning_rate", "random_adapter", "repeat", "joint", "equal_tokens", "full"]
 Names = tuple[str, ...]
+T = TypeVar("T")
+Switched = Annotated[
+    T | None, BeforeValidator(lambda given: ({} if given else None) if isinstance(given, bool) else given)
+]
+"""Settings that may also be switched on, with their defaults, or off."""
 
 
 class _Settings(BaseModel):
@@ -33,7 +38,7 @@ class _Settings(BaseModel):
 class StageSettings(_Settings):
     """One stage: TRL's trainer, its data, and TRL's own arguments by name."""
 
-    trainer: Literal["sft", "dpo", "kto", "grpo"]
+    trainer: str
     data: str | None = Field(None, description="testbed:SKILL, a .jsonl or .parquet file, a Dataset's folder, a hub id")
     split: str | None = Field(None, description="of a hub id, or of a folder with several: which split; train")
     subset: str | None = Field(None, description="of a hub id: which configuration")
@@ -44,6 +49,13 @@ class StageSettings(_Settings):
     task: str | None = Field(None, description="what it teaches; default: its testbed skill, or its own name")
     checkpoints: int = Field(0, ge=0, le=1000, description="keep the adapter at so many log-spaced steps")
     args: dict[str, Any] = {}
+
+    @field_validator("trainer")
+    @classmethod
+    def _known(cls, trainer: str) -> str:
+        if trainer not in TRAINERS:
+            raise ValueError(f'"{trainer}" is none of {", ".join(TRAINERS)}{nearest(trainer, TRAINERS)}')
+        return trainer
 
     @model_validator(mode="after")
     def _fields_fit(self) -> StageSettings:
@@ -106,16 +118,10 @@ class OutcomeSettings(_Settings):
     )
     ood: bool = Field(True, description="accuracy and loss on the skills' out-of-domain splits too")
     refusals: bool = Field(True, description="refusal and over-refusal rates, where refusals are among the skills")
-    plasticity: PlasticitySettings | None = Field(PlasticitySettings(), description="false to leave it out")
-    calibration: CalibrationSettings | None = Field(None, description="true for its defaults")
-
-    diversity: DiversitySettings | None = Field(None, description="true for its defaults")
+    plasticity: Switched[PlasticitySettings] = Field(PlasticitySettings(), description="false to leave it out")
+    calibration: Switched[CalibrationSettings] = Field(None, description="true for its defaults")
+    diversity: Switched[DiversitySettings] = Field(None, description="true for its defaults")
     lm_eval: tuple[LmEvalTask, ...] = Field((), description="lm-eval's tasks; needs limberlm[eval]")
-
-    @field_validator("plasticity", "calibration", "diversity", mode="before")
-    @classmethod
-    def _switched(cls, given: Any) -> Any:
-        return ({} if given else None) if isinstance(given, bool) else given
 
     @field_validator("skills")
     @classmethod
@@ -193,22 +199,6 @@ class StudySettings(_Settings):
         return self.orderings or (tuple(self.stages),)
 
 
-NESTED: dict[str, type[BaseModel]] = {
-    "adapter": AdapterSettings,
-    "stages": StageSettings,
-    "orderings": OrderingSettings,
-    "interventions": Change,
-    "measure": MeasureSettings,
-    "outcomes": OutcomeSettings,
-    "plasticity": PlasticitySettings,
-    "random_labels": RandomLabelSettings,
-    "readiness": ReadinessSettings,
-    "calibration": CalibrationSettings,
-    "diversity": DiversitySettings,
-    "lm_eval": LmEvalTask,
-}
-
-
 def load_settings(path: Path) -> StudySettings:
     """Read a study file.
 
@@ -229,4 +219,4 @@ def study_settings(content: Mapping[str, Any], where: str) -> StudySettings:
     try:
         return StudySettings.model_validate(content)
     except ValidationError as error:
-        raise UserError(f"{where}: {first_problem(error, StudySettings, NESTED)}") from error
+        raise UserError(f"{where}: {first_problem(error, StudySettings)}") from error

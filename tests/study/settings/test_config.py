@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from limberlm.errors import UserError
 from limberlm.study import Study
-from limberlm.study.settings.config import NESTED, StudySettings, load_settings, study_settings
+from limberlm.study.settings.config import StudySettings, load_settings, study_settings
 
 STAGE = {"trainer": "sft", "data": "testbed:instructions"}
 
@@ -79,7 +79,8 @@ def every_setting(model: type[BaseModel], path: tuple[str | int, ...] = ()) -> I
     """The full name of every setting there is, as a path through the YAML."""
     for name, field in model.model_fields.items():
         yield (*path, name)
-        inner = next((m for m in NESTED.values() if m in union_members(field.annotation)), None)
+        members = union_members(field.annotation)
+        inner = next((m for m in members if isinstance(m, type) and issubclass(m, BaseModel)), None)
         if inner is not None:
             where = {"stages": ("s",), "interventions": ("low", 0), "lm_eval": (0,)}.get(name, ())
             yield from every_setting(inner, (*path, name, *where))

@@ -11,12 +11,12 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from limberlm.outcomes.calibration import calibration_outcomes
-from limberlm.outcomes.diversity import diversity_outcomes
+from limberlm.outcomes.calibration import CalibrationSettings, calibration_outcomes
+from limberlm.outcomes.diversity import DiversitySettings, diversity_outcomes
 from limberlm.outcomes.lm_eval import LmEvalTask, lm_eval_outcomes
 from limberlm.outcomes.ood import ood_outcomes
 from limberlm.outcomes.ood_distance import ood_distance
-from limberlm.outcomes.plasticity import plasticity_outcomes
+from limberlm.outcomes.plasticity import PlasticitySettings, plasticity_outcomes
 from limberlm.outcomes.refusals import TASK as REFUSALS
 from limberlm.outcomes.refusals import refusal_outcomes
 from limberlm.outcomes.retention import loss_outcome, prose_outcome, skill_outcomes
@@ -82,12 +82,12 @@ def families(place: Workplace, node: Node) -> Iterator[Family]:
         yield Family("refusals", {"items": settings.items}, _refusals)
     if settings.plasticity is not None:
         adapter = probe_adapter(place).model_dump()
-        yield Family("plasticity", settings.plasticity.model_dump() | {"adapter": adapter}, _plasticity)
-    if settings.calibration is not None:
-        yield Family("calibration", settings.calibration.model_dump() | {"skills": list(skills)}, _calibration)
-
-    if settings.diversity is not None and skills:
-        yield Family("diversity", settings.diversity.model_dump() | {"skills": list(skills)}, _diversity)
+        decided_by = settings.plasticity.model_dump() | {"adapter": adapter}
+        yield Family("plasticity", decided_by, partial(_plasticity, settings.plasticity))
+    if (chosen := settings.calibration) is not None:
+        yield Family("calibration", chosen.model_dump() | {"skills": list(skills)}, partial(_calibration, chosen))
+    if (sampled := settings.diversity) is not None and skills:
+        yield Family("diversity", sampled.model_dump() | {"skills": list(skills)}, partial(_diversity, sampled))
     for task in settings.lm_eval:
         yield Family(f"lm_eval_{_file_name(task.task)}", task.model_dump(), partial(_lm_eval, task))
 
@@ -134,27 +134,17 @@ def _refusals(subject: Subject) -> Rows:
     return refusal_outcomes(subject.model, subject.place.tokenizer, items, asked=subject.asked)
 
 
-def _plasticity(subject: Subject) -> Rows:
-    asked = subject.place.settings.outcomes.plasticity
-    assert asked is not None
-    return plasticity_outcomes(
-        subject.model,
-        subject.place.tokenizer,
-        probe_adapter(subject.place).lora(),
-        asked,
-        progress=subject.progress("plasticity"),
-    )
+def _plasticity(settings: PlasticitySettings, subject: Subject) -> Rows:
+    adapter, progress = probe_adapter(subject.place).lora(), subject.progress("plasticity")
+    return plasticity_outcomes(subject.model, subject.place.tokenizer, adapter, settings, progress=progress)
 
 
-def _diversity(subject: Subject) -> Rows:
-    settings = subject.place.settings
-    asked = settings.outcomes.diversity
-    assert asked is not None
+def _diversity(settings: DiversitySettings, subject: Subject) -> Rows:
     return diversity_outcomes(
         subject.model,
         subject.place.tokenizer,
-        [skill for skill in settings.skills if SKILLS[skill].kind != "dpo"],
-        asked,
+        [skill for skill in subject.place.settings.skills if SKILLS[skill].kind != "dpo"],
+        settings,
         progress=lambda skill, done, total: subject.report("diversity", done, total, None),
     )
 
@@ -168,12 +158,6 @@ def _lm_eval(task: LmEvalTask, subject: Subject) -> Rows:
     )
 
 
-def _calibration(subject: Subject) -> Rows:
-    settings = subject.place.settings
-    return calibration_outcomes(
-        subject.model,
-        subject.place.tokenizer,
-        settings.skills,
-        settings.outcomes.calibration,
-        progress=subject.progress("calibration"),
-    )
+def _calibration(settings: CalibrationSettings, subject: Subject) -> Rows:
+    skills, progress = subject.place.settings.skills, subject.progress("calibration")
+    return calibration_outcomes(subject.model, subject.place.tokenizer, skills, settings, progress=progress)

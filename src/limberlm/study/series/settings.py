@@ -191,18 +191,6 @@ class SeriesSettings(_Settings):
     null: bool = Field(False, description="a control series: weights may be equal")
 
 
-_NESTED: dict[str, type[BaseModel]] = {
-    "checkpoints": Entry,
-    "probe": ProbeSettings,
-    "measure": MeasureSettings,
-    "phases": PhaseSettings,
-    "memorization": MemorizationSettings,
-    "outcomes": OutcomeSettings,
-    "pass_at_k": PassAtK,
-    "ablation": AblationSettings,
-}
-
-
 def read_series_file(path: Path) -> SeriesSettings:
     """Read a series file.
 
@@ -221,7 +209,7 @@ def series_settings(content: Mapping[str, Any], where: str, name: str) -> Series
     try:
         return SeriesSettings.model_validate(_named({"name": name, **content}))
     except ValidationError as error:
-        raise UserError(f"{where}: {first_problem(error, SeriesSettings, _NESTED)}") from None
+        raise UserError(f"{where}: {first_problem(error, SeriesSettings)}") from None
 
 
 def _named(value: Any) -> Any:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
 from limberlm.errors import nearest
 
 
-def first_problem(error: ValidationError, model: type[BaseModel], nested: Mapping[str, type[BaseModel]]) -> str:
+def first_problem(error: ValidationError, model: type[BaseModel]) -> str:
     """The most telling of what pydantic objects to: the setting's full name, and what to do.
 
     Where a setting may take several forms pydantic objects once for each; the objection that lies deepest is to the
@@ -18,15 +18,14 @@ def first_problem(error: ValidationError, model: type[BaseModel], nested: Mappin
 
     Args:
         error: pydantic's.
-        model: the settings as a whole.
-        nested: the settings that stand under a name, so that an unknown one can be told its nearest neighbour.
+        model: the settings as a whole, of which an unknown one is told its nearest neighbour.
 
     """
     problem = min(error.errors(include_url=False), key=_rank)
     location = _setting(problem)
     name = ".".join(str(part) for part in location)
     if problem["type"] == "extra_forbidden":
-        return f"{name}: unknown setting{nearest(str(location[-1]), _beside(location, model, nested))}"
+        return f"{name}: unknown setting{nearest(str(location[-1]), _beside(location, model))}"
     if problem["type"] == "missing":
         return f"{name}: missing"
     message = problem["msg"].removeprefix("Value error, ")
@@ -55,8 +54,17 @@ def _is_variant(part: int | str) -> bool:
     )
 
 
-def _beside(location: list[Any], model: type[BaseModel], nested: Mapping[str, type[BaseModel]]) -> list[str]:
+def _beside(location: list[Any], model: type[BaseModel]) -> list[str]:
     """The settings that exist where an unknown one stands."""
     for part in location[:-1]:
-        model = nested.get(str(part), model)
+        if part in model.model_fields:  # else a stage's name, or a place in a list
+            model = next(models_in(model.model_fields[part].annotation), model)
     return list(model.model_fields)
+
+
+def models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    """The settings that a field may hold, however deep in its type."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for inner in get_args(annotation):
+        yield from models_in(inner)

@@ -33,6 +33,12 @@ def test_help_shows_an_example(limber: Limber) -> None:
         assert f"Example: limber {command}" in " ".join(done.out.split())
 
 
+def test_the_list_of_commands_cuts_none_short_and_names_the_way_to_a_traceback(limber: Limber) -> None:
+    printed = limber("--help").out
+    assert "..." not in printed
+    assert "--debug" in printed
+
+
 def test_measure_then_compare(limber: Limber, probe: Path, tmp_path: Path, tiny_model_folder: Path) -> None:
     out = tmp_path / "g"
     done = limber("measure", tiny_model_folder, "--probe", probe, "--out", out, "--json")

@@ -18,6 +18,7 @@ from limberlm.version import __version__
 app = typer.Typer(
     help="See what a chain of post-training stages does to a model's representations, and how sure you can be.",
     no_args_is_help=True,
+    epilog="--debug, anywhere on the line, shows the traceback of an error.",
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,

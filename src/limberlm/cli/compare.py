@@ -19,7 +19,9 @@ def compare(
     full: Annotated[bool, typer.Option("--full", help="Every site and metric, not only the headline.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """What changed from A to B, with intervals paired over the same texts.
+    """What changed from A to B, with paired intervals.
+
+    Pairs are the same texts, read by both.
 
     Example: limber compare geometry/base.geometry geometry/dpo.geometry
     """

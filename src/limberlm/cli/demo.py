@@ -18,7 +18,9 @@ def demo(
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Base, SFT, DPO and arithmetic on the bundled model: train, measure, print the table, write the report.
+    """A small study of the bundled model, end to end.
+
+    Base, SFT, DPO and arithmetic: train, measure, print the table, write the report.
 
     Example: limber demo --out runs/demo
     """

@@ -37,7 +37,7 @@ def measure(
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Measure the geometry of one or more checkpoints on the same texts.
+    """Measure the geometry of checkpoints on the same texts.
 
     Example: limber measure base/ sft/ dpo/ --probe texts.jsonl --out geometry
     """

@@ -16,7 +16,9 @@ def metrics(
     presets: Annotated[bool, typer.Option("--presets", help="The sets of conventions of `limber measure`.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """What each metric is: formula, source, range, and which way it moves when features concentrate.
+    """What each metric is: formula, source, range, direction.
+
+    The direction is the way it moves when features concentrate.
 
     Example: limber metrics effective_rank
     """

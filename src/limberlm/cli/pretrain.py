@@ -23,7 +23,9 @@ def pretrain(
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Train the testbed's small Llama on prose with a thin mix of skills, keeping log-spaced checkpoints.
+    """Train the testbed's small Llama, keeping checkpoints.
+
+    It reads prose with a thin mix of skills; checkpoints are log-spaced.
 
     Interrupted, it goes on where it was when the same command is given again. `limber trace` follows the checkpoints.
 

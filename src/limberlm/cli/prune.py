@@ -18,7 +18,9 @@ def prune(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would go; remove nothing.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Remove merged weights, which can be made again from the base and the adapters that stay.
+    """Remove merged weights, which can be made again.
+
+    The base and the adapters stay.
 
     Example: limber prune runs/first --dry-run
     """

@@ -14,7 +14,9 @@ from limberlm.errors import UserError
 def report(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A run directory.")], as_json: JsonOption = False
 ) -> None:
-    """Write DIR/report.html, one self-contained file, from what is finished, and print the headline table.
+    """Write DIR/report.html from what is finished.
+
+    One self-contained file; the headline table is printed too.
 
     Example: limber report runs/first
     """

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 def status(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A run directory.")], as_json: JsonOption = False
 ) -> None:
-    """Which nodes of a study are finished, measured, at work or failed, how long each took, and the disk they use.
+    """What of a study is finished, at work or failed.
+
+    With what is measured of each node, how long it took, and the disk it uses.
 
     Example: limber status runs/first
     """

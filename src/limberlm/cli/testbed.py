@@ -24,7 +24,9 @@ def skills(
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """List the testbed's skills, or write samples of one as JSON Lines for a trainer.
+    """List the testbed's skills, or write samples for a trainer.
+
+    Samples are JSON Lines of one skill.
 
     Example: limber testbed arithmetic --split train --rows 1000 --format sft --out arithmetic.jsonl
     """

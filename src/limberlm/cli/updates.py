@@ -32,7 +32,7 @@ def updates(
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """What each stage of a chain changed, and how far two stages changed the same directions.
+    """What each stage changed in the weights, and where two overlap.
 
     Example: limber updates sft/adapter dpo/adapter --base base
     """

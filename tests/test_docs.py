@@ -13,6 +13,7 @@ import pytest
 import typer
 import yaml
 
+import limberlm
 from limberlm.cli.app import app
 from limberlm.study.settings.config import study_settings
 
@@ -62,6 +63,13 @@ def test_every_study_shown_is_valid(page: str, text: str) -> None:
 def test_every_name_used_exists(page: str, code: str) -> None:
     missing = [name for name in names_used(code) if not hasattr(importlib.import_module(name[0]), name[1])]
     assert missing == []
+
+
+def test_the_python_page_lists_all_that_limberlm_offers() -> None:
+    shown = re.findall(r"^::: (\S+)\.(\w+)$", (ROOT / "docs" / "reference" / "api.md").read_text(), re.MULTILINE)
+    assert set(limberlm.__all__) - {"__version__"} <= {name for _, name in shown}
+    for module, name in shown:
+        assert getattr(importlib.import_module(module), name) is getattr(limberlm, name, None) or name == "Results"
 
 
 @pytest.mark.parametrize(("page", "text"), blocks("bash"))

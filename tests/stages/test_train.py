@@ -247,7 +247,7 @@ class Displaced(TrainerKind):
 def test_a_policy_that_is_not_its_reference_stops_the_stage_at_its_first_step(
     tiny_model_folder: Path, tmp_path: Path
 ) -> None:
-    kind = Displaced(DPO.name, DPO.trainer, DPO.config, DPO.first_step)
+    kind = Displaced(**vars(DPO))
     with pytest.raises(NodeFailed, match=r"the first step's loss is \d\.\d+ where an untouched policy gives 0\.693147"):
         run_stage(tiny_model_folder, tmp_path / "adapter", "dpo", kind=kind)
     assert not (tmp_path / "adapter").exists()

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from limberlm.stages import TRAINERS
-from limberlm.stages.arguments import trainer_config
+from limberlm.stages.settings.arguments import trainer_config
 from limberlm.study import Study
 from limberlm.study.plan.tree import Plan
 

@@ -15,10 +15,10 @@ from safetensors.torch import load_file
 from transformers import AutoTokenizer, LlamaForCausalLM
 
 from limberlm.stages import TRAINERS, AdapterSettings, StageRun, load_stage_data, merge_adapters, train_stage
-from limberlm.stages.arguments import trainer_config
 from limberlm.stages.hand_over import HandOver, Left
-from limberlm.stages.keep import FOLDER
+from limberlm.stages.hand_over.keep import FOLDER
 from limberlm.stages.kind import TrainerKind
+from limberlm.stages.settings.arguments import trainer_config
 from limberlm.stages.train import Progress
 
 DATA = {

@@ -10,8 +10,8 @@ import pytest
 
 from limberlm.errors import UserError
 from limberlm.stages import TRAINERS
-from limberlm.stages.arguments import trainer_config
 from limberlm.stages.dpo import DPO, LOSSES, SMOOTHED, first_loss
+from limberlm.stages.settings.arguments import trainer_config
 from tests.stages.runs import run_stage
 
 

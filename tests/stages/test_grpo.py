@@ -16,9 +16,9 @@ from transformers import PreTrainedTokenizerFast
 from limberlm.errors import NodeFailed
 from limberlm.outcomes.encoding import encode_prompt
 from limberlm.stages import StageRun
-from limberlm.stages.arguments import trainer_config
 from limberlm.stages.grpo import GRPO
 from limberlm.stages.kind import TrainerKind
+from limberlm.stages.settings.arguments import trainer_config
 from limberlm.testbed import SKILLS
 from tests.stages.runs import run_stage
 

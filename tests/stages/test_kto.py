@@ -13,9 +13,9 @@ import pytest
 
 from limberlm.errors import NodeFailed
 from limberlm.stages import TRAINERS, load_stage_data
-from limberlm.stages.arguments import trainer_config
 from limberlm.stages.kind import TrainerKind
 from limberlm.stages.kto import KTO
+from limberlm.stages.settings.arguments import trainer_config
 from tests.stages.conftest import Trained
 from tests.stages.runs import Opened, load, run_stage
 

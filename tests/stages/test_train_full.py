@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, 
 from limberlm.errors import NodeFailed
 from limberlm.stages import TRAINERS, StageRun
 from limberlm.stages.hand_over import Left, checkpoint
-from limberlm.stages.keep import kept_steps
+from limberlm.stages.hand_over.keep import kept_steps
 from tests.stages.conftest import Trained
 from tests.stages.runs import Opened, load, logits, relative_rms, run_stage
 

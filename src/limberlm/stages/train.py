@@ -18,10 +18,10 @@ from limberlm.errors import NodeFailed, UserError
 from limberlm.stages.adapter import AdapterSettings
 from limberlm.stages.data import StageData
 from limberlm.stages.hand_over import HandOver, HandOverReport, Left, Start, stage_start
-from limberlm.stages.keep import FOLDER, Keeper, Save, save_adapter, save_model
+from limberlm.stages.hand_over.keep import FOLDER, Keeper, Save, save_adapter, save_model
+from limberlm.stages.hand_over.rounding import fixed_logits
+from limberlm.stages.hand_over.verify import drops_out, same_function, same_reference, verified_rounding
 from limberlm.stages.kind import TrainerKind
-from limberlm.stages.rounding import fixed_logits
-from limberlm.stages.verify import drops_out, same_function, same_reference, verified_rounding
 
 Progress = Callable[[int, int, float], None]  # step, steps, the kind's headline quantity
 

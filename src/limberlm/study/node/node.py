@@ -17,10 +17,10 @@ import torch
 from limberlm.errors import NodeFailed
 from limberlm.files import file_digest
 from limberlm.stages.adapter import AdapterSettings
-from limberlm.stages.arguments import trainer_config
+from limberlm.stages.controls.random_adapter import random_adapter, random_update
 from limberlm.stages.hand_over import Left, checkpoint
-from limberlm.stages.keep import kept_steps
-from limberlm.stages.random_adapter import random_adapter, random_update
+from limberlm.stages.hand_over.keep import kept_steps
+from limberlm.stages.settings.arguments import trainer_config
 from limberlm.stages.train import train_stage
 from limberlm.study.plan.tree import Node
 from limberlm.study.plan.workplace import Workplace

@@ -18,7 +18,7 @@ from limberlm.files import content_digest
 from limberlm.observe import measure
 from limberlm.observe.updates.measurement import measure_updates
 from limberlm.outcomes.table import outcome_table
-from limberlm.stages.update_chain import stage_update
+from limberlm.stages.hand_over.update_chain import stage_update
 from limberlm.study.node.families import Family, Subject, families
 from limberlm.study.node.node import Report, left_by
 from limberlm.study.plan.tree import Node, Plan

@@ -14,12 +14,12 @@ from limberlm.files import file_digest
 from limberlm.observe import ProbeSet, load_model, load_tokenizer
 from limberlm.outcomes.lm_eval import check_task
 from limberlm.stages import TRAINERS
-from limberlm.stages.arguments import trainer_config
+from limberlm.stages.controls.joint import joint_data
 from limberlm.stages.data import Row, StageData, load_stage_data, refuse_shared_rows, shared_rows
 from limberlm.stages.grpo import rewarded
-from limberlm.stages.joint import joint_data
 from limberlm.stages.kind import TrainerKind
 from limberlm.stages.reward import check_reward, reward_digest
+from limberlm.stages.settings.arguments import trainer_config
 from limberlm.study.plan.cost import NOTHING, Cost
 from limberlm.study.plan.steps import Step, courses, distinct
 from limberlm.study.plan.tree import Node, Plan, plan_study, stage_seed

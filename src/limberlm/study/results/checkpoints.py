@@ -12,7 +12,7 @@ import yaml
 
 from limberlm.errors import UserError, nearest
 from limberlm.stages.hand_over import Left, ingredients
-from limberlm.stages.keep import FOLDER, kept_steps
+from limberlm.stages.hand_over.keep import FOLDER, kept_steps
 from limberlm.study.node.node import left_in
 from limberlm.study.plan.tree import Chain
 from limberlm.study.results.results import Results

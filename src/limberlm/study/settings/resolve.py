@@ -12,7 +12,7 @@ from limberlm.outcomes.lm_eval import LmEvalTask
 from limberlm.stages import TRAINERS, AdapterSettings
 from limberlm.stages.data.sources import local_path
 from limberlm.stages.reward import VERIFIER
-from limberlm.stages.trl_yaml import read_trl_yaml
+from limberlm.stages.settings.trl_yaml import read_trl_yaml
 from limberlm.study.settings.config import StageSettings, StudySettings
 
 BUNDLED = "bundled"

@@ -12,8 +12,8 @@ from pydantic import TypeAdapter
 
 from limberlm.errors import UserError
 from limberlm.stages import TRAINERS
-from limberlm.stages.arguments import trainer_config
-from limberlm.stages.decided import AGAINST, OWNED
+from limberlm.stages.settings.arguments import trainer_config
+from limberlm.stages.settings.decided import AGAINST, OWNED
 
 EACH = pytest.mark.parametrize("trainer", TRAINERS)
 

@@ -17,10 +17,10 @@ from trl.trainer.model_config import ModelConfig
 
 from limberlm.errors import UserError
 from limberlm.stages import TRAINERS, AdapterSettings, load_stage_data
-from limberlm.stages.arguments import trainer_config
-from limberlm.stages.decided import AGAINST, OWNED
 from limberlm.stages.reward import check_reward, reward_function
-from limberlm.stages.trl_yaml import TrlStage, read_trl_yaml
+from limberlm.stages.settings.arguments import trainer_config
+from limberlm.stages.settings.decided import AGAINST, OWNED
+from limberlm.stages.settings.trl_yaml import TrlStage, read_trl_yaml
 from tests.stages.runs import run_stage
 
 EACH = pytest.mark.parametrize("trainer", TRAINERS)
@@ -297,7 +297,7 @@ def test_the_stage_that_a_file_describes_is_trained(tiny_model_folder: Path, tmp
 
 def blocks(language: str) -> list[str]:
     """The blocks of the guide in one language, without their indentation."""
-    guide = Path(__file__).parents[2] / "docs" / "guides" / "stages.md"
+    guide = Path(__file__).parents[3] / "docs" / "guides" / "stages.md"
     found = re.findall(rf"^( *)```{language}[^\n]*\n(.*?)^ *```$", guide.read_text(), flags=re.MULTILINE | re.DOTALL)
     return [textwrap.dedent(text) for _, text in found]
 

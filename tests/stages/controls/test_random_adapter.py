@@ -17,8 +17,8 @@ from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 import limberlm
 from limberlm.errors import UserError
-from limberlm.stages import random_adapter as module
-from limberlm.stages.random_adapter import generator_of, haar_frame, random_adapter, random_update
+from limberlm.stages.controls import random_adapter as module
+from limberlm.stages.controls.random_adapter import generator_of, haar_frame, random_adapter, random_update
 from tests.observe.adapted import base_folder, edit_config, edit_tensors, merged, save_adapter
 from tests.observe.tiny import tiny
 

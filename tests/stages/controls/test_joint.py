@@ -15,9 +15,9 @@ from transformers import AutoTokenizer, LlamaForCausalLM
 
 from limberlm.errors import UserError
 from limberlm.stages import TRAINERS, StageData, load_stage_data
-from limberlm.stages.arguments import trainer_config
+from limberlm.stages.controls.joint import joint_data
 from limberlm.stages.data import Row
-from limberlm.stages.joint import joint_data
+from limberlm.stages.settings.arguments import trainer_config
 from limberlm.testbed import SKILLS
 from tests.stages.runs import load
 

@@ -12,7 +12,7 @@ from transformers import LlamaForCausalLM
 
 from limberlm.observe.updates.measurement import measure_updates
 from limberlm.stages.hand_over import HandOver, Left, checkpoint
-from limberlm.stages.update_chain import UpdateChain, stage_update
+from limberlm.stages.hand_over.update_chain import UpdateChain, stage_update
 from tests.stages.runs import load, lora, update
 
 Weights = dict[str, torch.Tensor]

@@ -10,8 +10,8 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 
 from limberlm.errors import UserError, nearest
-from limberlm.stages.decided import AGAINST, OWNED
 from limberlm.stages.kind import TrainerKind
+from limberlm.stages.settings.decided import AGAINST, OWNED
 
 
 def trainer_config(kind: TrainerKind, args: dict[str, Any], *, where: str, seed: int, scratch: Path) -> Any:

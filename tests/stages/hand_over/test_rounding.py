@@ -12,7 +12,7 @@ import torch
 from peft import PeftModel
 
 from limberlm.stages.hand_over import Left, checkpoint, unmerged
-from limberlm.stages.rounding import fixed_logits, fixed_tokens, merge_rounding
+from limberlm.stages.hand_over.rounding import fixed_logits, fixed_tokens, merge_rounding
 from tests.stages.conftest import Trained
 from tests.stages.runs import load, lora, relative_rms, run_stage, update
 

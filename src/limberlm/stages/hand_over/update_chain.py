@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from limberlm.stages.hand_over import HandOver, Left, checkpoint
+from limberlm.observe.updates.changes import HandOver
+from limberlm.stages.hand_over.policies import Left, checkpoint
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,9 @@ from peft import PeftModel
 from torch import Tensor, nn
 
 from limberlm.errors import NodeFailed
-from limberlm.stages.hand_over import HandOver, Left, Start, unmerged
-from limberlm.stages.rounding import MergeRounding, fixed_logits, merge_rounding, relative_rms
+from limberlm.observe.updates.changes import HandOver
+from limberlm.stages.hand_over.policies import Left, Start, unmerged
+from limberlm.stages.hand_over.rounding import MergeRounding, fixed_logits, merge_rounding, relative_rms
 
 LIMIT = 1e-4
 """Largest relative RMS between logits that must be equal but for float32 rounding. Our choice."""

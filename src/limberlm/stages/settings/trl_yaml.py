@@ -14,10 +14,10 @@ from typing import Any, get_type_hints
 
 from limberlm.errors import UserError, nearest
 from limberlm.settings_file import read_settings
-from limberlm.stages.arguments import checked, trainer_config
-from limberlm.stages.decided import AGAINST, OWNED
 from limberlm.stages.kind import TrainerKind
-from limberlm.stages.trl_parts import lora_settings, reward_name, row_source
+from limberlm.stages.settings.arguments import checked, trainer_config
+from limberlm.stages.settings.decided import AGAINST, OWNED
+from limberlm.stages.settings.trl_parts import lora_settings, reward_name, row_source
 
 _MODEL = "a stage starts from the chain's checkpoint, loaded in float32"
 _READ = "rows are read whole, and held-out rows are taken from the training rows"

@@ -26,19 +26,7 @@ from transformers import PreTrainedModel
 from limberlm.observe.model.loading import load_model
 from limberlm.observe.updates.changes import HandOver
 from limberlm.stages.adapter import AdapterSettings, refuse_other_settings
-from limberlm.stages.rounding import ADAPTER, MergeRounding, fixed_logits
-
-__all__ = [
-    "HandOver",
-    "HandOverReport",
-    "Left",
-    "Start",
-    "checkpoint",
-    "ingredients",
-    "merge_adapters",
-    "stage_start",
-    "unmerged",
-]
+from limberlm.stages.hand_over.rounding import ADAPTER, MergeRounding, fixed_logits
 
 
 @dataclass(frozen=True)

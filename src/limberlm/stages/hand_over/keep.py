@@ -10,7 +10,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase, TrainerCallback
 
 from limberlm.files import whole_folder
-from limberlm.stages.rounding import ADAPTER
+from limberlm.stages.hand_over.rounding import ADAPTER
 from limberlm.testbed.pretrain import checkpoint_folder, log_spaced
 
 FOLDER = "checkpoints"  # beside the stage's final `adapter` or `model`

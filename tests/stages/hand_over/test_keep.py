@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from transformers import TrainerCallback
 
 from limberlm.stages import TRAINERS
-from limberlm.stages.keep import kept_steps, save_adapter
+from limberlm.stages.hand_over.keep import kept_steps, save_adapter
 from limberlm.stages.kind import TrainerKind
 from tests.stages.runs import ADAPTER, load, run_stage
 

@@ -8,8 +8,8 @@ from typing import Any, get_type_hints
 
 from limberlm.errors import UserError, nearest
 from limberlm.stages.adapter import AdapterSettings
-from limberlm.stages.arguments import checked
 from limberlm.stages.data.sources import TESTBED
+from limberlm.stages.settings.arguments import checked
 
 _LORA = {
     "lora_r": "r",

@@ -76,16 +76,10 @@ def measure(
     """
     if batch_size < 1:
         raise UserError(f"batch_size={batch_size}: must be at least 1")
-    request = Request.of(preset, suite)
-    request = request if metrics is None else request.only(metrics)
-    if reference is None and metrics is not None and request.reference:
-        compared = ", ".join(metric.name for metric in request.metrics if metric not in request.alone.metrics)
-        raise UserError(f"metrics: {compared} looks at another checkpoint; give a reference")
+    request = _request(preset, suite, metrics, reference is not None)
     with same_random_states():
-        source = str(model) if isinstance(model, str | Path) else _name_of(model)
-        reader = tokenizer
-        if not isinstance(probe, ProbeSet) and reader is None:
-            reader = _tokenizer(source)
+        source = _source(model)
+        reader = tokenizer if tokenizer is not None or isinstance(probe, ProbeSet) else _tokenizer(source)
         loaded = load_model(model, adapter=adapter, dtype=dtype, device=device)
         subject, problems = _subject(loaded, request)
         beside = None if reference is None else _reference(reference, subject, request, device, dtype)
@@ -109,17 +103,29 @@ def measure(
             batch_size=choice.batch_size,
             progress=progress,
         )
-    cells = summarise(observation)
     worn = IN_MEMORY if isinstance(loaded, PeftModel) else None
     checkpoint = {"model": source, "adapter": worn if adapter is None else str(adapter)}
     if reference is not None:
-        checkpoint["reference"] = str(reference) if isinstance(reference, str | Path) else _name_of(reference)
+        checkpoint["reference"] = _source(reference)
+    cells = summarise(observation)
     manifest = manifest_of(checkpoint, observation, cells, subject.sites, problems)
     manifest["batch_size"] = choice.batch_size
     manifest["memory"] = {"on_device": choice.on_device, "on_host": choice.on_host}
     manifest["flags"] = choice.told(asked) + manifest["flags"]
     rows = [row for cell in cells for row in rows_of(cell)]
     return Geometry(frame_of(rows), manifest, _statistics(observation))
+
+
+def _request(preset: str, suite: str, metrics: Sequence[str] | None, reference: bool) -> Request:
+    """The metrics to compute; those that are asked for by name must be possible."""
+    request = Request.of(preset, suite)
+    if metrics is None:
+        return request
+    request = request.only(metrics)
+    if request.reference and not reference:
+        compared = ", ".join(metric.name for metric in request.metrics if metric not in request.alone.metrics)
+        raise UserError(f"metrics: {compared} looks at another checkpoint; give a reference")
+    return request
 
 
 def _subject(loaded: Model, request: Request) -> tuple[Subject, dict[str, str]]:
@@ -199,8 +205,10 @@ def _config(sites: Sites) -> Any:
     return sites.backbone.config.get_text_config()
 
 
-def _name_of(model: Model) -> str:
-    """The path or hub id a model in memory was loaded from, as its config tells it."""
+def _source(model: str | Path | Model) -> str:
+    """The path or hub id of a model; of one in memory, what its config says it was loaded from."""
+    if isinstance(model, str | Path):
+        return str(model)
     return getattr(getattr(model, "config", None), "_name_or_path", "") or IN_MEMORY
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -20,6 +21,14 @@ from limberlm.stages.hand_over.keep import FOLDER
 from limberlm.stages.kind import TrainerKind
 from limberlm.stages.settings.arguments import trainer_config
 from limberlm.stages.train import Progress
+
+FIRST: dict[str, dict[str, float]] = {
+    "sft": {},
+    "dpo": {"loss": math.log(2)},
+    "kto": {"kl": 0.0, "loss": 0.5},
+    "grpo": {"kl": 0.0},
+}
+"""What an untouched policy must show at the first step, by trainer; of grpo where `beta` is not 0."""
 
 DATA = {
     "sft": "testbed:instructions",
@@ -53,6 +62,27 @@ class Opened(TrainerKind):
 
             trainer.compute_loss = seen
             self.trainers.append(trainer)
+            return trainer
+
+        return build
+
+
+@dataclass(frozen=True)
+class Displaced(TrainerKind):
+    """A kind whose policy is not the stage's start any more when training begins."""
+
+    def trainer_class(self) -> Any:
+        def build(**settings: Any) -> Any:
+            trainer = super(Displaced, self).trainer_class()(**settings)
+            train = trainer.train
+
+            def displaced() -> Any:
+                for name, parameter in trainer.model.named_parameters():
+                    if "lora_B" in name:
+                        torch.nn.init.normal_(parameter, std=0.1)
+                return train()
+
+            trainer.train = displaced
             return trainer
 
         return build

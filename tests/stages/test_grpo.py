@@ -10,17 +10,15 @@ from typing import Any
 
 import pandas as pd
 import pytest
-import torch
 from transformers import PreTrainedTokenizerFast
 
 from limberlm.errors import NodeFailed
 from limberlm.outcomes.encoding import encode_prompt
 from limberlm.stages import StageRun
 from limberlm.stages.grpo import GRPO
-from limberlm.stages.kind import TrainerKind
 from limberlm.stages.settings.arguments import trainer_config
 from limberlm.testbed import SKILLS
-from tests.stages.runs import run_stage
+from tests.stages.runs import Displaced, run_stage
 
 
 def completions(out: Path) -> pd.DataFrame:
@@ -123,27 +121,6 @@ def test_the_divergence_is_known_where_there_is_a_reference_and_no_dropout(
     args: dict[str, Any], expected: dict[str, float]
 ) -> None:
     assert GRPO.first_step(trainer_config(GRPO, args, where="x", seed=0, scratch=Path("scratch"))) == expected
-
-
-@dataclass(frozen=True)
-class Displaced(TrainerKind):
-    """GRPO whose policy is not the stage's start any more when training begins."""
-
-    def trainer_class(self) -> Any:
-        def build(**settings: Any) -> Any:
-            trainer = super(Displaced, self).trainer_class()(**settings)
-            train = trainer.train
-
-            def displaced() -> Any:
-                for name, parameter in trainer.model.named_parameters():
-                    if "lora_B" in name:
-                        torch.nn.init.normal_(parameter, std=0.1)
-                return train()
-
-            trainer.train = displaced
-            return trainer
-
-        return build
 
 
 def test_a_policy_that_is_not_its_reference_stops_the_stage(tiny_model_folder: Path, tmp_path: Path) -> None:

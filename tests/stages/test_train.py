@@ -23,7 +23,7 @@ from limberlm.stages.dpo import DPO
 from limberlm.stages.kind import TrainerKind
 from limberlm.stages.sft import SFT
 from tests.stages.conftest import Trained
-from tests.stages.runs import ADAPTER, load, run_stage
+from tests.stages.runs import ADAPTER, Displaced, load, run_stage
 
 
 def tensors(folder: Path) -> dict[str, torch.Tensor]:
@@ -221,27 +221,6 @@ def test_a_wrong_reference_stops_the_stage_before_its_first_step(
         )
     assert steps == []
     assert not (tmp_path / "adapter").exists()
-
-
-@dataclass(frozen=True)
-class Displaced(TrainerKind):
-    """A kind whose policy is not the stage's start any more when training begins."""
-
-    def trainer_class(self) -> Any:
-        def build(**settings: Any) -> Any:
-            trainer = super(Displaced, self).trainer_class()(**settings)
-            train = trainer.train
-
-            def displaced() -> Any:
-                for name, parameter in trainer.model.named_parameters():
-                    if "lora_B" in name:
-                        torch.nn.init.normal_(parameter, std=0.1)
-                return train()
-
-            trainer.train = displaced
-            return trainer
-
-        return build
 
 
 def test_a_policy_that_is_not_its_reference_stops_the_stage_at_its_first_step(

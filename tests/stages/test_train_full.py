@@ -19,16 +19,10 @@ from limberlm.stages import TRAINERS, StageRun
 from limberlm.stages.hand_over import Left, checkpoint
 from limberlm.stages.hand_over.keep import kept_steps
 from tests.stages.conftest import Trained
-from tests.stages.runs import Opened, load, logits, relative_rms, run_stage
+from tests.stages.runs import FIRST, Opened, load, logits, relative_rms, run_stage
 
 RATE = 1e-3
 ARGS: dict[str, dict[str, Any]] = {"grpo": {"beta": 0.1}}
-FIRST: dict[str, dict[str, float]] = {
-    "sft": {},
-    "dpo": {"loss": math.log(2)},
-    "kto": {"kl": 0.0, "loss": 0.5},
-    "grpo": {"kl": 0.0},
-}
 
 
 @dataclass(frozen=True)

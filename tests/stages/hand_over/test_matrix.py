@@ -4,7 +4,6 @@ exactly what it trained.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -17,7 +16,7 @@ from transformers import LlamaForCausalLM
 
 from limberlm.stages import TRAINERS, AdapterSettings, StageRun
 from limberlm.stages.hand_over import HandOver, Left, checkpoint
-from tests.stages.runs import Opened, load, logits, relative_rms, run_stage, update
+from tests.stages.runs import FIRST, Opened, load, logits, relative_rms, run_stage, update
 
 # What the stage teaches, as a testbed skill, and by which trainer.
 KINDS = {
@@ -32,12 +31,6 @@ KINDS = {
 }
 REPRESENTATIVES = ("sft", "dpo", "kto", "rlvr")  # one of each trainer
 ARGS: dict[str, dict[str, Any]] = {"grpo": {"beta": 0.1}}
-FIRST: dict[str, dict[str, float]] = {
-    "sft": {},
-    "dpo": {"loss": math.log(2)},
-    "kto": {"kl": 0.0, "loss": 0.5},
-    "grpo": {"kl": 0.0},
-}
 # Without dropout the first loss of supervised fine-tuning is the checkpoint's own under `continue` too.
 ADAPTER = AdapterSettings(r=4, lora_alpha=8, lora_dropout=0.0)
 

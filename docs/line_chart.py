@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from limberlm.report import style, traces
+from limberlm.report import drawing, style
 from limberlm.report.trace.axis import Places
 from limberlm.report.trace.marks import Marks
 from limberlm.report.trace.panels import MOST_BANDS, Line, Panel, in_words, mean_of
@@ -164,7 +164,7 @@ def _value_scale(panel: Panel, bottom: float, top: float) -> _Scale:
     ]
     values = pd.concat([*columns, pd.Series([value for value, _ in panel.levels], dtype=float)])
     values = values[[math.isfinite(value) for value in values]]
-    log = traces.value_axis("", values, panel.log).get("type") == "log"
+    log = drawing.value_axis("", values, panel.log).get("type") == "log"
     low, high = float(values.min()), float(values.max())
     low, high = (math.log10(low), math.log10(high)) if log else (low, high)
     room = 0.06 * (high - low) or 0.1 * abs(high) or 1.0
@@ -173,7 +173,7 @@ def _value_scale(panel: Panel, bottom: float, top: float) -> _Scale:
 
 def _value_ticks(panel: Panel, up: _Scale) -> list[tuple[float, str]]:
     if up.log:
-        found = traces.log_ticks(10**up.low, 10**up.high)
+        found = drawing.log_ticks(10**up.low, 10**up.high)
         return [(tick, f"{tick:g}") for tick in found if up.low <= math.log10(tick) <= up.high]
     step = 10 ** math.floor(math.log10((up.high - up.low) / 4))
     step = next(step * factor for factor in (1, 2, 5, 10) if (up.high - up.low) / (step * factor) <= 6)

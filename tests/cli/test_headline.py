@@ -7,10 +7,10 @@ import pytest
 
 from limberlm.cli.console import print_json
 from limberlm.cli.headline import headline_json, overview_json, print_headline
-from limberlm.report import ReportData
-from limberlm.report.data import list_runs
-from limberlm.report.headline import headline_rows
-from limberlm.report.overview import overview
+from limberlm.report.study import ReportData
+from limberlm.report.study.data import list_runs
+from limberlm.report.study.headline import headline_rows
+from limberlm.report.study.overview import overview
 from tests.report.synthetic import STAGES, build
 
 

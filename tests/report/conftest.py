@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from limberlm.report import ReportData
-from limberlm.report.study import report_data
+from limberlm.report.study import ReportData, report_data
 from limberlm.report.trace import Trace, read_trace
 from limberlm.study import Results, Study
 from tests.report.synthetic import STAGES, build

@@ -13,9 +13,9 @@ import pandas as pd
 from limberlm.outcomes.calibration import ece, ece_null
 from limberlm.outcomes.refusals import refusal_rows
 from limberlm.outcomes.table import outcome_row
-from limberlm.report import ReportData
-from limberlm.report.changes import CELLS
-from limberlm.report.data import Control
+from limberlm.report.study import ReportData
+from limberlm.report.study.changes import CELLS
+from limberlm.report.study.data import Control
 from limberlm.testbed import SKILLS
 
 Change = tuple[float, float, float]

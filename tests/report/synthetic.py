@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from limberlm.geometry import HEADLINE
-from limberlm.report import ReportData
+from limberlm.report.study import ReportData
 
 BLOCKS, WIDTH, LAYERS, TOKENS, SEQUENCES = 16, 256, 6, 48_000, 640
 T15 = 2.131449545559323

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from limberlm.report import ReportData, write_report
-from limberlm.report.changes import CELLS
+from limberlm.report.study import ReportData, write_report
+from limberlm.report.study.changes import CELLS
 from tests.report.chromium import errors, fetched, needs_chromium, show, webdriver
 from tests.report.controlled import judged, swept
 from tests.report.synthetic import build

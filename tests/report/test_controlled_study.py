@@ -6,12 +6,12 @@ import pytest
 
 from limberlm.observe import Geometry, compare
 from limberlm.observe.updates.measurement import Updates
-from limberlm.report import ReportData
-from limberlm.report.changes import CELLS
-from limberlm.report.data import list_runs
-from limberlm.report.overview import overview
-from limberlm.report.updates import overlaps
-from limberlm.report.yardsticks import sentences, yardsticks, zero_sentences
+from limberlm.report.study import ReportData
+from limberlm.report.study.changes import CELLS
+from limberlm.report.study.data import list_runs
+from limberlm.report.study.overview import overview
+from limberlm.report.study.updates import overlaps
+from limberlm.report.study.yardsticks import sentences, yardsticks, zero_sentences
 from limberlm.study import Results
 
 pytestmark = pytest.mark.slow

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from limberlm.report.study import controls_of
+from limberlm.report.study.read import controls_of
 from limberlm.study import Study
 from limberlm.study.plan.tree import Chain, Plan
 

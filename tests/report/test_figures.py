@@ -1,7 +1,7 @@
 from __future__ import annotations
 
-from limberlm.report import ReportData, figures
-from limberlm.report.data import Stage, list_runs
+from limberlm.report.study import ReportData, figures
+from limberlm.report.study.data import Stage, list_runs
 from limberlm.report.style import STAGE_COLOURS, colour
 
 

@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from limberlm.report import ReportData, words, write_report
+from limberlm.report import words
+from limberlm.report.study import ReportData, write_report
 from tests.report.chromium import errors, needs_chromium, show, webdriver
 
 from selenium.webdriver.common.by import By  # isort: skip

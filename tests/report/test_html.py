@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from plotly.offline import get_plotlyjs
 
 from limberlm.errors import UserError
-from limberlm.report import ReportData, render_report, write_report
-from limberlm.report.packed import packed, unpacked
+from limberlm.report.study import ReportData, render_report, write_report
+from limberlm.report.study.numbers import packed, unpacked
 from tests.report.synthetic import build
 
 HOSTILE = '<script>window.hacked = 1</script><img src=x onerror="window.hacked = 1">'

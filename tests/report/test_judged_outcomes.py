@@ -7,10 +7,10 @@ import pandas as pd
 import pytest
 
 from limberlm.outcomes.calibration import ece, ece_null, reliability_table
-from limberlm.report import ReportData, calibration, render_report
-from limberlm.report.data import list_runs
-from limberlm.report.refusals import refusal_figure, refusal_lines
-from limberlm.report.updates import overlap_heatmap, overlaps
+from limberlm.report.study import ReportData, calibration, render_report
+from limberlm.report.study.data import list_runs
+from limberlm.report.study.refusals import refusal_figure, refusal_lines
+from limberlm.report.study.updates import overlap_heatmap, overlaps
 from tests.report.controlled import STAGES, judged, place
 from tests.report.test_html import page_data
 

@@ -9,9 +9,9 @@ import pytest
 from scipy import stats
 
 from limberlm.outcomes.score_matrix import score_matrix
-from limberlm.report import ReportData, render_report
-from limberlm.report.data import list_runs
-from limberlm.report.overview import Overview, balance_tables, overview
+from limberlm.report.study import ReportData, render_report
+from limberlm.report.study.data import list_runs
+from limberlm.report.study.overview import Overview, balance_tables, overview
 from tests.report.synthetic import STAGES, build
 
 

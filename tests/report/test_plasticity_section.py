@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import pytest
 
-from limberlm.report import ReportData, render_report
-from limberlm.report.data import list_runs
-from limberlm.report.headline import headline_rows
-from limberlm.report.plasticity import plasticity_tables
+from limberlm.report.study import ReportData, render_report
+from limberlm.report.study.data import list_runs
+from limberlm.report.study.headline import headline_rows
+from limberlm.report.study.plasticity import plasticity_tables
 from tests.report.controlled import swept
 from tests.report.test_html import page_data
 

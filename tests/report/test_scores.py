@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from limberlm.outcomes.score_matrix import over_seeds, score_matrix
-from limberlm.report import ReportData, figures
-from limberlm.report.data import list_runs
-from limberlm.report.scores import score_tables
+from limberlm.report.study import ReportData, figures
+from limberlm.report.study.data import list_runs
+from limberlm.report.study.scores import score_tables
 
 TASKS = ["a", "b", "c"]
 

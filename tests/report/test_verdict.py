@@ -6,10 +6,10 @@ import math
 import pandas as pd
 import pytest
 
-from limberlm.report import ReportData
-from limberlm.report.data import Run, list_runs
-from limberlm.report.headline import headline_rows, outcomes_sentence
-from limberlm.report.verdict import findings, seeds_sentence, summary
+from limberlm.report.study import ReportData
+from limberlm.report.study.data import Run, list_runs
+from limberlm.report.study.headline import headline_rows, outcomes_sentence
+from limberlm.report.study.verdict import findings, seeds_sentence, summary
 
 
 def changed(study: ReportData, **values: float) -> tuple[ReportData, Run]:

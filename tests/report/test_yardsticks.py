@@ -6,9 +6,9 @@ import math
 import pandas as pd
 import pytest
 
-from limberlm.report import ReportData, render_report
-from limberlm.report.data import Control, list_runs
-from limberlm.report.yardsticks import end_table, sentences, yardsticks, zero_sentences
+from limberlm.report.study import ReportData, render_report
+from limberlm.report.study.data import Control, list_runs
+from limberlm.report.study.yardsticks import end_table, sentences, yardsticks, zero_sentences
 from tests.report.controlled import Change, beside_its_twin, comparison, with_zero
 from tests.report.test_html import Page
 

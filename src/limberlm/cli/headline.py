@@ -8,9 +8,9 @@ import typer
 from rich.markup import escape
 
 from limberlm.cli.console import print_table
-from limberlm.report.data import ReportData, list_runs
-from limberlm.report.headline import COLUMNS, headline_rows
-from limberlm.report.overview import Overview, overview
+from limberlm.report.study.data import ReportData, list_runs
+from limberlm.report.study.headline import COLUMNS, headline_rows
+from limberlm.report.study.overview import Overview, overview
 
 MOST_TABLES = 4  # more runs than this are shown together, in one table
 

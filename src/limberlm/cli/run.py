@@ -61,8 +61,7 @@ def run_and_finish(study: Study, *, as_json: bool, quiet: bool, jobs: int = 1, r
 def finish(results: Results, as_json: bool) -> None:
     """Write the report and print the headline table, or both as JSON."""
     from limberlm.cli.headline import headline_json, overview_json, print_headline
-    from limberlm.report.html import write_report
-    from limberlm.report.study import report_data
+    from limberlm.report.study import report_data, write_report
 
     root = results.store.root
     data = report_data(results, title=f"Study {root.name}")

@@ -1,6 +1,1 @@
-"""One self-contained HTML file that shows what a study found; it opens offline from a file."""
-
-from limberlm.report.data import ReportData
-from limberlm.report.html import render_report, write_report
-
-__all__ = ["ReportData", "render_report", "write_report"]
+"""Reports: of a study (`study`), of a trace (`trace`), and what both are drawn and written with."""

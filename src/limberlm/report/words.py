@@ -9,6 +9,13 @@ from limberlm.observe.model.sites import BAND, EMBED, FINAL_NORM
 
 CORRECTED = "_corrected"
 PERCENT = "\u00a0%"
+EVIDENCE = {
+    "S": "standard",
+    "N": "derived or standard, and checked numerically",
+    "O": "our choice",
+}
+"""What the label of a statement about method means."""
+
 SITES = {BAND: "depth band", EMBED: "embedding", FINAL_NORM: "final norm"}
 CONVENTIONS = {
     "rms": "each token RMS-normalised, then centred",

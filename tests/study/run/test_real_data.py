@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from limberlm.report.data import list_runs
-from limberlm.report.headline import headline_rows
 from limberlm.report.study import report_data
+from limberlm.report.study.data import list_runs
+from limberlm.report.study.headline import headline_rows
 from limberlm.study import Study
 
 SHARED = Path(os.environ.get("LIMBER_SHARED", Path(__file__).parents[3].parent / "shared"))

@@ -1,4 +1,8 @@
-"""One self-contained HTML file that shows what a trace found; it opens offline from a file."""
+"""One self-contained HTML file that shows what a trace found; it opens offline from a file.
+
+Data flow one way: `data` (a trace folder) -> `lines` and `phases` -> `panels` with their `marks` -> the sections ->
+`page`.
+"""
 
 from limberlm.report.trace.data import Trace, read_trace
 from limberlm.report.trace.page import render_trace, trace_report

@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 
 from limberlm.report import words
-from limberlm.report.headline import NOTHING, Cell
+from limberlm.report.study.headline import NOTHING, Cell
 from limberlm.report.trace.data import ABLATION, Stage, Trace, rows_where
+from limberlm.report.trace.lines import Show, run_of
 from limberlm.report.trace.panels import Line, Panel
-from limberlm.report.trace.runs import Show, run_of
 from limberlm.report.trace.view import Grid, Part, View, pictured
 
 SCORE, LOSS = "choice_accuracy_normalised", "loss"

@@ -9,10 +9,10 @@ import pandas as pd
 
 from limberlm.analysis import track
 from limberlm.report import words
-from limberlm.report.headline import NOTHING, Cell
+from limberlm.report.study.headline import NOTHING, Cell
 from limberlm.report.trace.data import OUTCOMES
+from limberlm.report.trace.lines import RANK, metric_run, outcome_lines, setting
 from limberlm.report.trace.panels import Panel
-from limberlm.report.trace.runs import RANK, metric_run, outcome_lines, setting
 from limberlm.report.trace.view import Grid, Part, View, pictured
 
 SCORES = {

@@ -11,13 +11,12 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from limberlm.observe.model.sites import BAND, LOGITS
-from limberlm.report import style, traces, words
+from limberlm.report import drawing, style, words
+from limberlm.report.drawing import Drawn, escaped
 from limberlm.report.trace.axis import short
 from limberlm.report.trace.data import SPECTRA, Stage, Trace
+from limberlm.report.trace.lines import ALPHA_LINE, PAPER_NAME, RANK, RANK_LINE, metric_line, metric_name, outcome_lines
 from limberlm.report.trace.panels import Line, Panel
-from limberlm.report.trace.runs import ALPHA_LINE, PAPER_NAME, RANK, RANK_LINE, metric_line, metric_name, outcome_lines
-from limberlm.report.traces import Trace as Drawn
-from limberlm.report.traces import plain
 
 ALPHA = "alpha_req"
 HEADS = (1, 2, 8, 32)
@@ -43,7 +42,7 @@ def rank_panels(runs: Sequence[Trace], stages: Sequence[Stage], mean: bool) -> l
 
 
 def _loss_title(losses: Sequence[Line]) -> str:
-    return f"Loss on {plain(losses[0].name)}" if len(losses) == 1 else "Held-out loss"
+    return f"Loss on {escaped(losses[0].name)}" if len(losses) == 1 else "Held-out loss"
 
 
 def head_panels(runs: Sequence[Trace], stages: Sequence[Stage], mean: bool) -> list[Panel]:
@@ -89,7 +88,7 @@ def layer_map(trace: Trace, stage: Stage, metric: str, convention: str) -> go.Fi
         "type": "heatmap",
         "z": [[_height(cell, metric) for cell in row] for row in grid],
         "x": list(range(len(steps))),
-        "y": [plain(words.site_title(site)) for site in sites],
+        "y": [escaped(words.site_title(site)) for site in sites],
         "customdata": [
             [_cell_text(trace, stage, site, t, cell, metric) for t, cell in zip(steps, row, strict=True)]
             for site, row in zip(sites, grid, strict=True)
@@ -108,7 +107,7 @@ def layer_map(trace: Trace, stage: Stage, metric: str, convention: str) -> go.Fi
         "tickangle": 0,
     } | ticks
     yaxis = {"type": "category", "showgrid": False}
-    return go.Figure([heatmap], traces.layout(130 + 26 * len(sites), xaxis, yaxis, top=16))
+    return go.Figure([heatmap], drawing.layout(130 + 26 * len(sites), xaxis, yaxis, top=16))
 
 
 def _height(cell: Cell | None, metric: str) -> float | None:
@@ -119,11 +118,11 @@ def _height(cell: Cell | None, metric: str) -> float | None:
 
 
 def _cell_text(trace: Trace, stage: Stage, site: str, t: float, cell: Cell | None, metric: str) -> str:
-    head = f"<b>{plain(trace.name)}, {stage.axis.say(t)}</b><br>{plain(words.site_title(site))}<br>"
+    head = f"<b>{escaped(trace.name)}, {stage.axis.say(t)}</b><br>{escaped(words.site_title(site))}<br>"
     if cell is None:
         return head + "not measured"
-    span = traces.interval_text(cell["low"], cell["high"]) or "<br>no interval"
-    return f"{head}{plain(metric_name(metric))}: {words.number(cell['value'], 6)}{span}"
+    span = drawing.interval_text(cell["low"], cell["high"]) or "<br>no interval"
+    return f"{head}{escaped(metric_name(metric))}: {words.number(cell['value'], 6)}{span}"
 
 
 def _colour_bar(grid: Sequence[Sequence[Cell | None]], metric: str) -> dict[str, object]:
@@ -132,7 +131,7 @@ def _colour_bar(grid: Sequence[Sequence[Cell | None]], metric: str) -> dict[str,
     positive = [value for value in values if value > 0]
     if not (words.is_ratio(metric) and positive):
         return bar
-    ticks = traces.log_ticks(min(positive), max(positive))
+    ticks = drawing.log_ticks(min(positive), max(positive))
     return bar | {"tickvals": [math.log10(tick) for tick in ticks], "ticktext": [f"{tick:g}" for tick in ticks]}
 
 
@@ -147,7 +146,7 @@ def spectrum(trace: Trace, stage: Stage) -> go.Figure | None:
     steps = sorted(rows["t"].unique())
     chosen = [steps[place] for place in few(len(steps))]
     drawn = [_spectrum_line(trace, stage, rows[rows["t"] == t], t, i) for i, t in enumerate(chosen)]
-    layout = traces.layout(
+    layout = drawing.layout(
         430,
         {"title": {"text": "Rank of the eigenvalue"}, "type": "log", "dtick": 1},
         {"title": {"text": "Share of the variance"}, "type": "log", "dtick": 1, "exponentformat": "power"},
@@ -173,8 +172,8 @@ def _spectrum_line(trace: Trace, stage: Stage, rows: pd.DataFrame, t: float, pla
     shares = rows["eigenvalue"] / rows["eigenvalue"].sum()
     known = shares > 0
     name = stage.axis.say(t)
-    line = traces.line(rows.loc[known, "rank"].tolist(), shares[known].tolist(), name, place, name)
-    head = plain(f"{trace.name}, {stage.name}, {name}")
+    line = drawing.line(rows.loc[known, "rank"].tolist(), shares[known].tolist(), name, place, name)
+    head = escaped(f"{trace.name}, {stage.name}, {name}")
     line["customdata"] = [
         (head, f"eigenvalue {rank}: {words.number(share, 6)} of the variance")
         for rank, share in zip(rows.loc[known, "rank"], shares[known], strict=True)

@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from limberlm.report import style, traces
+from limberlm.report import drawing, style
+from limberlm.report.drawing import Drawn, escaped
 from limberlm.report.trace.axis import Places
-from limberlm.report.traces import Trace as Drawn
-from limberlm.report.traces import plain
 
 if TYPE_CHECKING:
     from limberlm.report.trace.panels import Line
@@ -115,7 +114,7 @@ def _diamond(axis: Places, turn: Turn, line: Line) -> Drawn:
         "mode": "markers",
         "marker": {"symbol": "diamond-open", "size": 13, "color": DIAMOND, "line": {"width": 2}},
         "customdata": [(f"Turning point{seed}", text)] * len(there),
-        "hovertemplate": traces.HOVER,
+        "hovertemplate": drawing.HOVER,
         "showlegend": False,
     }
 
@@ -129,7 +128,7 @@ def _band(axis: Places, start: float, end: float, fill: str) -> dict[str, Any]:
 def _entry(name: str) -> Drawn:
     # a group of its own: entries without one are stacked as soon as any other has one
     empty = {"type": "scatter", "x": [None], "y": [None], "hoverinfo": "skip"}
-    return empty | {"name": plain(name), "legendgroup": f"mark {plain(name)}", "legendrank": 1500}
+    return empty | {"name": escaped(name), "legendgroup": f"mark {escaped(name)}", "legendrank": 1500}
 
 
 def _solid(span: Span) -> str:

@@ -7,10 +7,10 @@ from typing import Any
 import pandas as pd
 
 from limberlm.report import words
-from limberlm.report.headline import Cell
+from limberlm.report.study.headline import Cell
 from limberlm.report.trace.data import MEMORIZATION, Stage, Trace, rows_where
+from limberlm.report.trace.lines import run_of
 from limberlm.report.trace.panels import Line, Panel
-from limberlm.report.trace.runs import run_of
 from limberlm.report.trace.view import Grid, Part, View, pictured
 
 RHOS = (

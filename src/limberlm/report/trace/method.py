@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from limberlm.report import words
-from limberlm.report.method import EVIDENCE as STUDY_EVIDENCE
 from limberlm.report.trace.data import Trace
 
-EVIDENCE = {"P": "claimed by arXiv 2509.23024", **STUDY_EVIDENCE}
+EVIDENCE = {"P": "claimed by arXiv 2509.23024", **words.EVIDENCE}
 
 LAST = (
     "One row per probe sequence: the state of its last token at the final norm, before the unembedding, centred. That "

@@ -10,10 +10,10 @@ from limberlm.files import write_text
 from limberlm.report.page import Json, plain_figure, render
 from limberlm.report.trace import method, stages
 from limberlm.report.trace.data import Stage, Trace, read_trace
-from limberlm.report.trace.found import agree, found_in, marks_of
+from limberlm.report.trace.numbers import TEXTS, number_table
+from limberlm.report.trace.phases import agree, found_in, marks_of
 from limberlm.report.trace.sections import SECTIONS, Section
 from limberlm.report.trace.stage_figure import side_by_side
-from limberlm.report.trace.table import TEXTS, number_table
 from limberlm.report.trace.verdict import Verdict, chains_verdict, verdict_of
 from limberlm.report.trace.view import Part, Picture, View
 

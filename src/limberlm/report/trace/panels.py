@@ -11,11 +11,10 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from limberlm.report import style, traces, words
+from limberlm.report import drawing, style, words
+from limberlm.report.drawing import Drawn, escaped
 from limberlm.report.trace.axis import Places
 from limberlm.report.trace.marks import Marks
-from limberlm.report.traces import Trace as Drawn
-from limberlm.report.traces import plain
 
 TOP, BOTTOM, GAP = 34, 50, 26
 MOST_BANDS = 3
@@ -60,7 +59,7 @@ def stack(panels: Sequence[Panel], axis: Places, marks: Marks, *, explained: boo
     if not panels:
         return None
     inner = sum(panel.height for panel in panels) + GAP * (len(panels) - 1)
-    layout = traces.layout(inner + TOP + BOTTOM, axis.layout() | {"anchor": f"y{len(panels)}"}, {}, top=TOP)
+    layout = drawing.layout(inner + TOP + BOTTOM, axis.layout() | {"anchor": f"y{len(panels)}"}, {}, top=TOP)
     layout["shapes"] = marks.shapes(axis)
     drawn: list[Drawn] = marks.legend() if explained else []
     end = float(inner)
@@ -102,18 +101,19 @@ def _line(line: Line, axis: Places, *, named: bool, band: bool) -> list[Drawn]:
     for run in line.runs:
         known = run.dropna(subset=["value"])
         if band and len(line.runs) == 1:
-            drawn += traces.ribbon(known.assign(x=axis.at(known["t"])), line.position, line.name)
+            drawn += drawing.ribbon(known.assign(x=axis.at(known["t"])), line.position, line.name)
         drawn.append(_curve(line, known, axis, thin=len(line.runs) > 1))
     if len(line.runs) > 1 and line.mean:
         drawn.append(_mean(line, axis))
     first = next(i for i, part in enumerate(drawn) if "mode" in part and part.get("name"))
     return [
-        part | {"showlegend": named and i == first, "legendgroup": plain(line.name)} for i, part in enumerate(drawn)
+        part | {"showlegend": named and i == first, "legendgroup": escaped(line.name)} for i, part in enumerate(drawn)
     ]
 
 
 def _curve(line: Line, run: pd.DataFrame, axis: Places, *, thin: bool) -> Drawn:
-    curve = traces.line(axis.at(run["t"]).tolist(), run["value"].tolist(), plain(line.name), line.position, line.name)
+    x, y = axis.at(run["t"]).tolist(), run["value"].tolist()
+    curve = drawing.line(x, y, escaped(line.name), line.position, line.name)
     curve["customdata"] = list(zip(run["label"], run["text"], strict=True))
     curve["marker"] = curve["marker"] | {"size": 4 if thin else 6}
     if thin:
@@ -131,10 +131,10 @@ def mean_of(line: Line) -> pd.Series:
 
 def _mean(line: Line, axis: Places) -> Drawn:
     mean = mean_of(line)
-    curve = traces.line(axis.at(mean.index).tolist(), mean.tolist(), plain(line.name), line.position, line.name)
+    curve = drawing.line(axis.at(mean.index).tolist(), mean.tolist(), escaped(line.name), line.position, line.name)
     kind = "geometric mean" if line.log else "mean"
     curve["customdata"] = [
-        (f"{kind} of {len(line.runs)} seeds, {axis.say(t)}", f"{plain(line.name)}: {words.number(value, 6)}")
+        (f"{kind} of {len(line.runs)} seeds, {axis.say(t)}", f"{escaped(line.name)}: {words.number(value, 6)}")
         for t, value in zip(mean.index.tolist(), mean.tolist(), strict=True)
     ]
     return curve | {"mode": "lines", "line": curve["line"] | {"width": MEAN_WIDTH}}
@@ -147,10 +147,10 @@ def _level(value: float, name: str, axis: Places) -> Drawn:
         "x": np.linspace(left, right, 60).tolist(),
         "y": [value] * 60,
         "mode": "lines",
-        "name": plain(name),
+        "name": escaped(name),
         "line": {"color": style.NULL_COLOUR, "width": 1.5, "dash": "dash"},
-        "customdata": [(plain(name), words.number(value))] * 60,
-        "hovertemplate": traces.HOVER,
+        "customdata": [(escaped(name), words.number(value))] * 60,
+        "hovertemplate": drawing.HOVER,
         "showlegend": True,
     }
 
@@ -158,4 +158,4 @@ def _level(value: float, name: str, axis: Places) -> Drawn:
 def _value_axis(panel: Panel) -> dict[str, Any]:
     columns = [run[name] for line in panel.shown for run in line.runs for name in ("value", "low", "high")]
     values = pd.concat([column.astype(float) for column in columns]).replace([math.inf, -math.inf], math.nan)
-    return traces.value_axis(panel.title, values.dropna(), panel.log)
+    return drawing.value_axis(panel.title, values.dropna(), panel.log)

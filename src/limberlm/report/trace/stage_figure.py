@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from limberlm.report import words
 from limberlm.report.trace.axis import short
 from limberlm.report.trace.data import Stage
+from limberlm.report.trace.lines import ALPHA_LINE, RANK, RANK_LINE, metric_run, outcome_lines
 from limberlm.report.trace.marks import Marks, Span
 from limberlm.report.trace.panels import Line, Panel, in_words, stack
-from limberlm.report.trace.runs import ALPHA_LINE, RANK, RANK_LINE, metric_run, outcome_lines
 from limberlm.report.trace.stages import Chain, tried
 
 

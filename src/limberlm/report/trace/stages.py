@@ -15,7 +15,7 @@ from limberlm.errors import UserError
 from limberlm.observe import Geometry
 from limberlm.outcomes.diversity import paired_pass_at_k
 from limberlm.report import words
-from limberlm.report.headline import NOTHING, Cell
+from limberlm.report.study.headline import NOTHING, Cell
 from limberlm.report.trace.data import OUTCOMES, TRACE, Stage, Trace
 
 TRY = re.compile(r"pass@(\d+)")

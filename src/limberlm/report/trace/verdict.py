@@ -9,8 +9,8 @@ from typing import Any
 
 from limberlm.analysis import over_seeds
 from limberlm.report import words
-from limberlm.report.trace.found import Found, agree, found_in, found_in_whole
-from limberlm.report.trace.runs import RANK
+from limberlm.report.trace.lines import RANK
+from limberlm.report.trace.phases import Found, agree, found_in, found_in_whole
 from limberlm.report.trace.stages import Chain
 from limberlm.report.trace.view import View
 

@@ -13,11 +13,11 @@ import plotly.graph_objects as go
 from limberlm.outcomes.calibration import reliability_table
 from limberlm.outcomes.calibration.binned import BINS
 from limberlm.outcomes.calibration.sources import SOURCES
-from limberlm.report import style, traces, words
-from limberlm.report.data import ReportData, Run, Stage
-from limberlm.report.headline import Cell
-from limberlm.report.outcomes import Outcomes
-from limberlm.report.traces import Trace, plain
+from limberlm.report import drawing, style, words
+from limberlm.report.drawing import Drawn, escaped
+from limberlm.report.study.data import ReportData, Run, Stage
+from limberlm.report.study.headline import Cell
+from limberlm.report.study.outcomes import Outcomes
 
 SOURCE_TITLES = {
     "choice_normalised": "options of a question, log-likelihood per token",
@@ -100,16 +100,16 @@ def reliability_diagram(tables: Tables, stages: Sequence[Stage], source: str, ta
         "line": {"color": style.NULL_COLOUR, "width": 1.5, "dash": "dash"},
         "hoverinfo": "skip",
     }
-    drawn: list[Trace] = [diagonal]
+    drawn: list[Drawn] = [diagonal]
     for position, stage in enumerate(stages):
         table = tables.get((stage.node, source, task))
         if table is not None:
-            label = plain(stage.label)
-            curve = traces.line(table["confidence"].tolist(), table["accuracy"].tolist(), label, position, position)
+            label = escaped(stage.label)
+            curve = drawing.line(table["confidence"].tolist(), table["accuracy"].tolist(), label, position, position)
             drawn.append(curve | {"customdata": [(label, _bin_text(row)) for row in table.to_dict("records")]})
     xaxis = {"title": {"text": "Confidence"}, "range": [-0.02, 1.02]}
     yaxis = {"title": {"text": "Share right"}, "range": [-0.02, 1.02]}
-    return go.Figure(drawn, traces.layout(360, xaxis, yaxis))
+    return go.Figure(drawn, drawing.layout(360, xaxis, yaxis))
 
 
 def _of(outcomes: pd.DataFrame, source: str) -> pd.DataFrame:
@@ -133,5 +133,5 @@ def _bins(settings: object) -> int:
 
 def _bin_text(row: Mapping[object, float]) -> str:
     right = f"right {words.number(100 * row['accuracy'], 3)} %"
-    span = traces.interval_text(100 * row["low"], 100 * row["high"], " %")
+    span = drawing.interval_text(100 * row["low"], 100 * row["high"], " %")
     return f"confidence {words.number(row['confidence'], 3)}: {right}{span}<br>{row['n']:.0f} answers"

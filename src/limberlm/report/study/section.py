@@ -10,12 +10,13 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from limberlm.report import calibration, figures, headline, plasticity, refusals, scores, updates, verdict, words
-from limberlm.report import yardsticks as yard
-from limberlm.report.data import ReportData, Run
-from limberlm.report.figures import in_domain_first
-from limberlm.report.outcomes import Outcomes
+from limberlm.report import words
 from limberlm.report.page import Json, plain_figure
+from limberlm.report.study import calibration, figures, headline, plasticity, refusals, scores, updates, verdict
+from limberlm.report.study import yardsticks as yard
+from limberlm.report.study.data import ReportData, Run
+from limberlm.report.study.figures import in_domain_first
+from limberlm.report.study.outcomes import Outcomes
 
 
 @dataclass

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from limberlm.errors import UserError
 from limberlm.outcomes.score_matrix import ScoreMatrix
-from limberlm.report.data import Control, Key, ReportData
+from limberlm.report.study.data import Control, Key, ReportData
 from limberlm.study import Results
 from limberlm.study.plan.tree import Chain, Plan
 from limberlm.study.results.derived import SCORES

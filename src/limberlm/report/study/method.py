@@ -2,12 +2,6 @@
 
 from __future__ import annotations
 
-EVIDENCE: dict[str, str] = {
-    "S": "standard",
-    "N": "derived or standard, and checked numerically",
-    "O": "our choice",
-}
-
 NOTES: tuple[tuple[str, str], ...] = (
     (
         "O",

@@ -10,7 +10,7 @@ import pandas as pd
 
 from limberlm.report import words
 from limberlm.report.trace.data import ABLATION, MEMORIZATION, OUTCOMES, Trace
-from limberlm.report.trace.runs import metric_name
+from limberlm.report.trace.lines import metric_name
 
 HEADS = ("Trace", "Stage", "Quantity", "Where", "Step", "Tokens", "Value", "Low", "High", "n")
 TEXTS = 4

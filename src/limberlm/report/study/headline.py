@@ -11,9 +11,9 @@ import pandas as pd
 
 from limberlm.observe.model.sites import BAND
 from limberlm.report import words
-from limberlm.report.changes import Change
-from limberlm.report.data import ReportData, Run, Stage
-from limberlm.report.verdict import HEADLINE
+from limberlm.report.study.changes import Change
+from limberlm.report.study.data import ReportData, Run, Stage
+from limberlm.report.study.verdict import HEADLINE
 
 TARGET_SPLIT = "in_domain"
 

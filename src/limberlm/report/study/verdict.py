@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from limberlm.report import words
-from limberlm.report.changes import Change, Changes
-from limberlm.report.data import Run, Stage
+from limberlm.report.study.changes import Change, Changes
+from limberlm.report.study.data import Run, Stage
 
 HEADLINE = "effective_rank"
 MEANING = (

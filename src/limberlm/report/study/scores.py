@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from limberlm.outcomes.score_matrix import Quantity, ScoreMatrix, SeedQuantity, over_seeds
 from limberlm.report import words
-from limberlm.report.data import ReportData, Run
-from limberlm.report.ends import quantity_cell
-from limberlm.report.headline import NOTHING, Cell
+from limberlm.report.study.chain_ends import quantity_cell
+from limberlm.report.study.data import ReportData, Run
+from limberlm.report.study.headline import NOTHING, Cell
 
 TITLES = {"share": "Right answers", "loss": "Held-out loss"}
 QUANTITIES: tuple[tuple[str, str, str], ...] = (

@@ -15,7 +15,7 @@ import pandas as pd
 
 from limberlm.observe.model.sites import BAND, FINAL_NORM
 from limberlm.report import words
-from limberlm.report.data import ReportData, Run
+from limberlm.report.study.data import ReportData, Run
 
 Json = dict[str, Any]
 

@@ -16,21 +16,21 @@ import pandas as pd
 
 from limberlm.report import style, words
 
-Trace = dict[str, Any]
+Drawn = dict[str, Any]
 
 HOVER = "<b>%{customdata[0]}</b><br>%{customdata[1]}<extra></extra>"
 
 
-def plain(text: object) -> str:
+def escaped(text: object) -> str:
     """A user's text for a Plotly label.
 
-    >>> plain("a<b>")
+    >>> escaped("a<b>")
     'a&lt;b&gt;'
     """
     return escape(str(text), quote=False)
 
 
-def line(x: Sequence[Any], y: Sequence[Any], name: str, position: int, group: object) -> Trace:
+def line(x: Sequence[Any], y: Sequence[Any], name: str, position: int, group: object) -> Drawn:
     """A line with markers in the style of a position; `group` ties it to its ribbon and bars when hidden."""
     colour = style.colour(position)
     return {
@@ -46,7 +46,7 @@ def line(x: Sequence[Any], y: Sequence[Any], name: str, position: int, group: ob
     }
 
 
-def bars(rows: pd.DataFrame, colour: str, group: object = "") -> list[Trace]:
+def bars(rows: pd.DataFrame, colour: str, group: object = "") -> list[Drawn]:
     """Intervals at `x` as bars from low to high. Not as error bars: a value may lie outside its interval."""
     known = rows.dropna(subset=["low", "high"])
     if known.empty:
@@ -67,7 +67,7 @@ def bars(rows: pd.DataFrame, colour: str, group: object = "") -> list[Trace]:
     ]
 
 
-def ribbon(rows: pd.DataFrame, position: int, group: object) -> list[Trace]:
+def ribbon(rows: pd.DataFrame, position: int, group: object) -> list[Drawn]:
     """The intervals along `x` as a band of colour."""
     known = rows.dropna(subset=["low", "high"])
     if len(known) < 2:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import pandas as pd
 
 from limberlm.report import words
-from limberlm.report.data import ReportData, Run, Stage
-from limberlm.report.headline import NOTHING, Cell
-from limberlm.report.outcomes import Outcomes, Row
+from limberlm.report.study.data import ReportData, Run, Stage
+from limberlm.report.study.headline import NOTHING, Cell
+from limberlm.report.study.outcomes import Outcomes, Row
 
 LOSSES = {"future_loss": "", "random_label_loss": "random_label_"}
 THRESHOLD = "samples_to_threshold"

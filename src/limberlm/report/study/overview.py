@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from limberlm.outcomes.table import outcome_row
-from limberlm.report.data import ORDINARY, ReportData, Run
-from limberlm.report.ends import End, Measure, end_cells, measured_only, quantity_cell, tasks_of
-from limberlm.report.headline import NOTHING, Cell
+from limberlm.report.study.chain_ends import End, Measure, end_cells, measured_only, quantity_cell, tasks_of
+from limberlm.report.study.data import ORDINARY, ReportData, Run
+from limberlm.report.study.headline import NOTHING, Cell
 
 CAPTION = (
     "Each value is that of the chain's last checkpoint, averaged over training seeds; under it the 95 % interval over "

@@ -10,11 +10,11 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from limberlm.outcomes.samples import OUT_OF_DOMAIN
-from limberlm.report import style, traces, words
-from limberlm.report.changes import Change
-from limberlm.report.data import Stage
-from limberlm.report.traces import Trace, plain
-from limberlm.report.yardsticks import Yardstick
+from limberlm.report import drawing, style, words
+from limberlm.report.drawing import Drawn, escaped
+from limberlm.report.study.changes import Change
+from limberlm.report.study.data import Stage
+from limberlm.report.study.yardsticks import Yardstick
 
 STAGE_AXIS = {"title": {"text": "Stage, in training order"}, "type": "category"}
 LOSS_AXIS = {"title": {"text": "Held-out loss (nats per token)"}}
@@ -42,7 +42,7 @@ def accuracy_heatmap(
     heatmap = {
         "type": "heatmap",
         "z": [[cell and cell["value"] for cell in row] for row in grid],
-        "x": [plain(stage.label) for stage in stages],
+        "x": [escaped(stage.label) for stage in stages],
         "y": tasks,
         "text": [[_accuracy_text(cell, task) for cell, task in zip(row, trained, strict=True)] for row in grid],
         "texttemplate": "%{text}",
@@ -60,7 +60,7 @@ def accuracy_heatmap(
         "showscale": False,
     }
     yaxis = {"autorange": "reversed", "showgrid": False, "type": "category"}
-    return go.Figure([heatmap], traces.layout(80 + 42 * len(tasks), STAGE_AXIS | {"showgrid": False}, yaxis, top=28))
+    return go.Figure([heatmap], drawing.layout(80 + 42 * len(tasks), STAGE_AXIS | {"showgrid": False}, yaxis, top=28))
 
 
 def in_domain_first(rows: pd.DataFrame) -> pd.DataFrame:
@@ -73,21 +73,21 @@ def loss_by_stage(frame: pd.DataFrame, stages: Sequence[Stage]) -> go.Figure | N
     rows = frame[(frame["outcome"] == "loss") & (frame["split"] == "in_domain")].dropna(subset=["value"])
     if rows.empty:
         return None
-    labels = {stage.index: plain(stage.label) for stage in stages}
+    labels = {stage.index: escaped(stage.label) for stage in stages}
     rows = rows.assign(x=rows["stage_index"].map(labels)).sort_values("stage_index", kind="stable")
-    drawn: list[Trace] = []
+    drawn: list[Drawn] = []
     for position, (task, own) in enumerate(rows.groupby("task", sort=False), start=1):
-        drawn += traces.bars(own, style.colour(position), position)
-        drawn.append(_loss_line(own, own["x"].tolist(), plain(task), position, position))
+        drawn += drawing.bars(own, style.colour(position), position)
+        drawn.append(_loss_line(own, own["x"].tolist(), escaped(task), position, position))
     axis = STAGE_AXIS | {"categoryorder": "array", "categoryarray": list(labels.values())}
-    return go.Figure(drawn, traces.layout(320, axis, LOSS_AXIS))
+    return go.Figure(drawn, drawing.layout(320, axis, LOSS_AXIS))
 
 
 def changes_by_stage(found: Sequence[Yardstick], metric: str) -> go.Figure:
     """What training changed at each stage, and what an update of the same size in random directions did."""
     own = [each for each in found if each.metric == metric]
-    labels = [plain(each.stage) for each in own]
-    drawn: list[Trace] = []
+    labels = [escaped(each.stage) for each in own]
+    drawn: list[Drawn] = []
     for position, name, changes in (
         (1, "trained", [each.trained for each in own]),
         (0, "random directions", [each.random for each in own]),
@@ -100,8 +100,8 @@ def changes_by_stage(found: Sequence[Yardstick], metric: str) -> go.Figure:
                 "high": [_shown(change, change.high) for change in changes],
             }
         )
-        drawn += traces.bars(rows, style.colour(position), name)
-        points = traces.line(rows["x"].tolist(), rows["value"].tolist(), name, position, name)
+        drawn += drawing.bars(rows, style.colour(position), name)
+        points = drawing.line(rows["x"].tolist(), rows["value"].tolist(), name, position, name)
         texts = [
             (label, f"{name}: {change.text}" + (f"<br>95 % interval {change.interval}" if change.interval else ""))
             for label, change in zip(labels, changes, strict=True)
@@ -117,7 +117,7 @@ def changes_by_stage(found: Sequence[Yardstick], metric: str) -> go.Figure:
     }
     zero = {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": 0, "y1": 0, "layer": "below"}
     line = {"color": style.NULL_COLOUR, "width": 1.5, "dash": "dash"}
-    figure = traces.layout(300, xaxis, {"title": {"text": unit}})
+    figure = drawing.layout(300, xaxis, {"title": {"text": unit}})
     return go.Figure(drawn, figure | {"shapes": [zero | {"line": line}]})
 
 
@@ -134,41 +134,41 @@ def plasticity_curve(
         own = rows[rows["stage_index"] == stage.index]
         if len(own):
             steps = own["step"].astype(float).tolist()
-            drawn.append(_loss_line(own, steps, plain(stage.label), position, stage.index))
-    return go.Figure(drawn, traces.layout(340, {"title": {"text": "Steps on the future task"}}, LOSS_AXIS))
+            drawn.append(_loss_line(own, steps, escaped(stage.label), position, stage.index))
+    return go.Figure(drawn, drawing.layout(340, {"title": {"text": "Steps on the future task"}}, LOSS_AXIS))
 
 
 def training_loss(frame: pd.DataFrame, position: int) -> go.Figure:
     """The trainer's own loss over the steps of one stage, in the colour of its place in the run."""
     rows = frame.dropna(subset=["loss"]).sort_values("step")
-    curve = traces.line(rows["step"].tolist(), rows["loss"].tolist(), "", position, "") | {
+    curve = drawing.line(rows["step"].tolist(), rows["loss"].tolist(), "", position, "") | {
         "mode": "lines" if len(rows) > 40 else "lines+markers",
         "marker": {"color": style.colour(position), "size": 5},
         "hovertemplate": "step %{x}: loss %{y:.6g}<extra></extra>",
         "showlegend": False,
     }
     xaxis, yaxis = {"title": {"text": "Step"}}, {"title": {"text": "Training loss (nats)"}}
-    return go.Figure([curve], traces.layout(230, xaxis, yaxis, top=10))
+    return go.Figure([curve], drawing.layout(230, xaxis, yaxis, top=10))
 
 
 def _shown(change: Change, value: float) -> float:
     return 100 * (value - 1) if words.is_ratio(change.metric) else value
 
 
-def _loss_line(rows: pd.DataFrame, x: Sequence[Any], label: str, position: int, group: object) -> Trace:
+def _loss_line(rows: pd.DataFrame, x: Sequence[Any], label: str, position: int, group: object) -> Drawn:
     places = [place if isinstance(place, str) else f"step {words.number(place)}" for place in x]
     texts = [
-        f"{place}: {words.number(loss, 6)} nats per token{traces.interval_text(low, high)}"
+        f"{place}: {words.number(loss, 6)} nats per token{drawing.interval_text(low, high)}"
         for place, loss, low, high in zip(places, rows["value"], rows["low"], rows["high"], strict=True)
     ]
-    curve = traces.line(x, rows["value"].tolist(), label, position, group)
+    curve = drawing.line(x, rows["value"].tolist(), label, position, group)
     return curve | {"customdata": [(label, text) for text in texts]}
 
 
 def _task_name(outcome: str, task: object, split: object) -> str:
     kind = ", pairs" if outcome == "pair_accuracy" else ""
     where = split.replace("_", " ") if isinstance(split, str) else ""
-    return plain(f"{task}{kind}") + (f"<br>{plain(where)}" if where else "")
+    return escaped(f"{task}{kind}") + (f"<br>{escaped(where)}" if where else "")
 
 
 def _accuracy_text(cell: dict[Any, Any] | None, trained: str) -> str:
@@ -179,9 +179,9 @@ def _accuracy_text(cell: dict[Any, Any] | None, trained: str) -> str:
 
 
 def _accuracy_hover(task: str, stage: Stage, cell: dict[Any, Any] | None) -> str:
-    head = f"<b>{plain(stage.label)}</b><br>{task.replace('<br>', ', ')}: "
+    head = f"<b>{escaped(stage.label)}</b><br>{task.replace('<br>', ', ')}: "
     if cell is None:
         return head + "not measured"
     count = "" if math.isnan(cell["n"]) else f"<br>{cell['n']:.0f} questions"
-    span = traces.interval_text(100 * cell["low"], 100 * cell["high"], " %")
+    span = drawing.interval_text(100 * cell["low"], 100 * cell["high"], " %")
     return f"{head}{words.number(100 * cell['value'])} %{span}{count}"

@@ -10,9 +10,9 @@ from typing import Any
 import pandas as pd
 
 from limberlm.report import words
+from limberlm.report.drawing import escaped
 from limberlm.report.trace.data import OUTCOMES, TRACE, Stage, Trace
 from limberlm.report.trace.panels import Line
-from limberlm.report.traces import plain
 
 RANK = "effective_rank"
 PAPER_NAME = "called RankMe in 2509.23024"
@@ -121,7 +121,7 @@ def setting(rows: pd.DataFrame, name: str) -> list[Any]:
 def label(trace: Trace, stage: Stage, step: float, t: float) -> str:
     """The first line of a hover: the trace, its stage and the checkpoint."""
     said = f"{trace.name}, {stage.name}, step {words.count(step)}"
-    return plain(said + (f" ({stage.axis.say(t)})" if stage.axis.column == "tokens" else ""))
+    return escaped(said + (f" ({stage.axis.say(t)})" if stage.axis.column == "tokens" else ""))
 
 
 def _splits(table: pd.DataFrame) -> pd.Series:
@@ -137,4 +137,4 @@ def _text(value: float, low: float, high: float, n: float, what: str, show: Show
     known = not (math.isnan(low) or math.isnan(high))
     span = f"95 % interval {show(low)} to {show(high)}{unit}" if known else "no interval"
     count = "" if math.isnan(n) else f"<br>{words.count(n)} {counted}"
-    return f"{plain(what)}: {show(value)}{unit}<br>{span}{count}"
+    return f"{escaped(what)}: {show(value)}{unit}<br>{span}{count}"

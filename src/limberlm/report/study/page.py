@@ -11,7 +11,10 @@ import pandas as pd
 from limberlm.files import write_text
 from limberlm.geometry.catalog import CATALOG
 from limberlm.observe.model.sites import BAND, BAND_HIGH, BAND_LOW, FINAL_NORM
-from limberlm.report import (
+from limberlm.report import style, words
+from limberlm.report.drawing import escaped
+from limberlm.report.page import Json, render
+from limberlm.report.study import (
     calibration,
     headline,
     method,
@@ -19,17 +22,13 @@ from limberlm.report import (
     plasticity,
     refusals,
     scores,
-    style,
     updates,
     verdict,
-    words,
     yardsticks,
 )
-from limberlm.report.data import ORDINARY, ReportData, Run, list_runs
-from limberlm.report.packed import Pool, comparison_numbers, geometry_numbers
-from limberlm.report.page import Json, render
-from limberlm.report.section import Drawn, Sections
-from limberlm.report.traces import plain
+from limberlm.report.study.data import ORDINARY, ReportData, Run, list_runs
+from limberlm.report.study.numbers import Pool, comparison_numbers, geometry_numbers
+from limberlm.report.study.section import Drawn, Sections
 
 SCRIPTS = ("figures.js", "table.js", "report_numbers.js", "report_geometry.js", "report.js")
 HEADS = (
@@ -88,7 +87,7 @@ def render_report(data: ReportData) -> str:
         choices=choices,
         calibration_columns=[column[1:] for column in calibration.COLUMNS],
         meaning=verdict.MEANING,
-        evidence=method.EVIDENCE,
+        evidence=words.EVIDENCE,
         method_notes=method.NOTES,
     )
 
@@ -171,7 +170,7 @@ def _metrics(geometry: pd.DataFrame) -> list[Json]:
                 **fields,
                 "name": name,
                 "title": title,
-                "axis": plain(title) + (f"<br>({plain(unit)})" if unit else ""),
+                "axis": escaped(title) + (f"<br>({escaped(unit)})" if unit else ""),
                 "ratio": words.is_ratio(name),
                 "reading": words.DIRECTIONS[known.direction] if known else "",
                 "conventions": used,

@@ -8,8 +8,8 @@ from typing import Any
 import pandas as pd
 
 from limberlm.report import words
-from limberlm.report.data import Stage
-from limberlm.report.headline import NOTHING, Cell, row_cell
+from limberlm.report.study.data import Stage
+from limberlm.report.study.headline import NOTHING, Cell, row_cell
 
 Row = dict[Any, Any]
 

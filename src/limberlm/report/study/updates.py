@@ -10,11 +10,11 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from limberlm.report import style, traces, words
-from limberlm.report.data import Run, Stage
-from limberlm.report.figures import STAGE_AXIS
-from limberlm.report.headline import Cell
-from limberlm.report.traces import plain
+from limberlm.report import drawing, style, words
+from limberlm.report.drawing import escaped
+from limberlm.report.study.data import Run, Stage
+from limberlm.report.study.figures import STAGE_AXIS
+from limberlm.report.study.headline import Cell
 
 METRIC = "update_excess_overlap"
 CAPTION = (
@@ -63,8 +63,8 @@ def overlap_heatmap(found: Sequence[Overlap]) -> go.Figure:
     heatmap = {
         "type": "heatmap",
         "z": [[pair and pair.excess.value for pair in row] for row in grid],
-        "x": [plain(stage.label) for stage in earliers],
-        "y": [plain(stage.label) for stage in laters],
+        "x": [escaped(stage.label) for stage in earliers],
+        "y": [escaped(stage.label) for stage in laters],
         "text": [[pair.excess.text if pair else "" for pair in row] for row in grid],
         "texttemplate": "%{text}",
         "textfont": {"color": "#1b1f23"},
@@ -80,7 +80,7 @@ def overlap_heatmap(found: Sequence[Overlap]) -> go.Figure:
     }
     xaxis = STAGE_AXIS | {"title": {"text": "Earlier stage"}, "showgrid": False}
     yaxis = {"autorange": "reversed", "showgrid": False, "type": "category", "title": {"text": "Later stage"}}
-    return go.Figure([heatmap], traces.layout(110 + 42 * len(laters), xaxis, yaxis, top=28))
+    return go.Figure([heatmap], drawing.layout(110 + 42 * len(laters), xaxis, yaxis, top=28))
 
 
 def _overlap(earlier: Stage, later: Stage, row: dict[Any, Any]) -> Overlap:
@@ -96,6 +96,6 @@ def _overlap(earlier: Stage, later: Stage, row: dict[Any, Any]) -> Overlap:
 def _hover(pair: Overlap | None) -> str:
     if pair is None:
         return ""
-    head = f"<b>{plain(pair.earlier.label)}, then {plain(pair.later.label)}</b>"
+    head = f"<b>{escaped(pair.earlier.label)}, then {escaped(pair.later.label)}</b>"
     middle = f"<br>middle half of {pair.modules} modules: {pair.middle}" if pair.middle else ""
     return f"{head}<br>excess overlap {pair.excess.text}<br>by chance {pair.chance.text}{middle}"

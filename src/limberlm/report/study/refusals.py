@@ -9,12 +9,11 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from limberlm.outcomes.refusals import TASK
-from limberlm.outcomes.samples import OUT_OF_DOMAIN
-from limberlm.report import traces, words
-from limberlm.report.data import Run, Stage
-from limberlm.report.headline import NOTHING, TARGET_SPLIT, Cell
-from limberlm.report.outcomes import Outcomes
-from limberlm.report.traces import Trace, plain
+from limberlm.report import drawing, words
+from limberlm.report.drawing import Drawn, escaped
+from limberlm.report.study.data import Run, Stage
+from limberlm.report.study.headline import NOTHING, TARGET_SPLIT, Cell
+from limberlm.report.study.outcomes import Outcomes
 
 JUDGES = ("verifier", "keywords", "likelihood")
 SPLITS = ((TARGET_SPLIT, "in domain"), (OUT_OF_DOMAIN, "out of domain"))
@@ -56,13 +55,13 @@ def refusal_lines(run: Run, outcomes: pd.DataFrame) -> list[Line]:
 
 def refusal_figure(lines: Sequence[Line], stages: Sequence[Stage]) -> go.Figure:
     """The judges' refusal rates in domain over the stages: of forbidden requests, and of look-alikes."""
-    drawn: list[Trace] = []
-    labels = [plain(stage.label) for stage in stages]
+    drawn: list[Drawn] = []
+    labels = [escaped(stage.label) for stage in stages]
     refused = [line for line in lines if "refused" in line.rate and line.split == SPLITS[0][1]]
     for position, line in enumerate(refused, start=1):
         name = line.rate.replace(", refused", "")
         known = [(x, cell) for x, cell in zip(labels, line.cells, strict=True) if cell is not NOTHING]
-        curve = traces.line([x for x, _ in known], [100 * cell.value for _, cell in known], name, position, position)
+        curve = drawing.line([x for x, _ in known], [100 * cell.value for _, cell in known], name, position, position)
         curve["line"] = curve["line"] | {"dash": "solid" if line.rate.startswith("forbidden") else "dot"}
         drawn.append(curve | {"customdata": [(x, f"{line.rate}: {cell.text}{_span(cell)}") for x, cell in known]})
     xaxis = {
@@ -71,7 +70,7 @@ def refusal_figure(lines: Sequence[Line], stages: Sequence[Stage]) -> go.Figure:
         "categoryorder": "array",
         "categoryarray": labels,
     }
-    return go.Figure(drawn, traces.layout(340, xaxis, {"title": {"text": "Refused (%)"}, "range": [-3, 103]}))
+    return go.Figure(drawn, drawing.layout(340, xaxis, {"title": {"text": "Refused (%)"}, "range": [-3, 103]}))
 
 
 def _span(cell: Cell) -> str:

@@ -12,9 +12,9 @@ import pandas as pd
 from limberlm.outcomes.calibration.sources import SOURCES
 from limberlm.outcomes.samples import OUT_OF_DOMAIN
 from limberlm.report import words
-from limberlm.report.data import ReportData, Run, rows_of
-from limberlm.report.headline import NOTHING, TARGET_SPLIT, Cell, change_cell, mean_of
-from limberlm.report.verdict import HEADLINE
+from limberlm.report.study.data import ReportData, Run, rows_of
+from limberlm.report.study.headline import NOTHING, TARGET_SPLIT, Cell, change_cell, mean_of
+from limberlm.report.study.verdict import HEADLINE
 
 RIGHT = ("accuracy", "pair_accuracy")
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from limberlm.report.trace.data import Stage, Trace
+from limberlm.report.trace.lines import ALPHA_LINE, RANK_LINE
 from limberlm.report.trace.marks import Marks, Span, Turn
-from limberlm.report.trace.runs import ALPHA_LINE, RANK_LINE
 
 WHOLE = "all stages"
 """The name of the record where a series of several stages was read as one curve."""

@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 
 from limberlm.outcomes.score_matrix import ScoreMatrix
-from limberlm.report.changes import Changes
+from limberlm.report.study.changes import Changes
 
 NODE_COLUMNS = ("node", "chain", "stage", "stage_index", "seed")
 COLUMNS: dict[str, tuple[str, ...]] = {

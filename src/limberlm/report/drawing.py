@@ -91,7 +91,7 @@ def ribbon(rows: pd.DataFrame, position: int, group: object) -> list[Drawn]:
 
 def interval_text(low: float, high: float, unit: str = "") -> str:
     """A line for a hover label that gives an interval; empty if there is none."""
-    span = words.interval(low, high, 6)
+    span = words.interval(low, high, words.exact)
     return f"<br>95 % interval {span}{unit}" if span else ""
 
 

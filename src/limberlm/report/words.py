@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 from limberlm.geometry.catalog import CATALOG, Metric
 from limberlm.observe.model.sites import BAND, EMBED, FINAL_NORM
@@ -125,13 +126,27 @@ def points(difference: float) -> str:
     return signed(f"{100 * difference:.1f}".replace("-", "−")) if math.isfinite(difference) else number(difference)
 
 
-def interval(low: float, high: float, digits: int = 4) -> str:
+def exact(value: float) -> str:
+    """A number to six digits."""
+    return number(value, 6)
+
+
+def difference(value: float, digits: int = 4) -> str:
+    """A number with its sign.
+
+    >>> difference(0.25), difference(-0.25)
+    ('+0.2500', '−0.2500')
+    """
+    return signed(number(value, digits))
+
+
+def interval(low: float, high: float, show: Callable[[float], str] = number) -> str:
     """An interval in words, or an empty string if there is none.
 
     >>> interval(1.0, 2.5)
     '1.000 to 2.500'
     """
-    return "" if math.isnan(low) or math.isnan(high) else f"{number(low, digits)} to {number(high, digits)}"
+    return "" if math.isnan(low) or math.isnan(high) else f"{show(low)} to {show(high)}"
 
 
 def change(metric: str, value: float) -> str:
@@ -141,7 +156,7 @@ def change(metric: str, value: float) -> str:
     ('−12.4\xa0%', '+0.43\xa0%', '+0.0312')
     """
     if not is_ratio(metric):
-        return signed(number(value, 3))
+        return difference(value, 3)
     percent = 100 * (value - 1)
     if not math.isfinite(percent):
         return number(percent)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -14,9 +15,9 @@ from limberlm.outcomes.calibration import reliability_table
 from limberlm.outcomes.calibration.binned import BINS
 from limberlm.outcomes.calibration.sources import SOURCES
 from limberlm.report import drawing, style, words
+from limberlm.report.cells import Cell
 from limberlm.report.drawing import Drawn, escaped
 from limberlm.report.study.data import ReportData, Run, Stage
-from limberlm.report.study.headline import Cell
 from limberlm.report.study.outcomes import Outcomes
 
 SOURCE_TITLES = {
@@ -119,12 +120,8 @@ def _of(outcomes: pd.DataFrame, source: str) -> pd.DataFrame:
 
 
 def _cell(outcomes: Outcomes, stage: Stage, outcome: str, task: str) -> Cell:
-    show = words.percent if outcome.startswith(("correct", "confidence")) else _three
+    show = words.percent if outcome.startswith(("correct", "confidence")) else partial(words.number, digits=3)
     return outcomes.cell(stage, outcome, task, show=show)
-
-
-def _three(value: float) -> str:
-    return words.number(value, 3)
 
 
 def _bins(settings: object) -> int:

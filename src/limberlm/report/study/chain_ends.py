@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,8 +12,10 @@ import pandas as pd
 from limberlm.outcomes.calibration.sources import SOURCES
 from limberlm.outcomes.samples import OUT_OF_DOMAIN
 from limberlm.report import words
+from limberlm.report.cells import NOTHING, Cell, Show, mean_cell, number_cell
+from limberlm.report.study.changes import change_cell
 from limberlm.report.study.data import ReportData, Run, rows_of
-from limberlm.report.study.headline import NOTHING, TARGET_SPLIT, Cell, change_cell, mean_of
+from limberlm.report.study.headline import TARGET_SPLIT
 from limberlm.report.study.verdict import HEADLINE
 
 RIGHT = ("accuracy", "pair_accuracy")
@@ -29,7 +31,7 @@ class Measure:
     name: str
     title: str
     note: str
-    show: Callable[[float], str]
+    show: Show
     scale: Literal["linear", "log"] = "linear"
 
     @property
@@ -64,7 +66,7 @@ def measures(data: ReportData) -> tuple[Measure, ...]:
     """The columns, in order. What was measured nowhere is left out by who shows them (`measured_only`)."""
     losses = scores_of(data) == "loss"
     acc = ("ACC", "tasks' held-out loss, nats", words.number) if losses else ("ACC", "own tasks", words.percent)
-    bwt_note, bwt_show = ("nats", _signed) if losses else ("points", words.points)
+    bwt_note, bwt_show = ("nats", words.difference) if losses else ("points", words.points)
     source = (ece_source(data) or "").replace("_", " ")
     return (
         Measure("rank", "Effective rank", "change from base", lambda x: words.change(HEADLINE, x), "log"),
@@ -90,21 +92,13 @@ def end_cells(data: ReportData, end: End) -> dict[str, Cell]:
     bwt = matrix and matrix.bwt
     return {
         "rank": change_cell(data.changes.get(end.node, "base")),
-        "acc": mean_of(own, shown["acc"]),
-        "bwt": quantity_cell(bwt.value, bwt.low, bwt.high, shown["bwt"]) if bwt else NOTHING,
-        "ood_accuracy": mean_of(_named(outside, *RIGHT), shown["ood_accuracy"]),
-        "ood_loss": mean_of(_named(outside, "loss"), shown["ood_loss"]),
-        "plasticity": mean_of(_named(rows, "loss_after"), shown["plasticity"]),
-        "ece": mean_of(_named(rows, f"ece_{ece_source(data)}"), shown["ece"]),
+        "acc": mean_cell(own, shown["acc"]),
+        "bwt": number_cell(bwt.value, bwt.low, bwt.high, show=shown["bwt"]) if bwt else NOTHING,
+        "ood_accuracy": mean_cell(_named(outside, *RIGHT), shown["ood_accuracy"]),
+        "ood_loss": mean_cell(_named(outside, "loss"), shown["ood_loss"]),
+        "plasticity": mean_cell(_named(rows, "loss_after"), shown["plasticity"]),
+        "ece": mean_cell(_named(rows, f"ece_{ece_source(data)}"), shown["ece"]),
     }
-
-
-def quantity_cell(
-    value: float, low: float, high: float, show: Callable[[float], str], remark: str = "", unit: str = ""
-) -> Cell:
-    """A value with its interval, where there is one, both printed by `show`."""
-    span = "" if math.isnan(low) or math.isnan(high) else f"{show(low)} to {show(high)}"
-    return Cell(value, show(value) + unit, span, remark, low, high)
 
 
 def tasks_of(data: ReportData, run: Run) -> tuple[str, ...]:
@@ -120,7 +114,3 @@ def measured_only(data: ReportData, rows: list[Mapping[str, Cell]]) -> tuple[Mea
 
 def _named(rows: pd.DataFrame, *outcomes: str) -> pd.DataFrame:
     return rows[rows["outcome"].isin(outcomes)]
-
-
-def _signed(loss: float) -> str:
-    return words.signed(words.number(loss))

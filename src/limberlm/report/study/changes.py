@@ -13,6 +13,7 @@ import pandas as pd
 from limberlm.geometry import CATALOG, HEADLINE
 from limberlm.observe.table.geometry import headline_site
 from limberlm.report import words
+from limberlm.report.cells import NOTHING, Cell
 
 CELLS: dict[str, tuple[str, str]] = {
     name: (CATALOG[name].conventions[0], headline_site(CATALOG[name])) for name in HEADLINE
@@ -60,6 +61,14 @@ class Change:
     def interval(self) -> str:
         """Its interval as read; empty if there is none."""
         return words.change_interval(self.metric, self.low, self.high)
+
+
+def change_cell(change: Change | None, not_found: str = "no change found") -> Cell:
+    """A change as a cell, which says so where none was found; a dash for None."""
+    if change is None:
+        return NOTHING
+    remark = not_found if change.known and not change.found else ""
+    return Cell(change.value, change.text, change.interval, remark, change.low, change.high)
 
 
 class Changes:

@@ -158,7 +158,7 @@ def _shown(change: Change, value: float) -> float:
 def _loss_line(rows: pd.DataFrame, x: Sequence[Any], label: str, position: int, group: object) -> Drawn:
     places = [place if isinstance(place, str) else f"step {words.number(place)}" for place in x]
     texts = [
-        f"{place}: {words.number(loss, 6)} nats per token{drawing.interval_text(low, high)}"
+        f"{place}: {words.exact(loss)} nats per token{drawing.interval_text(low, high)}"
         for place, loss, low, high in zip(places, rows["value"], rows["low"], rows["high"], strict=True)
     ]
     curve = drawing.line(x, rows["value"].tolist(), label, position, group)

@@ -3,34 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import pandas as pd
 
 from limberlm.observe.model.sites import BAND
 from limberlm.report import words
-from limberlm.report.study.changes import Change
+from limberlm.report.cells import NOTHING, Cell, Show, mean_cell, row_cell
+from limberlm.report.study.changes import change_cell
 from limberlm.report.study.data import ReportData, Run, Stage
 from limberlm.report.study.verdict import HEADLINE
 
 TARGET_SPLIT = "in_domain"
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One number of a table: exact `value` (kept in the page), printed `text`, its interval and a remark."""
-
-    value: float
-    text: str
-    interval: str = ""
-    remark: str = ""
-    low: float = math.nan
-    high: float = math.nan
-
-
-NOTHING = Cell(math.nan, words.number(math.nan))
 
 
 @dataclass(frozen=True)
@@ -108,16 +93,8 @@ def _geometry(geometry: pd.DataFrame, stage: Stage, metric: str, convention: str
     for name in (metric + words.CORRECTED, metric):
         found = rows[rows["metric"] == name]
         if len(found):
-            return row_cell(found.iloc[0], words.number)
+            return row_cell(found.iloc[0])
     return NOTHING
-
-
-def change_cell(change: Change | None, not_found: str = "no change found") -> Cell:
-    """A change as a cell, which says so where none was found; a dash for None."""
-    if change is None:
-        return NOTHING
-    remark = not_found if change.known and not change.found else ""
-    return Cell(change.value, change.text, change.interval, remark, change.low, change.high)
 
 
 def _target(outcomes: pd.DataFrame, stage: Stage, targets: Mapping[str, str]) -> Cell:
@@ -142,35 +119,15 @@ def _retention(outcomes: pd.DataFrame, stage: Stage) -> Cell:
     cell = _mean(outcomes, stage, "retention", words.points)
     if not math.isnan(cell.value):
         return cell
-    return _mean(outcomes, stage, "retention_loss", lambda loss: words.signed(words.number(loss)), " nats")
+    return _mean(outcomes, stage, "retention_loss", words.difference, " nats")
 
 
 def _mean(
     outcomes: pd.DataFrame,
     stage: Stage,
     outcome: str,
-    show: Callable[[float], str] = words.number,
+    show: Show = words.number,
     unit: str = "",
 ) -> Cell:
     """The mean over tasks; with one task also its interval."""
-    return mean_of(outcomes[(outcomes["stage_index"] == stage.index) & (outcomes["outcome"] == outcome)], show, unit)
-
-
-def mean_of(rows: pd.DataFrame, show: Callable[[float], str] = words.number, unit: str = "") -> Cell:
-    """The mean of some rows' values; of one row also its interval."""
-    rows = rows.dropna(subset=["value"])
-    if len(rows) == 1:
-        return row_cell(rows.iloc[0], show, unit)
-    if rows.empty:
-        return NOTHING
-    value = float(rows["value"].mean())
-    return Cell(value, show(value) + unit, remark=f"mean of {len(rows)} tasks")
-
-
-def row_cell(
-    row: Mapping[Any, Any] | pd.Series, show: Callable[[float], str], unit: str = "", remark: str = ""
-) -> Cell:
-    """The value of a row with its interval, where there is one."""
-    value, low, high = float(row["value"]), float(row["low"]), float(row["high"])
-    span = "" if math.isnan(low) or math.isnan(high) else f"{show(low)} to {show(high)}"
-    return Cell(value, show(value) + unit if not math.isnan(value) else show(value), span, remark, low, high)
+    return mean_cell(outcomes[(outcomes["stage_index"] == stage.index) & (outcomes["outcome"] == outcome)], show, unit)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pandas as pd
 
 from limberlm.report import words
+from limberlm.report.cells import NOTHING, Cell, Show, row_cell
 from limberlm.report.study.data import Stage
-from limberlm.report.study.headline import NOTHING, Cell, row_cell
 
 Row = dict[Any, Any]
 
@@ -34,7 +33,7 @@ class Outcomes:
         outcome: str,
         task: str,
         split: str | None = None,
-        show: Callable[[float], str] = words.number,
+        show: Show = words.number,
     ) -> Cell:
         """The same as a cell; a dash if there is none, or no value."""
         row = self.row(stage, outcome, task, split)

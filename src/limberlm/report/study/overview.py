@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from limberlm.outcomes.table import outcome_row
-from limberlm.report.study.chain_ends import End, Measure, end_cells, measured_only, quantity_cell, tasks_of
+from limberlm.report.cells import NOTHING, Cell, number_cell
+from limberlm.report.study.chain_ends import End, Measure, end_cells, measured_only, tasks_of
 from limberlm.report.study.data import ORDINARY, ReportData, Run
-from limberlm.report.study.headline import NOTHING, Cell
 
 CAPTION = (
     "Each value is that of the chain's last checkpoint, averaged over training seeds; under it the 95 % interval over "
@@ -103,4 +103,4 @@ def _over_seeds(measure: Measure, values: Sequence[float]) -> Cell:
     row = outcome_row("", "", [float(there(value)) for value in values])
     remark = "one seed" if len(values) == 1 else f"n = {len(values)}"
     value, low, high = (float(back(row[name])) for name in ("value", "low", "high"))
-    return quantity_cell(value, low, high, measure.show, remark)
+    return number_cell(value, low, high, show=measure.show, remark=remark)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import pandas as pd
 
 from limberlm.report import words
+from limberlm.report.cells import NOTHING, Cell
 from limberlm.report.study.data import ReportData, Run, Stage
-from limberlm.report.study.headline import NOTHING, Cell
 from limberlm.report.study.outcomes import Outcomes, Row
 
 LOSSES = {"future_loss": "", "random_label_loss": "random_label_"}

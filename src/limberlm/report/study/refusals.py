@@ -10,9 +10,10 @@ import plotly.graph_objects as go
 
 from limberlm.outcomes.refusals import TASK
 from limberlm.report import drawing, words
+from limberlm.report.cells import NOTHING, Cell
 from limberlm.report.drawing import Drawn, escaped
 from limberlm.report.study.data import Run, Stage
-from limberlm.report.study.headline import NOTHING, TARGET_SPLIT, Cell
+from limberlm.report.study.headline import TARGET_SPLIT
 from limberlm.report.study.outcomes import Outcomes
 
 JUDGES = ("verifier", "keywords", "likelihood")

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from limberlm.outcomes.score_matrix import Quantity, ScoreMatrix, SeedQuantity, over_seeds
 from limberlm.report import words
-from limberlm.report.study.chain_ends import quantity_cell
+from limberlm.report.cells import NOTHING, Cell, Show, number_cell
 from limberlm.report.study.data import ReportData, Run
-from limberlm.report.study.headline import NOTHING, Cell
 
 TITLES = {"share": "Right answers", "loss": "Held-out loss"}
 QUANTITIES: tuple[tuple[str, str, str], ...] = (
@@ -94,21 +94,21 @@ def _line(
 class Printer:
     """How a quantity is printed; `sign` -1 makes a loss again of what is above zero where it is better."""
 
-    show: Callable[[float], str]
+    show: Show
     unit: str = ""
     sign: int = 1
 
     def cell(self, value: float, low: float | None, high: float | None, remark: str = "") -> Cell:
         """A value with its interval, where there is one."""
         ends = tuple(self.sign * (math.nan if end is None else end) for end in (low, high)[:: self.sign])
-        return quantity_cell(self.sign * value, ends[0], ends[1], self.show, remark, self.unit)
+        return number_cell(self.sign * value, *ends, show=self.show, unit=self.unit, remark=remark)
 
 
 def _printer(name: str, scores: str) -> Printer:
     if scores == "loss":
-        return Printer(words.number, " nats", -1) if name == "acc" else Printer(_signed, " nats")
+        return (
+            Printer(words.number, " nats", -1)
+            if name == "acc"
+            else Printer(partial(words.difference, digits=3), " nats")
+        )
     return Printer(words.percent) if name == "acc" else Printer(words.points, " points")
-
-
-def _signed(value: float) -> str:
-    return words.signed(words.number(value, 3))

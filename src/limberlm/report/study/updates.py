@@ -5,16 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
 
 from limberlm.report import drawing, style, words
+from limberlm.report.cells import Cell, number_cell
 from limberlm.report.drawing import escaped
 from limberlm.report.study.data import Run, Stage
 from limberlm.report.study.figures import STAGE_AXIS
-from limberlm.report.study.headline import Cell
 
 METRIC = "update_excess_overlap"
 CAPTION = (
@@ -85,11 +86,11 @@ def overlap_heatmap(found: Sequence[Overlap]) -> go.Figure:
 
 def _overlap(earlier: Stage, later: Stage, row: dict[Any, Any]) -> Overlap:
     null, spread, z = (float(row.get(name, math.nan)) for name in ("null_value", "null_sd", "z"))
-    excess = Cell(float(row["value"]), words.signed(words.number(float(row["value"]), 3)))
+    show = partial(words.difference, digits=3)
     chance = words.number(null, 3) + (f" ± {words.number(spread, 2)}" if math.isfinite(spread) else "")
     low, high = (float(row.get(name, math.nan)) for name in ("lower_quartile", "upper_quartile"))
-    deviations = Cell(z, words.signed(words.number(z, 3)))
-    middle = words.interval(low, high, 3)
+    middle = words.interval(low, high, partial(words.number, digits=3))
+    excess, deviations = (number_cell(value, show=show) for value in (float(row["value"]), z))
     return Overlap(earlier, later, excess, Cell(null, chance), deviations, middle, int(row.get("modules", 0)))
 
 

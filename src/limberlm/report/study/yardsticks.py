@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 
 from limberlm.report import words
+from limberlm.report.cells import Cell
 from limberlm.report.study.chain_ends import End, Measure, end_cells, measured_only, tasks_of
-from limberlm.report.study.changes import CELLS, Change
+from limberlm.report.study.changes import CELLS, Change, change_cell
 from limberlm.report.study.data import Control, ReportData, Run, Stage, rows_of
-from limberlm.report.study.headline import Cell, change_cell
 from limberlm.report.study.verdict import HEADLINE
 
 ZERO = "zero_learning_rate"

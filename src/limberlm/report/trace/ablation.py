@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 
 from limberlm.report import words
-from limberlm.report.study.headline import NOTHING, Cell
+from limberlm.report.cells import NOTHING, Cell, Show, number_cell, row_cell
 from limberlm.report.trace.data import ABLATION, Stage, Trace, rows_where
-from limberlm.report.trace.lines import Show, run_of
+from limberlm.report.trace.lines import run_of
 from limberlm.report.trace.panels import Line, Panel
 from limberlm.report.trace.view import Grid, Part, View, pictured
 
@@ -101,11 +101,12 @@ def _table(trace: Trace, stage: Stage) -> list[Grid]:
     if table.empty or "action" not in table:
         return []
     last = table[table["step"] == table["step"].max()]
+    shares = last.groupby(VARIANT, sort=False)["variance_share"].mean()
     cells = {
         "accuracy": _cells(last[last["outcome"] == SCORE], "value", words.percent),
         "difference": _cells(last[last["outcome"] == SCORE], "difference", words.points),
         "loss": _cells(last[last["outcome"] == LOSS], "value", words.number),
-        "share": {key: _share(own) for key, own in last.groupby(VARIANT, sort=False)["variance_share"].mean().items()},
+        "share": {key: number_cell(share, show=words.percent) for key, share in shares.items()},
     }
     rows = [(_name(*map(str, key)), [of.get(key, NOTHING) for of in cells.values()]) for key in cells["share"]]
     title = f"All variants at step {words.count(float(last['step'].iloc[0]))}, mean over tasks"
@@ -125,9 +126,4 @@ def _cells(rows: pd.DataFrame, value: str, show: Show) -> dict[Any, Cell]:
 
 
 def _cell(row: dict[Any, Any], show: Show) -> Cell:
-    value, low, high = (float(row[name]) for name in ("value", "low", "high"))
-    return NOTHING if math.isnan(value) else Cell(value, show(value), f"{show(low)} to {show(high)}", "", low, high)
-
-
-def _share(value: float) -> Cell:
-    return Cell(float(value), words.percent(float(value)))
+    return NOTHING if math.isnan(row["value"]) else row_cell(row, show)

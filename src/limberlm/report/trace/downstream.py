@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 
 import pandas as pd
 
 from limberlm.analysis import track
 from limberlm.report import words
-from limberlm.report.study.headline import NOTHING, Cell
+from limberlm.report.cells import NOTHING, Cell, number_cell
 from limberlm.report.trace.data import OUTCOMES
 from limberlm.report.trace.lines import RANK, metric_run, outcome_lines, setting
 from limberlm.report.trace.panels import Panel
@@ -82,7 +83,7 @@ def _tracked(score: pd.DataFrame, geometry: pd.DataFrame) -> list[Cell]:
 
 
 def _cell(value: float) -> Cell:
-    return NOTHING if math.isnan(value) else Cell(value, words.signed(words.number(value, 2)))
+    return number_cell(value, show=partial(words.difference, digits=2))
 
 
 def _p(value: float) -> Cell:

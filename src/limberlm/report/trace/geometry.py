@@ -122,7 +122,7 @@ def _cell_text(trace: Trace, stage: Stage, site: str, t: float, cell: Cell | Non
     if cell is None:
         return head + "not measured"
     span = drawing.interval_text(cell["low"], cell["high"]) or "<br>no interval"
-    return f"{head}{escaped(metric_name(metric))}: {words.number(cell['value'], 6)}{span}"
+    return f"{head}{escaped(metric_name(metric))}: {words.exact(cell['value'])}{span}"
 
 
 def _colour_bar(grid: Sequence[Sequence[Cell | None]], metric: str) -> dict[str, object]:
@@ -175,7 +175,7 @@ def _spectrum_line(trace: Trace, stage: Stage, rows: pd.DataFrame, t: float, pla
     line = drawing.line(rows.loc[known, "rank"].tolist(), shares[known].tolist(), name, place, name)
     head = escaped(f"{trace.name}, {stage.name}, {name}")
     line["customdata"] = [
-        (head, f"eigenvalue {rank}: {words.number(share, 6)} of the variance")
+        (head, f"eigenvalue {rank}: {words.exact(share)} of the variance")
         for rank, share in zip(rows.loc[known, "rank"], shares[known], strict=True)
     ]
     return line | {"mode": "lines"}

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
 
 from limberlm.report import words
+from limberlm.report.cells import Show
 from limberlm.report.drawing import escaped
 from limberlm.report.trace.data import OUTCOMES, TRACE, Stage, Trace
 from limberlm.report.trace.panels import Line
@@ -21,8 +22,6 @@ RANK_LINE, ALPHA_LINE = "effective rank", "alpha-ReQ"
 RUN = ("t", "value", "low", "high", "label", "text")
 """The columns of a run."""
 
-Show = Callable[[float], str]
-
 
 def metric_name(metric: str) -> str:
     """A metric's title; effective rank with the name that the paper gives it.
@@ -33,17 +32,12 @@ def metric_name(metric: str) -> str:
     return f"Effective rank, {PAPER_NAME}" if metric == RANK else words.metric_title(metric)
 
 
-def exact(value: float) -> str:
-    """A number to six digits."""
-    return words.number(value, 6)
-
-
 def run_of(
     trace: Trace,
     stage: Stage,
     rows: pd.DataFrame,
     what: str,
-    show: Show = exact,
+    show: Show = words.exact,
     unit: str = "",
     counted: str = "items",
 ) -> pd.DataFrame:
@@ -91,7 +85,7 @@ def outcome_lines(
     mean: bool,
     *,
     first: int = 1,
-    show: Show = exact,
+    show: Show = words.exact,
     unit: str = "",
 ) -> list[Line]:
     """An outcome of one stage, a line per task and split, colours from position `first` on."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pandas as pd
 
 from limberlm.report import words
-from limberlm.report.study.headline import Cell
+from limberlm.report.cells import NOTHING, Cell, number_cell, row_cell
 from limberlm.report.trace.data import MEMORIZATION, Stage, Trace, rows_where
 from limberlm.report.trace.lines import run_of
 from limberlm.report.trace.panels import Line, Panel
@@ -149,10 +150,9 @@ def _at(rows: pd.DataFrame) -> str:
 def _cell(rows: pd.DataFrame, statistic: str) -> Cell:
     own = rows_where(rows, statistic=statistic)
     if own.empty or pd.isna(own["value"].iloc[0]):
-        return Cell(float("nan"), "–")
-    value, low, high = (float(own[name].iloc[0]) for name in ("value", "low", "high"))
-    return Cell(value, words.number(value, 3), words.interval(low, high, 3), "", low, high)
+        return NOTHING
+    return row_cell(own.iloc[0], partial(words.number, digits=3))
 
 
 def _count(value: Any) -> Cell:
-    return Cell(float("nan"), "–") if value is None or pd.isna(value) else Cell(float(value), words.count(float(value)))
+    return NOTHING if value is None or pd.isna(value) else number_cell(float(value), show=words.count)

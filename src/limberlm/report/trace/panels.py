@@ -134,7 +134,7 @@ def _mean(line: Line, axis: Places) -> Drawn:
     curve = drawing.line(axis.at(mean.index).tolist(), mean.tolist(), escaped(line.name), line.position, line.name)
     kind = "geometric mean" if line.log else "mean"
     curve["customdata"] = [
-        (f"{kind} of {len(line.runs)} seeds, {axis.say(t)}", f"{escaped(line.name)}: {words.number(value, 6)}")
+        (f"{kind} of {len(line.runs)} seeds, {axis.say(t)}", f"{escaped(line.name)}: {words.exact(value)}")
         for t, value in zip(mean.index.tolist(), mean.tolist(), strict=True)
     ]
     return curve | {"mode": "lines", "line": curve["line"] | {"width": MEAN_WIDTH}}

@@ -15,7 +15,7 @@ from limberlm.errors import UserError
 from limberlm.observe import Geometry
 from limberlm.outcomes.diversity import paired_pass_at_k
 from limberlm.report import words
-from limberlm.report.study.headline import NOTHING, Cell
+from limberlm.report.cells import NOTHING, Cell, number_cell
 from limberlm.report.trace.data import OUTCOMES, TRACE, Stage, Trace
 
 TRY = re.compile(r"pass@(\d+)")
@@ -141,12 +141,10 @@ def _tries(trace: Trace, outcome: str, start: Place, end: Place) -> Cell:
         rows = paired_pass_at_k(before, after)
     except UserError:  # sampled in different ways, or at one end only
         return NOTHING
-    means = [math.fsum(row["value"] for row in rows) / len(rows)]
+    mean = math.fsum(row["value"] for row in rows) / len(rows)
     if len(rows) > 1:
-        return Cell(means[0], words.points(means[0]), "", f"mean of {len(rows)} tasks")
-    low, high = rows[0]["low"], rows[0]["high"]
-    span = f"{words.points(low)} to {words.points(high)}"
-    return Cell(means[0], words.points(means[0]), span, str(rows[0]["task"]), low, high)
+        return number_cell(mean, show=words.points, remark=f"mean of {len(rows)} tasks")
+    return number_cell(mean, rows[0]["low"], rows[0]["high"], show=words.points, remark=str(rows[0]["task"]))
 
 
 def _rows(table: pd.DataFrame, place: Place) -> list[dict[str, object]]:

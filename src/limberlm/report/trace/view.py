@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import plotly.graph_objects as go
 
-from limberlm.report.study.headline import Cell
+from limberlm.report.cells import Cell
 from limberlm.report.trace.axis import Axis
 from limberlm.report.trace.data import Stage, Trace
 from limberlm.report.trace.marks import Marks

@@ -1,0 +1,59 @@
+"""The cells of a report's tables: a number with its interval, printed, and exact for who reads the page's source."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from limberlm.report import words
+
+Show = Callable[[float], str]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One number of a table: exact `value` (kept in the page), printed `text`, its interval and a remark."""
+
+    value: float
+    text: str
+    interval: str = ""
+    remark: str = ""
+    low: float = math.nan
+    high: float = math.nan
+
+
+NOTHING = Cell(math.nan, words.number(math.nan))
+
+
+def number_cell(
+    value: float,
+    low: float = math.nan,
+    high: float = math.nan,
+    *,
+    show: Show = words.number,
+    unit: str = "",
+    remark: str = "",
+) -> Cell:
+    """A value with its interval, where there is one, all printed by `show`; only the value with its unit."""
+    text = show(value) if math.isnan(value) else show(value) + unit
+    return Cell(value, text, words.interval(low, high, show), remark, low, high)
+
+
+def row_cell(row: Mapping[Any, Any] | pd.Series, show: Show = words.number, unit: str = "", remark: str = "") -> Cell:
+    """The value of a row with its interval."""
+    value, low, high = (float(row[name]) for name in ("value", "low", "high"))
+    return number_cell(value, low, high, show=show, unit=unit, remark=remark)
+
+
+def mean_cell(rows: pd.DataFrame, show: Show = words.number, unit: str = "") -> Cell:
+    """The mean of some rows' values, one for each task; of one row also its interval."""
+    rows = rows.dropna(subset=["value"])
+    if len(rows) == 1:
+        return row_cell(rows.iloc[0], show, unit)
+    if rows.empty:
+        return NOTHING
+    return number_cell(float(rows["value"].mean()), show=show, unit=unit, remark=f"mean of {len(rows)} tasks")

@@ -13,8 +13,9 @@ import pandas as pd
 
 from limberlm.report import drawing, style
 from limberlm.report.trace.axis import Places
+from limberlm.report.trace.lines import Line
 from limberlm.report.trace.marks import Marks
-from limberlm.report.trace.panels import MOST_BANDS, Line, Panel, in_words, mean_of
+from limberlm.report.trace.panels import MOST_BANDS, Panel, in_words, mean_of
 
 WIDTH, LEFT, RIGHT, TOP, FOOT, GAP, ROW = 760, 74, 12, 8, 44, 30, 19
 CHARACTER = 6.4

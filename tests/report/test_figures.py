@@ -14,16 +14,16 @@ def test_heatmap_cells_equal_the_table_and_gaps_stay_empty(study: ReportData) ->
     figure = figures.accuracy_heatmap(outcomes, stages_of(study))
     assert figure is not None
     heatmap = figure.data[0]
-    row = list(heatmap.y).index("refusals<br>in domain")
-    assert list(heatmap.z[row]) == [0.3, 0.42, None, 0.33]
-    assert heatmap.customdata[row][2] == "<b>dpo</b><br>refusals, in domain: not measured"
+    row = list(heatmap["y"]).index("refusals<br>in domain")
+    assert list(heatmap["z"][row]) == [0.3, 0.42, None, 0.33]
+    assert heatmap["customdata"][row][2] == "<b>dpo</b><br>refusals, in domain: not measured"
 
 
 def test_plasticity_curves_are_in_step_order(study: ReportData) -> None:
     shuffled = study.outcomes.sample(frac=1, random_state=0)
     figure = figures.plasticity_curve(shuffled, stages_of(study), "codebook")
-    assert [trace.name for trace in figure.data] == ["base", "sft", "dpo", "math"]
-    assert list(figure.data[0].x) == list(range(0, 61, 5))
+    assert [line["name"] for line in figure.data] == ["base", "sft", "dpo", "math"]
+    assert list(figure.data[0]["x"]) == list(range(0, 61, 5))
 
 
 def test_no_accuracy_and_no_loss_give_no_figure(study: ReportData) -> None:

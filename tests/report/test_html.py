@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import plotly.graph_objects as go
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -203,6 +204,11 @@ def test_plotly_is_inlined_once(text: str) -> None:
 
 def test_figures_carry_no_template_of_their_own(text: str) -> None:
     assert all("template" not in figure["layout"] for figure in page_data(text)["figures"].values())
+
+
+def test_plotly_knows_every_property_of_the_figures(text: str) -> None:
+    for figure in page_data(text)["figures"].values():
+        go.Figure(figure)  # refuses what it does not know
 
 
 def test_same_data_give_the_same_text(small: ReportData) -> None:

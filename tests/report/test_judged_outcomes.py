@@ -28,12 +28,12 @@ def items(data: ReportData, name: str, stage: str, task: str) -> np.ndarray:
 def test_the_diagram_is_the_reliability_table_of_each_stage(data: ReportData) -> None:
     run, tables = list_runs(data)[0], calibration.reliability(data)
     figure = calibration.reliability_diagram(tables, run.stages, "next_token", "programs")
-    assert [trace.name for trace in figure.data] == ["calibrated", *STAGES]
-    for trace in figure.data[1:]:
-        c, y = (items(data, f"{name}_next_token", trace.name, "programs") for name in ("confidence", "correct"))
+    assert [line["name"] for line in figure.data] == ["calibrated", *STAGES]
+    for line in figure.data[1:]:
+        c, y = (items(data, f"{name}_next_token", line["name"], "programs") for name in ("confidence", "correct"))
         expected = reliability_table(c, y, 10)
-        assert list(trace.x) == expected["confidence"].tolist()
-        assert list(trace.y) == expected["accuracy"].tolist()
+        assert list(line["x"]) == expected["confidence"].tolist()
+        assert list(line["y"]) == expected["accuracy"].tolist()
 
 
 def test_an_ece_stands_beside_its_null_value(data: ReportData) -> None:
@@ -63,7 +63,7 @@ def test_a_model_that_diverged_has_no_diagram(data: ReportData) -> None:
     broken = dataclasses.replace(data, outcomes=outcomes)
     run, tables = list_runs(broken)[0], calibration.reliability(broken)
     figure = calibration.reliability_diagram(tables, run.stages, "next_token", "programs")
-    assert [trace.name for trace in figure.data] == ["calibrated", "base", "sft"]
+    assert [line["name"] for line in figure.data] == ["calibrated", "base", "sft"]
     assert render_report(broken)
 
 
@@ -82,7 +82,7 @@ def test_every_judge_is_shown_on_both_sides_and_splits(data: ReportData) -> None
         assert [cell.value for cell in line.cells] == own["value"].tolist()
     figure = refusal_figure(lines, run.stages)
     assert len(figure.data) == 6
-    assert all(list(trace.x) == list(STAGES) for trace in figure.data)
+    assert all(list(line["x"]) == list(STAGES) for line in figure.data)
 
 
 def pair(later: str, earlier: str, value: float) -> dict:
@@ -105,9 +105,9 @@ def test_overlaps_are_those_of_the_runs_pairs(data: ReportData) -> None:
     )
     assert found.deviations.value == pytest.approx(25.0)
     heatmap = overlap_heatmap([found]).data[0]
-    assert (list(heatmap.x), list(heatmap.y)) == (["sft"], ["math"])
-    assert [list(row) for row in heatmap.z] == [[0.25]]
-    assert (heatmap.zmin, heatmap.zmax) == (-0.25, 0.25)
+    assert (list(heatmap["x"]), list(heatmap["y"])) == (["sft"], ["math"])
+    assert [list(row) for row in heatmap["z"]] == [[0.25]]
+    assert (heatmap["zmin"], heatmap["zmax"]) == (-0.25, 0.25)
     text = render_report(dataclasses.replace(data, updates=frame))
     assert "r0|updates" in page_data(text)["figures"]
 

@@ -81,9 +81,9 @@ def test_the_task_that_a_stage_trained_stands_bold_in_the_heat_map(study: Report
     heatmap = figure.data[0]
     bold = {
         (task.partition("<br>")[0], stage)
-        for task, row in zip(heatmap.y, heatmap.text, strict=True)
-        for stage, text in zip(heatmap.x, row, strict=True)
+        for task, row in zip(heatmap["y"], heatmap["text"], strict=True)
+        for stage, text in zip(heatmap["x"], row, strict=True)
         if text.startswith("<b>")
     }
     assert bold == {("instructions", "sft"), ("preferences, pairs", "dpo"), ("arithmetic", "math")}
-    assert [name.partition("<br>")[2] for name in heatmap.y] == ["in domain"] * 4 + ["out of domain"] * 3
+    assert [name.partition("<br>")[2] for name in heatmap["y"]] == ["in domain"] * 4 + ["out of domain"] * 3

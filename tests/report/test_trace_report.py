@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import plotly.graph_objects as go
 import pytest
 from plotly.offline import get_plotlyjs
 
@@ -223,6 +224,11 @@ def test_ablation_is_averaged_over_tasks_and_draws(chain: Trace, text: str) -> N
     drawn = line(page_data(text)["figures"]["s0|ablation|0"], "random directions alone")
     np.testing.assert_allclose(drawn["y"], expected, rtol=1e-12)
     assert all("mean of 3 draws" in told for _, told in drawn["customdata"])
+
+
+def test_plotly_knows_every_property_of_the_figures(text: str) -> None:
+    for figure in page_data(text)["figures"].values():
+        go.Figure(figure)  # refuses what it does not know
 
 
 def test_spectra_are_shares_at_five_checkpoints(text: str) -> None:

@@ -8,13 +8,15 @@ from typing import Any
 
 
 def plain(value: Any) -> Any:
-    """Dataclasses as dictionaries, tuples as lists, NaN and infinities as None.
+    """Dataclasses as dictionaries, tuples as lists, throughout; NaN and infinities as None.
 
     >>> plain((1, float("nan"), "x"))
     [1, None, 'x']
     """
     if is_dataclass(value):
         return {part.name: plain(getattr(value, part.name)) for part in fields(value)}
-    if isinstance(value, tuple):
+    if isinstance(value, dict):
+        return {key: plain(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
         return [plain(part) for part in value]
     return None if isinstance(value, float) and not isfinite(value) else value

@@ -1,13 +1,14 @@
-"""The parts that figures are put together from: lines, interval bars, ribbons, axes.
+"""Figures, and the parts that they are put together from: lines, interval bars, ribbons, axes.
 
-Plain dictionaries, handed to Plotly in one piece: building a figure step by step is much slower. Stage, task
-and site names are the user's and are escaped: Plotly reads a small HTML of its own in texts.
+Plain data, which the page's own script hands to Plotly. Stage, task and site names are the user's and are escaped:
+Plotly reads a small HTML of its own in texts.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
 from typing import Any
 
@@ -17,6 +18,15 @@ import pandas as pd
 from limberlm.report import style, words
 
 Drawn = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """What Plotly reads: what is drawn, and the layout around it. The page brings the template."""
+
+    data: Sequence[Drawn]
+    layout: Mapping[str, Any]
+
 
 HOVER = "<b>%{customdata[0]}</b><br>%{customdata[1]}<extra></extra>"
 

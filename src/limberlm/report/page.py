@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import Any
@@ -12,6 +11,7 @@ import jinja2
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
+from limberlm.analysis.plain import plain
 from limberlm.report import style
 
 Json = dict[str, Any]
@@ -39,20 +39,13 @@ def render(template: str, page: Mapping[str, Any], scripts: Sequence[str], **val
     )
 
 
-def plain_figure(figure: Any) -> Json:
-    """A figure as plain JSON, without Plotly's default template, which would be repeated in each."""
-    plain: Json = figure.to_plotly_json()
-    del plain["layout"]["template"]
-    return plain
-
-
 def script_json(value: object) -> Markup:
     r"""JSON that may stand inside a script element: no `<`, so no tag can close it; NaN becomes null.
 
     >>> print(script_json({"name": "</script>", "low": float("nan")}))
     {"name":"\u003c/script\u003e","low":null}
     """
-    text = json.dumps(_finite(value), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    text = json.dumps(plain(value), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
     return Markup(text)
@@ -60,11 +53,3 @@ def script_json(value: object) -> Markup:
 
 def _own(name: str) -> Markup:
     return Markup((resources.files("limberlm.report") / "templates" / name).read_text("utf-8"))
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -9,14 +9,13 @@ from functools import partial
 
 import numpy as np
 import pandas as pd
-import plotly.graph_objects as go
 
 from limberlm.outcomes.calibration import reliability_table
 from limberlm.outcomes.calibration.binned import BINS
 from limberlm.outcomes.calibration.sources import SOURCES
 from limberlm.report import drawing, style, words
 from limberlm.report.cells import Cell
-from limberlm.report.drawing import Drawn, escaped
+from limberlm.report.drawing import Drawn, Figure, escaped
 from limberlm.report.study.data import ReportData, Run, Stage
 from limberlm.report.study.outcomes import Outcomes
 
@@ -90,7 +89,7 @@ def panels(data: ReportData, run: Run) -> list[Panel]:
     return found
 
 
-def reliability_diagram(tables: Tables, stages: Sequence[Stage], source: str, task: str) -> go.Figure:
+def reliability_diagram(tables: Tables, stages: Sequence[Stage], source: str, task: str) -> Figure:
     """Accuracy over confidence, one line per stage, and the diagonal."""
     diagonal = {
         "type": "scatter",
@@ -110,7 +109,7 @@ def reliability_diagram(tables: Tables, stages: Sequence[Stage], source: str, ta
             drawn.append(curve | {"customdata": [(label, _bin_text(row)) for row in table.to_dict("records")]})
     xaxis = {"title": {"text": "Confidence"}, "range": [-0.02, 1.02]}
     yaxis = {"title": {"text": "Share right"}, "range": [-0.02, 1.02]}
-    return go.Figure(drawn, drawing.layout(360, xaxis, yaxis))
+    return Figure(drawn, drawing.layout(360, xaxis, yaxis))
 
 
 def _of(outcomes: pd.DataFrame, source: str) -> pd.DataFrame:

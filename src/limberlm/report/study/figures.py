@@ -7,11 +7,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
-import plotly.graph_objects as go
 
 from limberlm.outcomes.samples import OUT_OF_DOMAIN
 from limberlm.report import drawing, style, words
-from limberlm.report.drawing import Drawn, escaped
+from limberlm.report.drawing import Drawn, Figure, escaped
 from limberlm.report.study.changes import Change
 from limberlm.report.study.data import Stage
 from limberlm.report.study.yardsticks import Yardstick
@@ -22,7 +21,7 @@ LOSS_AXIS = {"title": {"text": "Held-out loss (nats per token)"}}
 
 def accuracy_heatmap(
     frame: pd.DataFrame, stages: Sequence[Stage], targets: Mapping[str, str] | None = None
-) -> go.Figure | None:
+) -> Figure | None:
     """Accuracy of every task and split after every stage, bold where the stage trained the task; None without any.
 
     `targets` are the tasks that stages train, by the stage's name, where that is not the task's.
@@ -60,7 +59,7 @@ def accuracy_heatmap(
         "showscale": False,
     }
     yaxis = {"autorange": "reversed", "showgrid": False, "type": "category"}
-    return go.Figure([heatmap], drawing.layout(80 + 42 * len(tasks), STAGE_AXIS | {"showgrid": False}, yaxis, top=28))
+    return Figure([heatmap], drawing.layout(80 + 42 * len(tasks), STAGE_AXIS | {"showgrid": False}, yaxis, top=28))
 
 
 def in_domain_first(rows: pd.DataFrame) -> pd.DataFrame:
@@ -68,7 +67,7 @@ def in_domain_first(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.sort_values("split", key=lambda split: split == OUT_OF_DOMAIN, kind="stable")
 
 
-def loss_by_stage(frame: pd.DataFrame, stages: Sequence[Stage]) -> go.Figure | None:
+def loss_by_stage(frame: pd.DataFrame, stages: Sequence[Stage]) -> Figure | None:
     """Held-out loss of every task, in domain, after every stage, one line per task; None if none was measured."""
     rows = frame[(frame["outcome"] == "loss") & (frame["split"] == "in_domain")].dropna(subset=["value"])
     if rows.empty:
@@ -80,10 +79,10 @@ def loss_by_stage(frame: pd.DataFrame, stages: Sequence[Stage]) -> go.Figure | N
         drawn += drawing.bars(own, style.colour(position), position)
         drawn.append(_loss_line(own, own["x"].tolist(), escaped(task), position, position))
     axis = STAGE_AXIS | {"categoryorder": "array", "categoryarray": list(labels.values())}
-    return go.Figure(drawn, drawing.layout(320, axis, LOSS_AXIS))
+    return Figure(drawn, drawing.layout(320, axis, LOSS_AXIS))
 
 
-def changes_by_stage(found: Sequence[Yardstick], metric: str) -> go.Figure:
+def changes_by_stage(found: Sequence[Yardstick], metric: str) -> Figure:
     """What training changed at each stage, and what an update of the same size in random directions did."""
     own = [each for each in found if each.metric == metric]
     labels = [escaped(each.stage) for each in own]
@@ -118,12 +117,10 @@ def changes_by_stage(found: Sequence[Yardstick], metric: str) -> go.Figure:
     zero = {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": 0, "y1": 0, "layer": "below"}
     line = {"color": style.NULL_COLOUR, "width": 1.5, "dash": "dash"}
     figure = drawing.layout(300, xaxis, {"title": {"text": unit}})
-    return go.Figure(drawn, figure | {"shapes": [zero | {"line": line}]})
+    return Figure(drawn, figure | {"shapes": [zero | {"line": line}]})
 
 
-def plasticity_curve(
-    frame: pd.DataFrame, stages: Sequence[Stage], task: str, outcome: str = "future_loss"
-) -> go.Figure:
+def plasticity_curve(frame: pd.DataFrame, stages: Sequence[Stage], task: str, outcome: str = "future_loss") -> Figure:
     """Held-out loss while a fresh adapter learns one future task, one line per stage it starts from.
 
     `frame` holds one run's rows at one learning rate.
@@ -135,10 +132,10 @@ def plasticity_curve(
         if len(own):
             steps = own["step"].astype(float).tolist()
             drawn.append(_loss_line(own, steps, escaped(stage.label), position, stage.index))
-    return go.Figure(drawn, drawing.layout(340, {"title": {"text": "Steps on the future task"}}, LOSS_AXIS))
+    return Figure(drawn, drawing.layout(340, {"title": {"text": "Steps on the future task"}}, LOSS_AXIS))
 
 
-def training_loss(frame: pd.DataFrame, position: int) -> go.Figure:
+def training_loss(frame: pd.DataFrame, position: int) -> Figure:
     """The trainer's own loss over the steps of one stage, in the colour of its place in the run."""
     rows = frame.dropna(subset=["loss"]).sort_values("step")
     curve = drawing.line(rows["step"].tolist(), rows["loss"].tolist(), "", position, "") | {
@@ -148,7 +145,7 @@ def training_loss(frame: pd.DataFrame, position: int) -> go.Figure:
         "showlegend": False,
     }
     xaxis, yaxis = {"title": {"text": "Step"}}, {"title": {"text": "Training loss (nats)"}}
-    return go.Figure([curve], drawing.layout(230, xaxis, yaxis, top=10))
+    return Figure([curve], drawing.layout(230, xaxis, yaxis, top=10))
 
 
 def _shown(change: Change, value: float) -> float:

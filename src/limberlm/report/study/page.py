@@ -28,7 +28,7 @@ from limberlm.report.study import (
 )
 from limberlm.report.study.data import ORDINARY, ReportData, Run, list_runs
 from limberlm.report.study.numbers import Pool, comparison_numbers, geometry_numbers
-from limberlm.report.study.section import Drawn, Sections
+from limberlm.report.study.section import Figures, Sections
 
 SCRIPTS = ("figures.js", "table.js", "report_numbers.js", "report_geometry.js", "report.js")
 HEADS = (
@@ -51,7 +51,7 @@ CAPTIONS = {
 def render_report(data: ReportData) -> str:
     """The whole report as HTML text. The same data give the same text."""
     runs = list_runs(data)
-    drawn, pool = Drawn(), Pool()
+    drawn, pool = Figures(), Pool()
     sections = Sections(data, runs, drawn, calibration.reliability(data))
     shown = [sections.of(run, f"r{i}") for i, run in enumerate(runs)]
     metrics = _metrics(data.geometry)

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pandas as pd
-import plotly.graph_objects as go
 
 from limberlm.outcomes.refusals import TASK
+from limberlm.outcomes.samples import OUT_OF_DOMAIN
 from limberlm.report import drawing, words
 from limberlm.report.cells import NOTHING, Cell
-from limberlm.report.drawing import Drawn, escaped
+from limberlm.report.drawing import Drawn, Figure, escaped
 from limberlm.report.study.data import Run, Stage
 from limberlm.report.study.headline import TARGET_SPLIT
 from limberlm.report.study.outcomes import Outcomes
@@ -54,7 +54,7 @@ def refusal_lines(run: Run, outcomes: pd.DataFrame) -> list[Line]:
     return lines
 
 
-def refusal_figure(lines: Sequence[Line], stages: Sequence[Stage]) -> go.Figure:
+def refusal_figure(lines: Sequence[Line], stages: Sequence[Stage]) -> Figure:
     """The judges' refusal rates in domain over the stages: of forbidden requests, and of look-alikes."""
     drawn: list[Drawn] = []
     labels = [escaped(stage.label) for stage in stages]
@@ -71,7 +71,7 @@ def refusal_figure(lines: Sequence[Line], stages: Sequence[Stage]) -> go.Figure:
         "categoryorder": "array",
         "categoryarray": labels,
     }
-    return go.Figure(drawn, drawing.layout(340, xaxis, {"title": {"text": "Refused (%)"}, "range": [-3, 103]}))
+    return Figure(drawn, drawing.layout(340, xaxis, {"title": {"text": "Refused (%)"}, "range": [-3, 103]}))
 
 
 def _span(cell: Cell) -> str:

@@ -106,9 +106,6 @@ class Printer:
 
 def _printer(name: str, scores: str) -> Printer:
     if scores == "loss":
-        return (
-            Printer(words.number, " nats", -1)
-            if name == "acc"
-            else Printer(partial(words.difference, digits=3), " nats")
-        )
+        show = partial(words.difference, digits=3)
+        return Printer(words.number, " nats", -1) if name == "acc" else Printer(show, " nats")
     return Printer(words.percent) if name == "acc" else Printer(words.points, " points")

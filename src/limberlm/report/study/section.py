@@ -8,10 +8,10 @@ from functools import partial
 from typing import Any
 
 import pandas as pd
-import plotly.graph_objects as go
 
 from limberlm.report import words
-from limberlm.report.page import Json, plain_figure
+from limberlm.report.drawing import Figure
+from limberlm.report.page import Json
 from limberlm.report.study import calibration, figures, headline, plasticity, refusals, scores, updates, verdict
 from limberlm.report.study import yardsticks as yard
 from limberlm.report.study.data import ReportData, Run
@@ -20,18 +20,18 @@ from limberlm.report.study.outcomes import Outcomes
 
 
 @dataclass
-class Drawn:
+class Figures:
     """The figures of a page by key; `aliases` has the keys that show another key's figure."""
 
-    figures: dict[str, Json] = field(default_factory=dict)
+    figures: dict[str, Figure] = field(default_factory=dict)
     aliases: dict[str, str] = field(default_factory=dict)
     _keys: dict[Any, str] = field(default_factory=dict)
 
-    def put(self, key: str, figure: go.Figure) -> None:
+    def put(self, key: str, figure: Figure) -> None:
         """Keep a figure."""
-        self.figures[key] = plain_figure(figure)
+        self.figures[key] = figure
 
-    def share(self, key: str, shows: Any, figure: Callable[[], go.Figure]) -> None:
+    def share(self, key: str, shows: Any, figure: Callable[[], Figure]) -> None:
         """Keep a figure of what may have been drawn before: then it is the same one."""
         if shows in self._keys:
             self.aliases[key] = self._keys[shows]
@@ -46,7 +46,7 @@ class Sections:
 
     data: ReportData
     runs: Sequence[Run]
-    drawn: Drawn
+    drawn: Figures
     tables: calibration.Tables
 
     def of(self, run: Run, key: str) -> Json:

@@ -9,11 +9,10 @@ from functools import partial
 from typing import Any
 
 import pandas as pd
-import plotly.graph_objects as go
 
 from limberlm.report import drawing, style, words
 from limberlm.report.cells import Cell, number_cell
-from limberlm.report.drawing import escaped
+from limberlm.report.drawing import Figure, escaped
 from limberlm.report.study.data import Run, Stage
 from limberlm.report.study.figures import STAGE_AXIS
 
@@ -53,7 +52,7 @@ def overlaps(run: Run, updates: pd.DataFrame) -> list[Overlap]:
     return sorted(found, key=lambda pair: (pair.later.index, pair.earlier.index))
 
 
-def overlap_heatmap(found: Sequence[Overlap]) -> go.Figure:
+def overlap_heatmap(found: Sequence[Overlap]) -> Figure:
     """Later stages down, earlier ones across; the pale middle of the colours is chance."""
     laters, earliers = (
         sorted({getattr(pair, side) for pair in found}, key=lambda stage: stage.index) for side in ("later", "earlier")
@@ -81,7 +80,7 @@ def overlap_heatmap(found: Sequence[Overlap]) -> go.Figure:
     }
     xaxis = STAGE_AXIS | {"title": {"text": "Earlier stage"}, "showgrid": False}
     yaxis = {"autorange": "reversed", "showgrid": False, "type": "category", "title": {"text": "Later stage"}}
-    return go.Figure([heatmap], drawing.layout(110 + 42 * len(laters), xaxis, yaxis, top=28))
+    return Figure([heatmap], drawing.layout(110 + 42 * len(laters), xaxis, yaxis, top=28))
 
 
 def _overlap(earlier: Stage, later: Stage, row: dict[Any, Any]) -> Overlap:

@@ -11,8 +11,8 @@ import pandas as pd
 from limberlm.report import words
 from limberlm.report.cells import NOTHING, Cell, Show, number_cell, row_cell
 from limberlm.report.trace.data import ABLATION, Stage, Trace, rows_where
-from limberlm.report.trace.lines import run_of
-from limberlm.report.trace.panels import Line, Panel
+from limberlm.report.trace.lines import Line, run_of
+from limberlm.report.trace.panels import Panel
 from limberlm.report.trace.view import Grid, Part, View, pictured
 
 SCORE, LOSS = "choice_accuracy_normalised", "loss"

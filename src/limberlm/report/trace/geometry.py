@@ -8,15 +8,23 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import plotly.graph_objects as go
 
 from limberlm.observe.model.sites import BAND, LOGITS
 from limberlm.report import drawing, style, words
-from limberlm.report.drawing import Drawn, escaped
+from limberlm.report.drawing import Drawn, Figure, escaped
 from limberlm.report.trace.axis import short
 from limberlm.report.trace.data import SPECTRA, Stage, Trace
-from limberlm.report.trace.lines import ALPHA_LINE, PAPER_NAME, RANK, RANK_LINE, metric_line, metric_name, outcome_lines
-from limberlm.report.trace.panels import Line, Panel
+from limberlm.report.trace.lines import (
+    ALPHA_LINE,
+    PAPER_NAME,
+    RANK,
+    RANK_LINE,
+    Line,
+    metric_line,
+    metric_name,
+    outcome_lines,
+)
+from limberlm.report.trace.panels import Panel
 
 ALPHA = "alpha_req"
 HEADS = (1, 2, 8, 32)
@@ -67,7 +75,7 @@ def head_panels(runs: Sequence[Trace], stages: Sequence[Stage], mean: bool) -> l
     ]
 
 
-def layer_map(trace: Trace, stage: Stage, metric: str, convention: str) -> go.Figure | None:
+def layer_map(trace: Trace, stage: Stage, metric: str, convention: str) -> Figure | None:
     """A metric at every site over a stage; None unless several sites were read."""
     table = trace.geometry
     rows = table[
@@ -94,7 +102,7 @@ def layer_map(trace: Trace, stage: Stage, metric: str, convention: str) -> go.Fi
             for site, row in zip(sites, grid, strict=True)
         ],
         "hovertemplate": "%{customdata}<extra></extra>",
-        "colorscale": "Cividis",  # made for colour-blind readers, and falls evenly in grey print
+        "colorscale": [[i / 9, colour] for i, colour in enumerate(style.CIVIDIS)],
         "colorbar": _colour_bar(grid, metric),
         "xgap": 1,
         "ygap": 1,
@@ -107,7 +115,7 @@ def layer_map(trace: Trace, stage: Stage, metric: str, convention: str) -> go.Fi
         "tickangle": 0,
     } | ticks
     yaxis = {"type": "category", "showgrid": False}
-    return go.Figure([heatmap], drawing.layout(130 + 26 * len(sites), xaxis, yaxis, top=16))
+    return Figure([heatmap], drawing.layout(130 + 26 * len(sites), xaxis, yaxis, top=16))
 
 
 def _height(cell: Cell | None, metric: str) -> float | None:
@@ -135,7 +143,7 @@ def _colour_bar(grid: Sequence[Sequence[Cell | None]], metric: str) -> dict[str,
     return bar | {"tickvals": [math.log10(tick) for tick in ticks], "ticktext": [f"{tick:g}" for tick in ticks]}
 
 
-def spectrum(trace: Trace, stage: Stage) -> go.Figure | None:
+def spectrum(trace: Trace, stage: Stage) -> Figure | None:
     """Eigenvalues by rank at a few checkpoints, as shares, with the fit window shaded; None if none are kept."""
     table = trace.tables[SPECTRA]
     site, convention = trace.place()
@@ -156,7 +164,7 @@ def spectrum(trace: Trace, stage: Stage) -> go.Figure | None:
     if rows["rank"].max() >= FIT_WINDOW[0] and right > left:
         fill = style.translucent(style.BASE_COLOUR, 0.1)
         layout["shapes"] = [shade | {"fillcolor": fill, "line": {"width": 0}, "layer": "below"}]
-    return go.Figure(drawn, layout)
+    return Figure(drawn, layout)
 
 
 def few(total: int, count: int = FEW) -> list[int]:

@@ -1,10 +1,11 @@
-"""From the tables of a trace to runs: one quantity at the checkpoints of a stage, with the texts of its hover."""
+"""From the tables of a trace to lines: one quantity at the checkpoints of a stage, with the texts of its hover."""
 
 from __future__ import annotations
 
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
@@ -13,7 +14,6 @@ from limberlm.report import words
 from limberlm.report.cells import Show
 from limberlm.report.drawing import escaped
 from limberlm.report.trace.data import OUTCOMES, TRACE, Stage, Trace
-from limberlm.report.trace.panels import Line
 
 RANK = "effective_rank"
 PAPER_NAME = "called RankMe in 2509.23024"
@@ -21,6 +21,20 @@ RANK_LINE, ALPHA_LINE = "effective rank", "alpha-ReQ"
 """The lines whose turning points are marked, as the figures name them."""
 RUN = ("t", "value", "low", "high", "label", "text")
 """The columns of a run."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """One quantity over training: a frame per seed with columns t, value, low, high, label and text (the hover).
+
+    `mean`: several seeds have a thick mean line, `log` over their logarithms.
+    """
+
+    name: str
+    runs: Sequence[pd.DataFrame]
+    position: int = 1
+    mean: bool = False
+    log: bool = False
 
 
 def metric_name(metric: str) -> str:

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from limberlm.report import drawing, style
 from limberlm.report.drawing import Drawn, escaped
 from limberlm.report.trace.axis import Places
-
-if TYPE_CHECKING:
-    from limberlm.report.trace.panels import Line
+from limberlm.report.trace.lines import Line
 
 PHASE_COLOURS = {"warmup": "#e69f00", "entropy-seeking": "#009e73", "compression-seeking": "#cc79a7"}
 """The paper's three phases; any other stretch is grey."""

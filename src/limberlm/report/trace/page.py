@@ -7,7 +7,8 @@ from pathlib import Path
 
 from limberlm.errors import UserError
 from limberlm.files import write_text
-from limberlm.report.page import Json, plain_figure, render
+from limberlm.report.drawing import Figure
+from limberlm.report.page import Json, render
 from limberlm.report.trace import method, stages
 from limberlm.report.trace.data import Stage, Trace, read_trace
 from limberlm.report.trace.numbers import TEXTS, number_table
@@ -45,7 +46,7 @@ def trace_report(out: Path | str | Sequence[Path | str], target: Path | str | No
 def render_trace(runs: Sequence[Trace]) -> str:
     """The report as HTML text. The same traces give the same text."""
     shown_stages = views(runs)
-    drawn: dict[str, Json] = {}
+    drawn: dict[str, Figure] = {}
     sections = [_shown(section, shown_stages, drawn) for section in SECTIONS]
     chains = [chain for chain in map(stages.Chain.of, runs) if chain is not None]
     side_by_sides = [_chain(chain, f"c{i}|stages", drawn) for i, chain in enumerate(chains)]
@@ -111,18 +112,18 @@ def _verdicts(shown: Sequence[View], chains: Sequence[stages.Chain]) -> list[Ver
     return of_stages + of_chains
 
 
-def _shown(section: Section, views: Sequence[View], drawn: dict[str, Json]) -> Json:
+def _shown(section: Section, views: Sequence[View], drawn: dict[str, Figure]) -> Json:
     """What the template shows of a section; its figures go to `drawn`."""
     parts = [section.make(view) for view in views]
     said = [_part(part, f"s{i}|{section.key}", drawn) for i, part in enumerate(parts)]
     return {"section": section, "parts": said, "any": any(parts)}
 
 
-def _part(part: Part, key: str, drawn: dict[str, Json]) -> Json:
+def _part(part: Part, key: str, drawn: dict[str, Figure]) -> Json:
     pictures = []
     for number, picture in enumerate(part.pictures):
         name = f"{key}|{number}"
-        drawn[name] = plain_figure(picture.figure)
+        drawn[name] = picture.figure
         pictures.append(_named(name, picture))
     return {"pictures": pictures, "grids": part.grids, "notes": part.notes}
 
@@ -131,10 +132,10 @@ def _named(key: str, picture: Picture) -> Json:
     return {"key": key, "alt": picture.alt, "title": picture.title}
 
 
-def _chain(chain: stages.Chain, key: str, drawn: dict[str, Json]) -> Json:
+def _chain(chain: stages.Chain, key: str, drawn: dict[str, Figure]) -> Json:
     figure, alt = side_by_side(chain)
     if figure is not None:
-        drawn[key] = plain_figure(figure)
+        drawn[key] = figure
     return {
         "key": key if figure is not None else "",
         "alt": f"The stages side by side. {alt}",

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import plotly.graph_objects as go
 
 from limberlm.report import drawing, style, words
-from limberlm.report.drawing import Drawn, escaped
+from limberlm.report.drawing import Drawn, Figure, escaped
 from limberlm.report.trace.axis import Places
+from limberlm.report.trace.lines import Line
 from limberlm.report.trace.marks import Marks
 
 TOP, BOTTOM, GAP = 34, 50, 26
@@ -21,20 +21,6 @@ MOST_BANDS = 3
 """Lines in a panel from which on their bands would hide each other; hovers tell the intervals then."""
 
 SEED_WIDTH, MEAN_WIDTH = 1.1, 3.2
-
-
-@dataclass(frozen=True)
-class Line:
-    """One quantity over training: a frame per seed with columns t, value, low, high, label and text (the hover).
-
-    `mean`: several seeds have a thick mean line, `log` over their logarithms.
-    """
-
-    name: str
-    runs: Sequence[pd.DataFrame]
-    position: int = 1
-    mean: bool = False
-    log: bool = False
 
 
 @dataclass(frozen=True)
@@ -53,18 +39,18 @@ class Panel:
         return [line for line in self.lines if any(run["value"].notna().any() for run in line.runs)]
 
 
-def stack(panels: Sequence[Panel], axis: Places, marks: Marks, *, explained: bool = False) -> go.Figure | None:
+def stack(panels: Sequence[Panel], axis: Places, marks: Marks, *, explained: bool = False) -> Figure | None:
     """The panels that have a value, first on top; None if none has. `explained`: the legend names the marks too."""
     panels = [panel for panel in panels if panel.shown]
     if not panels:
         return None
     inner = sum(panel.height for panel in panels) + GAP * (len(panels) - 1)
-    layout = drawing.layout(inner + TOP + BOTTOM, axis.layout() | {"anchor": f"y{len(panels)}"}, {}, top=TOP)
+    layout = drawing.layout(inner + TOP + BOTTOM, axis.layout() | {"anchor": _axis(len(panels))}, {}, top=TOP)
     layout["shapes"] = marks.shapes(axis)
     drawn: list[Drawn] = marks.legend() if explained else []
     end = float(inner)
     for number, panel in enumerate(panels, start=1):
-        name = "y" if number == 1 else f"y{number}"
+        name = _axis(number)
         domain = [max(0.0, (end - panel.height) / inner), end / inner]
         end -= panel.height + GAP
         layout["yaxis" + name[1:]] = _value_axis(panel) | {"domain": domain, "anchor": "x"}
@@ -73,7 +59,12 @@ def stack(panels: Sequence[Panel], axis: Places, marks: Marks, *, explained: boo
         parts += [_level(value, said, axis) for value, said in panel.levels]
         parts += marks.turns(axis, panel.shown)
         drawn += [part | {"xaxis": "x", "yaxis": name} for part in parts]
-    return go.Figure(drawn, layout)
+    return Figure(drawn, layout)
+
+
+def _axis(number: int) -> str:
+    """Plotly's name of a panel's axis of values."""
+    return "y" if number == 1 else f"y{number}"
 
 
 def in_words(panels: Sequence[Panel], axis: Places, marks: Marks) -> str:

@@ -20,7 +20,7 @@ TURNS = {"turns": RANK_LINE, "alpha_turns": ALPHA_LINE}
 
 
 @dataclass(frozen=True)
-class Found:
+class StagePhases:
     """What `phases.json` says of one stage of one trace; `record` is empty where it says nothing."""
 
     record: Mapping[str, Any]
@@ -79,10 +79,10 @@ class Found:
         ]
 
 
-def found_in(trace: Trace, stage: Stage) -> Found:
+def found_in(trace: Trace, stage: Stage) -> StagePhases:
     """What was found in a stage of a trace."""
     record = (trace.phases.get("stages") or trace.phases).get(stage.name) or {}
-    return Found(record if isinstance(record, dict) else {}, stage)
+    return StagePhases(record if isinstance(record, dict) else {}, stage)
 
 
 def found_in_whole(trace: Trace) -> str:
@@ -91,7 +91,7 @@ def found_in_whole(trace: Trace) -> str:
     return str(record.get("verdict") or "")
 
 
-def agree(found: Sequence[Found]) -> bool:
+def agree(found: Sequence[StagePhases]) -> bool:
     """Whether phases were sought in all, and the patterns and the labels are the same."""
     return all(each.record for each in found) and len({(each.pattern, *each.labels) for each in found}) == 1
 

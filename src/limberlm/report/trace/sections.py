@@ -44,7 +44,7 @@ def spectra(view: View) -> Part:
     figure = geometry.spectrum(trace, stage)
     if figure is None:
         return Part()
-    said = "; ".join(str(line.name) for line in figure.data)
+    said = "; ".join(str(line["name"]) for line in figure.data)
     notes = [f"Of {trace.name}."] if len(view.runs) > 1 else []
     return Part(
         [Picture(figure, f"Share of the variance by rank of the eigenvalue, one line each for {said}.")], (), notes
@@ -60,7 +60,7 @@ def layers(view: View) -> Part:
             figure = geometry.layer_map(trace, stage, metric, convention)
             if figure is not None:
                 title = f"{words.metric_title(metric)} ({convention})"
-                sites = ", ".join(str(site) for site in figure.data[0].y)
+                sites = ", ".join(str(site) for site in figure.data[0]["y"])
                 pictures.append(Picture(figure, f"{title} by checkpoint at {sites}.", title))
                 break
     notes = [f"Of {trace.name}."] if pictures and len(view.runs) > 1 else []

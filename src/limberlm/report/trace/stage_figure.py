@@ -9,15 +9,15 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import plotly.graph_objects as go
 from numpy.typing import NDArray
 
 from limberlm.report import words
+from limberlm.report.drawing import Figure
 from limberlm.report.trace.axis import short
 from limberlm.report.trace.data import Stage
-from limberlm.report.trace.lines import ALPHA_LINE, RANK, RANK_LINE, metric_run, outcome_lines
+from limberlm.report.trace.lines import ALPHA_LINE, RANK, RANK_LINE, Line, metric_run, outcome_lines
 from limberlm.report.trace.marks import Marks, Span
-from limberlm.report.trace.panels import Line, Panel, in_words, stack
+from limberlm.report.trace.panels import Panel, in_words, stack
 from limberlm.report.trace.stages import Chain, tried
 
 
@@ -60,7 +60,7 @@ class StageAxis:
         }
 
 
-def side_by_side(chain: Chain) -> tuple[go.Figure | None, str]:
+def side_by_side(chain: Chain) -> tuple[Figure | None, str]:
     """The figure of all stages, and what it shows in words."""
     panels, axis, marks = stage_panels(chain)
     return stack(panels, axis, marks), in_words(panels, axis, Marks())

@@ -10,7 +10,7 @@ from typing import Any
 from limberlm.analysis import over_seeds
 from limberlm.report import words
 from limberlm.report.trace.lines import RANK
-from limberlm.report.trace.phases import Found, agree, found_in, found_in_whole
+from limberlm.report.trace.phases import StagePhases, agree, found_in, found_in_whole
 from limberlm.report.trace.stages import Chain
 from limberlm.report.trace.view import View
 
@@ -80,7 +80,7 @@ def size(log_change: float) -> str:
     )
 
 
-def _of_one(found: Found) -> Verdict:
+def _of_one(found: StagePhases) -> Verdict:
     details = [_swing(found, swing) for swing in found.swings]
     details += _doubts(found)
     if found.swings:
@@ -88,7 +88,7 @@ def _of_one(found: Found) -> Verdict:
     return Verdict(found.verdict or f"{found.answer.capitalize()}.", details)
 
 
-def _of_seeds(found: Sequence[Found], names: Sequence[str]) -> Verdict:
+def _of_seeds(found: Sequence[StagePhases], names: Sequence[str]) -> Verdict:
     count = len(found)
     each = [f"{name}: {one.verdict or 'phases were not sought.'}" for name, one in zip(names, found, strict=True)]
     patterns = [pattern_in_words(one.pattern) if one.record else "not sought" for one in found]
@@ -104,7 +104,7 @@ def _of_seeds(found: Sequence[Found], names: Sequence[str]) -> Verdict:
     return Verdict(f"All {count} seeds show {called}.", each)
 
 
-def _swing(found: Found, swing: Mapping[str, Any]) -> str:
+def _swing(found: StagePhases, swing: Mapping[str, Any]) -> str:
     """One stretch: how far it went, how surely, and whether alpha and the spectrum behind its head went along."""
     start, end = (found.stage.axis.say(found.t(swing[name])) for name in ("start", "end"))
     low, high = swing.get("low"), swing.get("high")
@@ -117,7 +117,7 @@ def _swing(found: Found, swing: Mapping[str, Any]) -> str:
     return f"{what} from {start} to {end}{more}."
 
 
-def _doubts(found: Found) -> list[str]:
+def _doubts(found: StagePhases) -> list[str]:
     record, said = found.record, []
     if record.get("outliers"):
         steps = ", ".join(found.stage.axis.say(found.t(step)) for step in record["outliers"])

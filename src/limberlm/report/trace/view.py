@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import plotly.graph_objects as go
-
 from limberlm.report.cells import Cell
+from limberlm.report.drawing import Figure
 from limberlm.report.trace.axis import Axis
 from limberlm.report.trace.data import Stage, Trace
 from limberlm.report.trace.marks import Marks
@@ -34,7 +33,7 @@ class View:
 class Picture:
     """A figure with the words for those who do not see it."""
 
-    figure: go.Figure
+    figure: Figure
     alt: str
     title: str = ""
 

@@ -67,7 +67,7 @@ def test_a_learning_rate_of_zero_changes_nothing_by_a_bit(controlled: ReportData
 
 def test_overlaps_are_those_of_the_last_nodes_updates(controlled_results: Results, controlled: ReportData) -> None:
     for run in list_runs(controlled):
-        (found,) = overlaps(run, run.rows(controlled.updates))
+        (found,) = overlaps(run, controlled.rows("updates", run.key))
         first, second = run.stages[1:]
         stored = Updates.load(controlled_results.store.part(second.node, "updates") / "updates.parquet")
         assert found.excess.value == stored.value("update_excess_overlap", second.node, first.node)

@@ -26,7 +26,7 @@ def items(data: ReportData, name: str, stage: str, task: str) -> np.ndarray:
 
 
 def test_the_diagram_is_the_reliability_table_of_each_stage(data: ReportData) -> None:
-    run, tables = list_runs(data)[0], calibration.reliability(data)
+    run, tables = list_runs(data)[0], calibration.reliability(data, list_runs(data))
     figure = calibration.reliability_diagram(tables, run.stages, "next_token", "programs")
     assert [line["name"] for line in figure.data] == ["calibrated", *STAGES]
     for line in figure.data[1:]:
@@ -61,7 +61,7 @@ def test_a_model_that_diverged_has_no_diagram(data: ReportData) -> None:
     gone = (outcomes["stage"] == "math") & outcomes["outcome"].str.startswith("confidence")
     outcomes.loc[gone, "items"] = pd.Series([[np.nan] * 200] * int(gone.sum()), index=outcomes.index[gone])
     broken = dataclasses.replace(data, outcomes=outcomes)
-    run, tables = list_runs(broken)[0], calibration.reliability(broken)
+    run, tables = list_runs(broken)[0], calibration.reliability(broken, list_runs(broken))
     figure = calibration.reliability_diagram(tables, run.stages, "next_token", "programs")
     assert [line["name"] for line in figure.data] == ["calibrated", "base", "sft"]
     assert render_report(broken)
@@ -69,7 +69,7 @@ def test_a_model_that_diverged_has_no_diagram(data: ReportData) -> None:
 
 def test_every_judge_is_shown_on_both_sides_and_splits(data: ReportData) -> None:
     run = list_runs(data)[0]
-    lines = refusal_lines(run, run.rows(data.outcomes))
+    lines = refusal_lines(run, data.rows("outcomes", run.key))
     assert [(line.rate, line.split) for line in lines[:10]] == [(line.rate, "in domain") for line in lines[:10]]
     assert len(lines) == 20
     rows = data.outcomes

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -53,17 +53,17 @@ class Panel:
     rows: tuple[tuple[str, tuple[Cell, ...]], ...]
 
 
-def sources(outcomes: pd.DataFrame) -> list[str]:
-    """The confidence sources that were measured, in the library's order."""
-    measured = set(outcomes["outcome"])
+def sources(measured: Container[str]) -> list[str]:
+    """The confidence sources whose outcomes were measured, in the library's order."""
     return [source for source in SOURCES if f"ece_{source}" in measured]
 
 
-def reliability(data: ReportData) -> Tables:
-    """The reliability table of every node, source and task whose confidences are known."""
+def reliability(data: ReportData, runs: Sequence[Run]) -> Tables:
+    """The reliability table of every node of the runs, source and task whose confidences are known."""
     found: dict[tuple[str, str, str], pd.DataFrame] = {}
-    for source in sources(data.outcomes):
-        for (node, task), own in _of(data.outcomes, source).groupby(["node", "task"], sort=False):
+    shown = data.outcomes["node"].isin({stage.node for run in runs for stage in run.stages})
+    for source in sources(data.measured):
+        for (node, task), own in _of(data.outcomes[shown], source).groupby(["node", "task"], sort=False):
             rows = own.drop_duplicates("outcome").set_index("outcome")
             if not {"confidence", "correct", "ece"} <= set(rows.index):
                 continue
@@ -76,9 +76,9 @@ def reliability(data: ReportData) -> Tables:
 def panels(data: ReportData, run: Run) -> list[Panel]:
     """What was measured of a run's calibration, source by source."""
     found = []
-    frame = run.rows(data.outcomes)
+    frame = data.rows("outcomes", run.key)
     outcomes = Outcomes(frame)
-    for source in sources(frame):
+    for source in sources(set(frame["outcome"])):
         for task in frame.loc[frame["outcome"] == f"ece_{source}", "task"].drop_duplicates():
             rows = tuple(
                 (stage.label, tuple(_cell(outcomes, stage, f"{name}_{source}", task) for name, _, _ in COLUMNS))
@@ -113,9 +113,10 @@ def reliability_diagram(tables: Tables, stages: Sequence[Stage], source: str, ta
 
 
 def _of(outcomes: pd.DataFrame, source: str) -> pd.DataFrame:
-    """The rows of a source, the outcomes without its name."""
-    own = outcomes[outcomes["outcome"].str.endswith(f"_{source}")]
-    return own.assign(outcome=own["outcome"].str.removesuffix(f"_{source}"))
+    """What diagrams are made from, of one source: the outcomes without its name."""
+    names = {f"{name}_{source}": name for name in ("confidence", "correct", "ece")}
+    own = outcomes[outcomes["outcome"].isin(names)]
+    return own.assign(outcome=own["outcome"].map(names))
 
 
 def _cell(outcomes: Outcomes, stage: Stage, outcome: str, task: str) -> Cell:

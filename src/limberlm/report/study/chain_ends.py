@@ -14,7 +14,7 @@ from limberlm.outcomes.samples import OUT_OF_DOMAIN
 from limberlm.report import words
 from limberlm.report.cells import NOTHING, Cell, Show, mean_cell, number_cell
 from limberlm.report.study.changes import change_cell
-from limberlm.report.study.data import ReportData, Run, rows_of
+from limberlm.report.study.data import Key, ReportData, Run
 from limberlm.report.study.headline import TARGET_SPLIT
 from limberlm.report.study.verdict import HEADLINE
 
@@ -42,10 +42,9 @@ class Measure:
 
 @dataclass(frozen=True)
 class End:
-    """The last checkpoint of a chain, and the tasks that its accuracy is a mean over."""
+    """The last checkpoint of a chain with a seed (`key`), and the tasks that its accuracy is a mean over."""
 
-    chain: str
-    seed: int
+    key: Key
     node: str
     tasks: tuple[str, ...]
 
@@ -58,8 +57,7 @@ def scores_of(data: ReportData) -> str:
 
 def ece_source(data: ReportData) -> str | None:
     """The confidence source whose calibration error stands for all: the first that was measured."""
-    measured = set(data.outcomes["outcome"])
-    return next((source for source in SOURCES if f"ece_{source}" in measured), None)
+    return next((source for source in SOURCES if f"ece_{source}" in data.measured), None)
 
 
 def measures(data: ReportData) -> tuple[Measure, ...]:
@@ -81,14 +79,14 @@ def measures(data: ReportData) -> tuple[Measure, ...]:
 
 def end_cells(data: ReportData, end: End) -> dict[str, Cell]:
     """The cells of `measures` by name; BWT, which takes a whole chain, is that of the end's own score matrix."""
-    outcomes = rows_of(data.outcomes, end.chain, end.seed)
+    outcomes = data.rows("outcomes", end.key)
     own_rows = outcomes[outcomes["node"] == end.node].drop_duplicates(["outcome", "task", "split", "step", "rate"])
     rows = data.at_fixed_rate(own_rows)
     outside, inside = (rows[rows["split"] == split] for split in (OUT_OF_DOMAIN, TARGET_SPLIT))
     shown = {measure.name: measure.show for measure in measures(data)}
     right = ("loss",) if scores_of(data) == "loss" else RIGHT
     own = inside[inside["outcome"].isin(right) & inside["task"].isin(end.tasks)]
-    matrix = data.matrices.get((end.chain, end.seed), {}).get(scores_of(data))
+    matrix = data.matrices.get(end.key, {}).get(scores_of(data))
     bwt = matrix and matrix.bwt
     return {
         "rank": change_cell(data.changes.get(end.node, "base")),

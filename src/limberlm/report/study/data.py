@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 
@@ -42,6 +42,11 @@ class Control:
     chain: str
     seed: int
     nodes: tuple[str, ...]
+
+    @property
+    def key(self) -> Key:
+        """What mappings of `ReportData` know it by."""
+        return self.chain, self.seed
 
 
 @dataclass(frozen=True)
@@ -95,6 +100,23 @@ class ReportData:
         """The comparisons in the headline cells."""
         return Changes(self.comparisons)
 
+    def rows(self, table: Literal["geometry", "outcomes", "training", "updates"], key: Key) -> pd.DataFrame:
+        """The rows of a table that belong to a chain with a seed."""
+        return self._by_chain[table].get(key, getattr(self, table).iloc[:0])
+
+    @cached_property
+    def _by_chain(self) -> dict[str, dict[Key, pd.DataFrame]]:
+        tables = {name: getattr(self, name) for name, columns in COLUMNS.items() if "chain" in columns}
+        return {
+            name: {(str(chain), int(seed)): own for (chain, seed), own in table.groupby(["chain", "seed"], sort=False)}
+            for name, table in tables.items()
+        }
+
+    @cached_property
+    def measured(self) -> frozenset[str]:
+        """The names of all outcomes."""
+        return frozenset(self.outcomes["outcome"].unique())
+
     @cached_property
     def rates(self) -> tuple[float, ...]:
         """The learning rates that plasticity was measured at, ascending."""
@@ -145,18 +167,9 @@ class Run:
         """The chain without its arm."""
         return self.chain.removesuffix(f" [{self.arm}]")
 
-    def rows(self, frame: pd.DataFrame) -> pd.DataFrame:
-        """The rows of a study table that belong to this run."""
-        return rows_of(frame, self.chain, self.seed)
-
     def is_finished(self, data: ReportData) -> bool:
         """Whether its last checkpoint is there."""
         return len(self.stages) >= data.lengths.get(self.key, len(self.stages))
-
-
-def rows_of(frame: pd.DataFrame, chain: str, seed: int) -> pd.DataFrame:
-    """The rows of a study table that belong to a chain with a seed."""
-    return frame[(frame["chain"] == chain) & (frame["seed"] == seed)]
 
 
 def list_runs(data: ReportData) -> list[Run]:

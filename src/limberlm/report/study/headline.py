@@ -48,7 +48,7 @@ CAPTION = (
 
 def headline_rows(data: ReportData, run: Run) -> list[Row]:
     """The headline table of one run, stages in training order."""
-    geometry, outcomes = run.rows(data.geometry), data.at_fixed_rate(run.rows(data.outcomes))
+    geometry, outcomes = data.rows("geometry", run.key), data.at_fixed_rate(data.rows("outcomes", run.key))
     return [
         Row(
             stage.label,

@@ -61,7 +61,7 @@ def overview(data: ReportData, runs: Sequence[Run]) -> Overview:
         groups.setdefault(run.chain, []).append(run)
     found = [
         [
-            end_cells(data, End(run.chain, run.seed, run.stages[-1].node, tasks_of(data, run)))
+            end_cells(data, End(run.key, run.stages[-1].node, tasks_of(data, run)))
             for run in group
             if run.is_finished(data)
         ]

@@ -52,7 +52,7 @@ def render_report(data: ReportData) -> str:
     """The whole report as HTML text. The same data give the same text."""
     runs = list_runs(data)
     drawn, pool = Figures(), Pool()
-    sections = Sections(data, runs, drawn, calibration.reliability(data))
+    sections = Sections(data, runs, drawn, calibration.reliability(data, runs))
     shown = [sections.of(run, f"r{i}") for i, run in enumerate(runs)]
     metrics = _metrics(data.geometry)
     numbers = {"geometry": geometry_numbers(data, runs, pool), "comparisons": comparison_numbers(data, runs, pool)}
@@ -112,7 +112,7 @@ def _rate_note(data: ReportData) -> str:
 def _choices(data: ReportData) -> dict[str, tuple[list[tuple[str, str]], int]]:
     """What a reader chooses for all runs at once, by name: the options with their titles, and which comes first."""
     rates = [(plasticity.rate_name(rate), plasticity.rate_name(rate)) for rate in data.rates]
-    found = [(source, calibration.SOURCE_TITLES[source]) for source in calibration.sources(data.outcomes)]
+    found = [(source, calibration.SOURCE_TITLES[source]) for source in calibration.sources(data.measured)]
     return {
         "rate": (rates or [(plasticity.rate_name(None), "")], max(len(rates) - 1, 0) // 2),
         "source": (found, 0),

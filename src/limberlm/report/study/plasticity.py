@@ -79,7 +79,7 @@ def at_rate(outcomes: pd.DataFrame, rate: float | None) -> pd.DataFrame:
 
 def plasticity_tables(data: ReportData, run: Run) -> list[Table]:
     """One table for each learning rate."""
-    outcomes = run.rows(data.outcomes)
+    outcomes = data.rows("outcomes", run.key)
     return [_table(at_rate(outcomes, rate), run, rate) for rate in data.rates or (None,)]
 
 

@@ -52,7 +52,7 @@ class Sections:
     def of(self, run: Run, key: str) -> Json:
         """What the template shows of a run; its figures have keys that start with `key`."""
         data = self.data
-        outcomes = run.rows(data.outcomes)
+        outcomes = data.rows("outcomes", run.key)
         findings, rows = verdict.findings(run, data.changes), headline.headline_rows(data, run)
         return {
             "key": key,
@@ -65,7 +65,7 @@ class Sections:
             "outcomes": headline.outcomes_sentence(rows),
             "seeds": verdict.seeds_sentence(run, self.runs, data.changes),
             "rows": rows,
-            "has_geometry": len(run.rows(data.geometry)) > 0,
+            "has_geometry": len(data.rows("geometry", run.key)) > 0,
             "scores": scores.score_tables(data, run, self.runs),
             "plasticity": self._plasticity(run, outcomes, key),
             "plasticity_tables": self._plasticity_tables(run),
@@ -139,13 +139,13 @@ class Sections:
         }
 
     def _updates(self, run: Run, key: str) -> list[updates.Overlap]:
-        found = updates.overlaps(run, run.rows(self.data.updates))
+        found = updates.overlaps(run, self.data.rows("updates", run.key))
         if found:
             self.drawn.put(f"{key}|updates", updates.overlap_heatmap(found))
         return found
 
     def _training(self, run: Run, key: str) -> list[tuple[str, str]]:
-        training = run.rows(self.data.training)
+        training = self.data.rows("training", run.key)
         found = []
         for position, stage in enumerate(run.stages):
             own = training[training["stage_index"] == stage.index]

@@ -12,7 +12,7 @@ from limberlm.report import words
 from limberlm.report.cells import Cell
 from limberlm.report.study.chain_ends import End, Measure, end_cells, measured_only, tasks_of
 from limberlm.report.study.changes import CELLS, Change, change_cell
-from limberlm.report.study.data import Control, ReportData, Run, Stage, rows_of
+from limberlm.report.study.data import Control, ReportData, Run, Stage
 from limberlm.report.study.verdict import HEADLINE
 
 ZERO = "zero_learning_rate"
@@ -102,10 +102,10 @@ class EndTable:
 def end_table(data: ReportData, run: Run) -> EndTable | None:
     """What the other controls end with, the run's own end first; None where there are none, or none is measured."""
     tasks = tasks_of(data, run)
-    ends = [(run.chain, "this chain", End(run.chain, run.seed, run.stages[-1].node, tasks))]
+    ends = [(run.chain, "this chain", End(run.key, run.stages[-1].node, tasks))]
     for control in data.controls.get(run.key, ()):
         if control.kind in TITLES:
-            end = End(control.chain, control.seed, control.nodes[-1], tasks)
+            end = End(control.key, control.nodes[-1], tasks)
             ends.append((control.chain, TITLES[control.kind], end))
     cells = [(name, note, end_cells(data, end)) for name, note, end in ends]
     shown = measured_only(data, [each for _, _, each in cells[1:]])
@@ -136,10 +136,10 @@ def _said(change: Change) -> str:
 def _zero(data: ReportData, control: Control) -> str:
     head = f"{control.chain.partition(' [')[0]}: the whole stage at a learning rate of zero"
     parts = [
-        _differing(rows_of(frame, control.chain, control.seed), keys, control, what)
-        for frame, keys, what in (
-            (data.geometry, ["metric", "convention", "site"], "geometry"),
-            (data.outcomes, ["outcome", "task", "split", "step", "rate"], "outcome"),
+        _differing(rows, keys, control, what)
+        for rows, keys, what in (
+            (data.rows("geometry", control.key), ["metric", "convention", "site"], "geometry"),
+            (data.rows("outcomes", control.key), ["outcome", "task", "split", "step", "rate"], "outcome"),
         )
     ]
     said = [part for part in parts if part]

@@ -10,8 +10,19 @@ import warnings
 import typer
 from typer.exceptions import TyperException
 
-from limberlm.cli import compare, demo, measure, metrics, pretrain, prune, report, run, status, testbed, trace, updates
+from limberlm.cli.compare import compare
 from limberlm.cli.console import err
+from limberlm.cli.demo import demo
+from limberlm.cli.measure import measure
+from limberlm.cli.metrics import metrics
+from limberlm.cli.pretrain import pretrain
+from limberlm.cli.prune import prune
+from limberlm.cli.report import report
+from limberlm.cli.run import run
+from limberlm.cli.status import status
+from limberlm.cli.testbed import skills
+from limberlm.cli.trace import trace
+from limberlm.cli.updates import updates
 from limberlm.errors import LimberError, UserError, storage_problem
 from limberlm.version import __version__
 
@@ -23,8 +34,11 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for module in (measure, compare, updates, run, status, prune, trace, report, metrics, testbed, pretrain, demo):
-    module.register(app)
+for command in (measure, compare, updates, run, status, prune, trace, report, metrics):
+    app.command()(command)
+app.command("testbed")(skills)
+for command in (pretrain, demo):
+    app.command()(command)
 
 
 @app.callback(invoke_without_command=True)

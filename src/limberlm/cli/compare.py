@@ -104,8 +104,3 @@ def _detectable(value: float, ratio: bool) -> str:
     if value != value:
         return "-"
     return f"{100 * (value - 1):.2f} %" if ratio else f"{value:.4f}"
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command()(compare)

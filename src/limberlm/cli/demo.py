@@ -30,8 +30,3 @@ def demo(
     with resources.as_file(resources.files("limberlm.testbed").joinpath("data", "demo.yaml")) as study:
         loaded = Study.load(study, out)
     run_and_finish(loaded, as_json=as_json, quiet=quiet, jobs=jobs)
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command()(demo)

@@ -143,8 +143,3 @@ def _row(name: str, found: Any, metric: str) -> list[str]:
 
 def _text(value: float) -> str:
     return f"{value:.4g}" if value == value else "-"
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command()(measure)

@@ -59,8 +59,3 @@ def _presets(as_json: bool) -> None:
         for name, preset in PRESETS.items()
     ]
     print_table("Presets", ["name", "conventions", "metrics", "what it is"], rows)
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command()(metrics)

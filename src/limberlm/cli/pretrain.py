@@ -70,8 +70,3 @@ def _refuse_foreign(out: Path, settings: PretrainSettings) -> None:
         raise UserError(f"{out}: holds a pretraining of other settings; choose another --out")
     if (out / "digests.json").is_file():
         raise UserError(f"{out}: this pretraining is finished; choose another --out")
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command()(pretrain)

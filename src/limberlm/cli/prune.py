@@ -43,8 +43,3 @@ def prune(
         rows = [[str(each.folder.relative_to(folder)), each.why, f"{each.size / 1e6:.1f}"] for each in found]
         print_table(f"{len(found)} folders {verb}", ["folder", "why", "MB"], rows)
     out.print(f"{freed / 1e6:.1f} MB {verb}")
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command()(prune)

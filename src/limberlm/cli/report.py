@@ -27,8 +27,3 @@ def report(
     if not results.measured:
         raise UserError(f"{folder}: nothing is measured yet; run the study first")
     finish(results, as_json)
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command()(report)

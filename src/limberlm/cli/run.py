@@ -71,8 +71,3 @@ def finish(results: Results, as_json: bool) -> None:
         return
     print_headline(data)
     typer.echo(f"report: {path}")
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command()(run)

@@ -68,8 +68,3 @@ def _node(results: Results, identity: str) -> dict[str, Any]:
         "bytes": sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()),
         "failed": failed,
     }
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command()(status)

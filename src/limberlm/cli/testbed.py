@@ -67,8 +67,3 @@ def _list(as_json: bool) -> None:
         ["name", "kind", "out of domain", "what it is"],
         [[skill.name, skill.kind, skill.shift, skill.description] for skill in SKILLS.values()],
     )
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("testbed")(skills)

@@ -111,8 +111,3 @@ def _print_plan(series: Series, out: Path, as_json: bool) -> None:
     print_table(f"{len(series.checkpoints)} checkpoints, traced in {out}", heads, plan.rows())
     for line in plan.in_words():
         typer.echo(line)
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command()(trace)

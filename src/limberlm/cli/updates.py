@@ -154,8 +154,3 @@ def _text(value: float | None, form: str = "{:.4g}") -> str:
 
 def _degrees(angle: float | None) -> str:
     return _text(None if angle is None else degrees(angle), "{:.1f}°")
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command()(updates)

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from limberlm.analysis.from_trace import trace_phases
+from limberlm.analysis import trace_phases
 from limberlm.geometry import CATALOG, jackknife
 from limberlm.observe.table.geometry import frame_of
 from limberlm.outcomes.ablation import COLUMNS as ABLATION_COLUMNS

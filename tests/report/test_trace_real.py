@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from transformers import AutoTokenizer
 
-from limberlm.analysis.of_folder import analyse_trace
+from limberlm.analysis import analyse_trace
 from limberlm.report.trace import read_trace, render_trace, trace_report
 from limberlm.study.series.series import load_series
 from limberlm.study.trace.run import run_trace

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from limberlm.analysis.agreement import Agreement, agreement
 from limberlm.analysis.direction import Direction, stage_direction
-from limberlm.analysis.from_trace import trace_phases
 from limberlm.analysis.phases import find_phases
 from limberlm.analysis.records import Phases, Swing, Turn
 from limberlm.analysis.seeds import SeedSummary, over_seeds
+from limberlm.analysis.trace import analyse_trace, trace_phases
 from limberlm.analysis.tracking import Tracking, naive_p, track
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "Tracking",
     "Turn",
     "agreement",
+    "analyse_trace",
     "find_phases",
     "naive_p",
     "over_seeds",

@@ -8,19 +8,21 @@ often it finds a phase in noise, is measured in the documentation (Reference, Ph
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from math import isfinite, nan
 
+import numpy as np
 from numpy.typing import ArrayLike
 
 from limberlm.analysis.companions import Companion, companions
-from limberlm.analysis.curve import Curve, make_curve
+from limberlm.analysis.curve import Curve, Floats, make_curve
 from limberlm.analysis.labels import FEW, NOISY, label, warmup_limit
 from limberlm.analysis.records import VISIBLE, Phases, Swing, Turn
 from limberlm.analysis.search import Found, search
 from limberlm.analysis.second_opinion import second_opinion
 from limberlm.analysis.trial import Rules
-from limberlm.analysis.wording import verdict_of, without_stretches
+from limberlm.analysis.wording import Unit, verdict_of, without_stretches
 
 STEADY = 0.1
 """The smallest visible swing up to which "no phase found" may be said, unless `min_effect` is larger."""
@@ -42,7 +44,7 @@ def find_phases(
     min_size: int = 3,
     resamples: int = 199,
     seed: int = 0,
-    unit: str = "step",
+    unit: Unit = "step",
 ) -> Phases:
     """The phases of a series of n checkpoints of one run.
 
@@ -68,7 +70,6 @@ def find_phases(
     rules = Rules(min_effect, level, max_segments, min_size, resamples, seed)
     if warmup_end is not None and not (isfinite(warmup_end) and warmup_end >= 0):
         raise ValueError(f"warmup_end {warmup_end}: give the {unit} at which the warmup ends, or None")
-    warmup_end = None if warmup_end is None else float(warmup_end)
     whole = make_curve(steps, values, blocks)
     beside = {
         "alpha": _given(steps, alpha, alpha_blocks, "alpha", corrected=False),
@@ -77,7 +78,18 @@ def find_phases(
     curve = whole.shortened()
     limit = warmup_limit(warmup_end, float(curve.steps[-1])) if len(curve) else None
     if len(curve) < rules.fewest:
-        return _too_few(curve, len(whole), warmup_end, limit, rules)
+        verdict = without_stretches(FEW, nan, len(curve), rules.fewest)
+        found = Phases(answer=FEW, verdict=verdict, fit=_points(curve, np.full(len(curve), nan)))
+    else:
+        found = _searched(curve, beside, limit, rules, unit)
+    ends = None if warmup_end is None else float(warmup_end)
+    return replace(found, checkpoints=len(whole), used=len(curve), warmup_end=ends, limit=limit, rules=rules)
+
+
+def _searched(
+    curve: Curve, beside: Mapping[str, Curve | None], limit: float | None, rules: Rules, unit: Unit
+) -> Phases:
+    """The phases of a curve that is long enough."""
     found = search(curve, rules)
     moved = {name: _moved(found, other, rules, name) for name, other in beside.items()}
     swings, answer = _swings(found, {name: over for name, (over, _) in moved.items()}, limit)
@@ -97,16 +109,15 @@ def find_phases(
         p_values=tuple(found.p_values),
         outliers=tuple(float(curve.steps[place]) for place in found.outliers),
         lowered=tuple(found.lowered),
-        checkpoints=len(whole),
-        used=len(curve),
-        warmup_end=warmup_end,
-        limit=limit,
-        fit=tuple(zip(*(part.tolist() for part in (found.curve.steps, found.curve.y, found.fit)), strict=True)),
+        fit=_points(found.curve, found.fit),
         second_opinion=second_opinion(curve),
         alpha_turns=moved["alpha"][1],
         head_removed_turns=moved["head_removed"][1],
-        rules=rules,
     )
+
+
+def _points(curve: Curve, fit: Floats) -> tuple[tuple[float, float, float], ...]:
+    return tuple(zip(*(part.tolist() for part in (curve.steps, curve.y, fit)), strict=True))
 
 
 def _given(
@@ -115,26 +126,6 @@ def _given(
     if values is None:
         return None
     return make_curve(steps, values, blocks, name=name, corrected=corrected).shortened()
-
-
-def _too_few(curve: Curve, checkpoints: int, warmup_end: float | None, limit: float | None, rules: Rules) -> Phases:
-    return Phases(
-        pattern="",
-        answer=FEW,
-        verdict=without_stretches(FEW, nan, len(curve), rules.fewest),
-        swings=(),
-        turns=(),
-        sigma=nan,
-        p_values=(),
-        outliers=(),
-        lowered=(),
-        checkpoints=checkpoints,
-        used=len(curve),
-        warmup_end=warmup_end,
-        limit=limit,
-        fit=tuple((step, value, nan) for step, value in zip(curve.steps.tolist(), curve.y.tolist(), strict=True)),
-        rules=rules,
-    )
 
 
 def _moved(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
+from math import nan
 from typing import Any, Literal
 
 from limberlm.analysis.companions import Companion
@@ -55,9 +56,9 @@ class Swing:
         return beside.follows == "no" and not beside.moved if beside else None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Phases:
-    """The phases of one series of one run.
+    """The phases of one series of one run; what is not given was not found.
 
     Attributes:
         pattern: "F R F" and the like, F for a fall of effective rank, R for a rise; empty if none was found.
@@ -78,20 +79,20 @@ class Phases:
 
     """
 
-    pattern: str
+    pattern: str = ""
     answer: str
     verdict: str
-    swings: tuple[Swing, ...]
-    turns: tuple[Turn, ...]
-    sigma: float
-    p_values: tuple[float, ...]
-    outliers: tuple[float, ...]
-    lowered: tuple[str, ...]
-    checkpoints: int
-    used: int
-    warmup_end: float | None
-    limit: float | None
-    fit: tuple[tuple[float, float, float], ...]
+    swings: tuple[Swing, ...] = ()
+    turns: tuple[Turn, ...] = ()
+    sigma: float = nan
+    p_values: tuple[float, ...] = ()
+    outliers: tuple[float, ...] = ()
+    lowered: tuple[str, ...] = ()
+    checkpoints: int = 0
+    used: int = 0
+    warmup_end: float | None = None
+    limit: float | None = None
+    fit: tuple[tuple[float, float, float], ...] = ()
     second_opinion: str = ""
     alpha_turns: tuple[Turn, ...] | None = None
     head_removed_turns: tuple[Turn, ...] | None = None

@@ -77,7 +77,7 @@ def _run_with_progress(series: Series, out: Path, quiet: bool) -> Traced:
 
 def _finish(done: Traced, as_json: bool) -> None:
     """Phases and report from the folder, then the table and the verdicts, or all as JSON."""
-    from limberlm.analysis.of_folder import analyse_trace
+    from limberlm.analysis import analyse_trace
     from limberlm.cli.trace_table import HEADS, TITLE, table_rows, trace_rows
     from limberlm.report.trace import trace_report
 

@@ -20,8 +20,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
-from limberlm.analysis import stage_direction
-from limberlm.analysis.of_folder import analyse_trace
+from limberlm.analysis import analyse_trace, stage_direction
 from limberlm.errors import UserError
 from limberlm.observe import Geometry
 from limberlm.study.series.series import Series, load_series

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from limberlm.analysis.wording import Unit, counted, short
 from limberlm.report import words
 
-Column = Literal["tokens", "step"]
 MOST_TICKS = 7
 
 
@@ -39,12 +39,12 @@ class Axis:
     [0.0, 1.0, 3.0]
     """
 
-    column: Column
+    column: Unit
     least: float
     most: float
 
     @classmethod
-    def of(cls, values: Iterable[float], column: Column) -> Axis:
+    def of(cls, values: Iterable[float], column: Unit) -> Axis:
         """The axis that holds all `values`."""
         known = [float(value) for value in values if math.isfinite(value)]
         positive = [value for value in known if value > 0]
@@ -61,7 +61,7 @@ class Axis:
         >>> Axis("tokens", 1.0, 1.0).say(71_680), Axis("step", 1.0, 1.0).say(35)
         ('71.7 k tokens', 'step 35')
         """
-        return f"{short(value)} tokens" if self.column == "tokens" else f"step {words.count(value)}"
+        return counted(short(value) if self.column == "tokens" else words.count(value), self.column)
 
     @property
     def title(self) -> str:
@@ -89,15 +89,3 @@ class Axis:
                 break
         every = max(1, math.ceil(len(found) / MOST_TICKS))
         return [0.0, *found[::-1][::every][::-1]]
-
-
-def short(value: float) -> str:
-    """A count in few characters.
-
-    >>> short(0), short(512), short(20_000), short(2_097_152), short(4e12)
-    ('0', '512', '20 k', '2.1 M', '4 T')
-    """
-    for size, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= size:
-            return f"{value / size:.3g} {letter}"
-    return f"{value:,.0f}" if value == round(value) else f"{value:.3g}"

@@ -15,9 +15,10 @@ import pyarrow.parquet as pq
 import yaml
 from numpy.typing import NDArray
 
+from limberlm.analysis.wording import Unit
 from limberlm.errors import UserError
 from limberlm.observe.model.sites import BAND, FINAL_NORM
-from limberlm.report.trace.axis import Axis, Column
+from limberlm.report.trace.axis import Axis
 
 CHECKPOINT = ("stage", "step", "tokens")
 INTERVAL = ("value", "low", "high")
@@ -161,7 +162,7 @@ def read_trace(folder: str | Path) -> Trace:
 
 def _stage(name: str, rows: pd.DataFrame, *, first: bool, wanted: str) -> Stage:
     # tokens are counted from the start of the series: after its first stage only steps begin again at 0
-    column: Column = "tokens" if first and wanted == "tokens" and rows["tokens"].notna().all() else "step"
+    column: Unit = "tokens" if first and wanted == "tokens" and rows["tokens"].notna().all() else "step"
     ordered = rows.assign(t=rows[column].astype(float)).sort_values("t").reset_index(drop=True)
     return Stage(name, ordered[["step", "tokens", "x", "t"]], Axis.of(ordered["t"], column))
 

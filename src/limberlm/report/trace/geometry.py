@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from limberlm.analysis.wording import short
 from limberlm.observe.model.sites import BAND, LOGITS
 from limberlm.report import drawing, style, words
 from limberlm.report.drawing import Drawn, Figure, escaped
-from limberlm.report.trace.axis import short
 from limberlm.report.trace.data import SPECTRA, Stage, Trace
 from limberlm.report.trace.lines import (
     ALPHA_LINE,

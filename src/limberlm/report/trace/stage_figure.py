@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from limberlm.analysis.wording import short
 from limberlm.report import words
 from limberlm.report.drawing import Figure
-from limberlm.report.trace.axis import short
 from limberlm.report.trace.data import Stage
 from limberlm.report.trace.lines import ALPHA_LINE, RANK, RANK_LINE, Line, metric_run, outcome_lines
 from limberlm.report.trace.marks import Marks, Span

@@ -68,7 +68,7 @@ def test_a_table_gives_what_its_numbers_give(table: pd.DataFrame, made: dict[str
         head_removed_blocks=made["blocks"]["behind"],
         warmup_end=30 * scale,
         resamples=39,
-        unit="token" if x == "tokens" else "step",
+        unit=x,
     )
     assert found.verdict == by_hand.verdict
     assert found.pattern == by_hand.pattern == "F R F"

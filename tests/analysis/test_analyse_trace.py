@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from limberlm.analysis.of_folder import analyse_trace
+from limberlm.analysis import analyse_trace
 from limberlm.errors import UserError
 
 STEPS = (0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)

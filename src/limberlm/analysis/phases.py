@@ -76,13 +76,13 @@ def find_phases(
         "head_removed": _given(steps, head_removed, head_removed_blocks, "head_removed", corrected=True),
     }
     curve = whole.shortened()
-    limit = warmup_limit(warmup_end, float(curve.steps[-1])) if len(curve) else None
+    ends = None if warmup_end is None else float(warmup_end)
+    limit = warmup_limit(ends, float(curve.steps[-1])) if len(curve) else None
     if len(curve) < rules.fewest:
         verdict = without_stretches(FEW, nan, len(curve), rules.fewest)
         found = Phases(answer=FEW, verdict=verdict, fit=_points(curve, np.full(len(curve), nan)))
     else:
         found = _searched(curve, beside, limit, rules, unit)
-    ends = None if warmup_end is None else float(warmup_end)
     return replace(found, checkpoints=len(whole), used=len(curve), warmup_end=ends, limit=limit, rules=rules)
 
 

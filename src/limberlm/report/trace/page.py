@@ -64,7 +64,7 @@ def render_trace(runs: Sequence[Trace]) -> str:
         sections=sections,
         chains=side_by_sides,
         texts=TEXTS,
-        heads=table["heads"],
+        columns=table["heads"],
         measured=method.measured(runs),
         warnings=method.warnings(runs),
         notes=method.NOTES,

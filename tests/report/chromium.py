@@ -40,6 +40,20 @@ def show(browser: webdriver.Chrome, path: Path) -> None:
     WebDriverWait(browser, 60).until(lambda b: b.execute_script("return document.documentElement.dataset.ready"))
 
 
+def column(browser: webdriver.Chrome, number: int) -> list[str]:
+    """A column of the page's large table: exact values where a cell has one, its text elsewhere."""
+    cells = browser.find_elements("css selector", f".comparisons tbody td:nth-child({number})")
+    return [cell.get_attribute("data-value") or cell.text for cell in cells]
+
+
+def assert_offline_without_errors(browser: webdriver.Chrome) -> None:
+    """The console complains of nothing, and nothing was asked for but the page itself."""
+    assert errors(browser) == []
+    urls = fetched(browser)
+    assert urls, "the performance log saw not even the page itself"
+    assert [url for url in urls if not url.startswith(("file:", "data:", "blob:"))] == []
+
+
 def errors(browser: webdriver.Chrome) -> list[str]:
     """What the console complains of."""
     return [entry["message"] for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]

@@ -8,7 +8,7 @@ import pytest
 
 from limberlm.report.study import ReportData, write_report
 from limberlm.report.study.changes import CELLS
-from tests.report.chromium import errors, fetched, needs_chromium, show, webdriver
+from tests.report.chromium import assert_offline_without_errors, column, errors, needs_chromium, show, webdriver
 from tests.report.controlled import judged, swept
 from tests.report.synthetic import build
 from tests.report.test_html import page_data
@@ -32,20 +32,12 @@ def page(browser: webdriver.Chrome, report: Path) -> webdriver.Chrome:
     return browser
 
 
-def column(page: webdriver.Chrome, number: int) -> list[str]:
-    cells = page.find_elements(By.CSS_SELECTOR, f".comparisons tbody td:nth-child({number})")
-    return [cell.get_attribute("data-value") or cell.text for cell in cells]
-
-
 def filters(page: webdriver.Chrome) -> list[Select]:
     return [Select(element) for element in page.find_elements(By.CSS_SELECTOR, ".filters select")]
 
 
 def test_console_shows_no_error_and_nothing_is_fetched(page: webdriver.Chrome) -> None:
-    assert errors(page) == []
-    urls = fetched(page)
-    assert urls, "the performance log saw not even the page itself"
-    assert [url for url in urls if not url.startswith(("file:", "data:", "blob:"))] == []
+    assert_offline_without_errors(page)
 
 
 def test_every_figure_is_drawn(page: webdriver.Chrome) -> None:
@@ -214,5 +206,4 @@ def test_a_real_study_opens_and_every_run_of_it_is_drawn(
         assert (
             len(drawn) == 2 + 2 + 1 + len(CELLS) + 1 + 2
         )  # geometry, scores, plasticity, yardsticks, updates, training
-    assert errors(browser) == []
-    assert [url for url in fetched(browser) if not url.startswith(("file:", "data:", "blob:"))] == []
+    assert_offline_without_errors(browser)

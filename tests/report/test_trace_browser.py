@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from limberlm.report.trace import Trace, trace_report
-from tests.report.chromium import errors, fetched, needs_chromium, show, webdriver
+from tests.report.chromium import assert_offline_without_errors, column, errors, needs_chromium, show, webdriver
 
 from selenium.webdriver.common.action_chains import ActionChains  # isort: skip
 from selenium.webdriver.common.by import By  # isort: skip
@@ -33,20 +33,12 @@ def emulate(page: webdriver.Chrome, scheme: str) -> None:
     page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
 
 
-def column(page: webdriver.Chrome, number: int) -> list[str]:
-    cells = page.find_elements(By.CSS_SELECTOR, f".comparisons tbody td:nth-child({number})")
-    return [cell.get_attribute("data-value") or cell.text for cell in cells]
-
-
 def ink(page: webdriver.Chrome) -> str:
     return page.execute_script("return document.querySelector('.figure .xtitle').style.fill")
 
 
 def test_console_shows_no_error_and_nothing_is_fetched(page: webdriver.Chrome) -> None:
-    assert errors(page) == []
-    urls = fetched(page)
-    assert urls, "the performance log saw not even the page itself"
-    assert [url for url in urls if not url.startswith(("file:", "data:", "blob:"))] == []
+    assert_offline_without_errors(page)
 
 
 def test_every_figure_of_the_first_stage_is_drawn_at_its_height(page: webdriver.Chrome) -> None:

@@ -23,6 +23,7 @@ from limberlm.study.trace.tables import CHECKPOINTS, TRACE
 
 PHASES, SERIES = "phases.json", "series.yaml"
 WHOLE = "all stages"
+"""The name of the record where a series of several stages is read as one curve."""
 
 
 def analyse_trace(out: Path) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Literal
 
 import pandas as pd
 
+from limberlm.analysis.direction import RANK
 from limberlm.outcomes.calibration.sources import SOURCES
 from limberlm.outcomes.samples import OUT_OF_DOMAIN
 from limberlm.report import words
@@ -16,7 +17,6 @@ from limberlm.report.cells import NOTHING, Cell, Show, mean_cell, number_cell
 from limberlm.report.study.changes import change_cell
 from limberlm.report.study.data import Key, ReportData, Run
 from limberlm.report.study.headline import TARGET_SPLIT
-from limberlm.report.study.verdict import HEADLINE
 
 RIGHT = ("accuracy", "pair_accuracy")
 
@@ -67,7 +67,7 @@ def measures(data: ReportData) -> tuple[Measure, ...]:
     bwt_note, bwt_show = ("nats", words.difference) if losses else ("points", words.points)
     source = (ece_source(data) or "").replace("_", " ")
     return (
-        Measure("rank", "Effective rank", "change from base", lambda x: words.change(HEADLINE, x), "log"),
+        Measure("rank", "Effective rank", "change from base", lambda x: words.change(RANK, x), "log"),
         Measure("acc", *acc),
         Measure("bwt", "BWT", f"earlier tasks, {bwt_note}", bwt_show),
         Measure("ood_accuracy", "OOD accuracy", "mean over tasks", words.percent),

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from limberlm.analysis.direction import RANK
 from limberlm.geometry import CATALOG, HEADLINE
 from limberlm.observe.table.geometry import headline_site
 from limberlm.report import words
@@ -77,7 +78,7 @@ class Changes:
     def __init__(self, comparisons: pd.DataFrame) -> None:
         self._found: Mapping[tuple[str, str, str], Change] = dict(map(_entry, _headline_records(comparisons)))
 
-    def get(self, node: str, against: str, metric: str = HEADLINE[0]) -> Change | None:
+    def get(self, node: str, against: str, metric: str = RANK) -> Change | None:
         """The change of a checkpoint against the base, the previous stage or its twin; None if there is none."""
         return self._found.get((node, against, metric))
 

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from limberlm.analysis.direction import RANK
 from limberlm.observe.model.sites import BAND
 from limberlm.report import words
 from limberlm.report.cells import NOTHING, Cell, Show, mean_cell, row_cell
 from limberlm.report.study.changes import change_cell
 from limberlm.report.study.data import ReportData, Run, Stage
-from limberlm.report.study.verdict import HEADLINE
 
 TARGET_SPLIT = "in_domain"
 
@@ -53,7 +53,7 @@ def headline_rows(data: ReportData, run: Run) -> list[Row]:
         Row(
             stage.label,
             (
-                _geometry(geometry, stage, HEADLINE, "rms"),
+                _geometry(geometry, stage, RANK, "rms"),
                 change_cell(data.changes.get(stage.node, "base")),
                 _geometry(geometry, stage, "participation_ratio_debiased", "rms"),
                 _geometry(geometry, stage, "rankme", "rms"),

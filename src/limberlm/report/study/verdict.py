@@ -6,11 +6,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from limberlm.analysis.direction import RANK
 from limberlm.report import words
 from limberlm.report.study.changes import Change, Changes
 from limberlm.report.study.data import Run, Stage
 
-HEADLINE = "effective_rank"
 MEANING = (
     "Each interval is over probe sequences for fixed checkpoints; it says nothing about training seeds. "
     "A change is no judgement by itself: the outcomes below say what the model can still do."
@@ -69,4 +69,4 @@ def _finding(stage: Stage, change: Change | None) -> Finding:
 
 
 def _size(ratio: float) -> str:
-    return words.change(HEADLINE, ratio).lstrip("+−")
+    return words.change(RANK, ratio).lstrip("+−")

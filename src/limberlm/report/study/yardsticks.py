@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from limberlm.analysis.direction import RANK
 from limberlm.report import words
 from limberlm.report.cells import Cell
 from limberlm.report.study.chain_ends import End, Measure, end_cells, measured_only, tasks_of
 from limberlm.report.study.changes import CELLS, Change, change_cell
 from limberlm.report.study.data import Control, ReportData, Run, Stage
-from limberlm.report.study.verdict import HEADLINE
 
 ZERO = "zero_learning_rate"
 TITLES = {
@@ -81,7 +81,7 @@ def yardsticks(data: ReportData, run: Run) -> list[Yardstick]:
 
 def sentences(found: Sequence[Yardstick]) -> list[str]:
     """One sentence per stage, of the headline metric."""
-    return [each.sentence for each in found if each.metric == HEADLINE]
+    return [each.sentence for each in found if each.metric == RANK]
 
 
 def zero_sentences(data: ReportData, run: Run) -> list[str]:

@@ -9,10 +9,11 @@ from functools import partial
 import pandas as pd
 
 from limberlm.analysis import track
+from limberlm.analysis.direction import ALPHA, RANK
 from limberlm.report import words
 from limberlm.report.cells import NOTHING, Cell, number_cell
 from limberlm.report.trace.data import OUTCOMES
-from limberlm.report.trace.lines import RANK, metric_run, outcome_lines, setting
+from limberlm.report.trace.lines import metric_run, outcome_lines, setting
 from limberlm.report.trace.panels import Panel
 from limberlm.report.trace.view import Grid, Part, View, pictured
 
@@ -23,7 +24,7 @@ SCORES = {
     "pair_accuracy": "Pairs ordered right",
 }
 TRACKED = {"choice_accuracy_normalised": "multiple choice", "accuracy": "exact answers"}
-AGAINST = {RANK: "effective rank", "alpha_req": "alpha-ReQ"}
+AGAINST = {RANK: "effective rank", ALPHA: "alpha-ReQ"}
 FEWEST = 4
 HEADS = (
     ("Pearson", "plain"),

@@ -9,28 +9,19 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from limberlm.analysis.direction import ALPHA, HEAD_REMOVED, RANK
 from limberlm.analysis.wording import short
 from limberlm.observe.model.sites import BAND, LOGITS
 from limberlm.report import drawing, style, words
 from limberlm.report.drawing import Drawn, Figure, escaped
 from limberlm.report.trace.data import SPECTRA, Stage, Trace
-from limberlm.report.trace.lines import (
-    ALPHA_LINE,
-    PAPER_NAME,
-    RANK,
-    RANK_LINE,
-    Line,
-    metric_line,
-    metric_name,
-    outcome_lines,
-)
+from limberlm.report.trace.lines import ALPHA_LINE, PAPER_NAME, RANK_LINE, Line, metric_line, metric_name, outcome_lines
 from limberlm.report.trace.panels import Panel
 
-ALPHA = "alpha_req"
 HEADS = (1, 2, 8, 32)
 BANDS = ("alpha_band_32_128", "alpha_band_128_512", "alpha_band_512")
 SHARES = ("mean_share", "variance_share_1", "variance_share_8")
-MAPPED = (RANK, ALPHA, "head_removed_rank_8", "participation_ratio_debiased", "anisotropy")
+MAPPED = (RANK, ALPHA, HEAD_REMOVED, "participation_ratio_debiased", "anisotropy")
 FIT_WINDOW = (12, 100)
 FEW = 5
 Cell = dict[Any, Any]

@@ -10,12 +10,12 @@ from typing import Any
 
 import pandas as pd
 
+from limberlm.analysis.direction import RANK
 from limberlm.report import words
 from limberlm.report.cells import Show
 from limberlm.report.drawing import escaped
 from limberlm.report.trace.data import OUTCOMES, TRACE, Stage, Trace
 
-RANK = "effective_rank"
 PAPER_NAME = "called RankMe in 2509.23024"
 RANK_LINE, ALPHA_LINE = "effective rank", "alpha-ReQ"
 """The lines whose turning points are marked, as the figures name them."""

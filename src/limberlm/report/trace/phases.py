@@ -8,12 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from limberlm.analysis.trace import WHOLE
 from limberlm.report.trace.data import Stage, Trace
 from limberlm.report.trace.lines import ALPHA_LINE, RANK_LINE
 from limberlm.report.trace.marks import Marks, Span, Turn
-
-WHOLE = "all stages"
-"""The name of the record where a series of several stages was read as one curve."""
 
 TURNS = {"turns": RANK_LINE, "alpha_turns": ALPHA_LINE}
 """Where turning points are kept, and the line that they lie on."""

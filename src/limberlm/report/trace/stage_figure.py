@@ -11,11 +11,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from limberlm.analysis.direction import ALPHA, HEAD_REMOVED, RANK
 from limberlm.analysis.wording import short
 from limberlm.report import words
 from limberlm.report.drawing import Figure
 from limberlm.report.trace.data import Stage
-from limberlm.report.trace.lines import ALPHA_LINE, RANK, RANK_LINE, Line, metric_run, outcome_lines
+from limberlm.report.trace.lines import ALPHA_LINE, RANK_LINE, Line, metric_run, outcome_lines
 from limberlm.report.trace.marks import Marks, Span
 from limberlm.report.trace.panels import Panel, in_words, stack
 from limberlm.report.trace.stages import Chain, tried
@@ -78,10 +79,8 @@ def stage_panels(chain: Chain) -> tuple[list[Panel], StageAxis, Marks]:
     tries = [line for k, name in enumerate(tried(chain.trace), start=1) for line in _tries(chain, axis, name, k)]
     panels = [
         Panel("Effective rank", [metric(RANK, RANK_LINE, 1)], 220, log=True),
-        Panel("alpha-ReQ", [metric("alpha_req", ALPHA_LINE, 2)], 170),
-        Panel(
-            "Effective rank<br>without the top 8", [metric("head_removed_rank_8", "top 8 removed", 3)], 170, log=True
-        ),
+        Panel("alpha-ReQ", [metric(ALPHA, ALPHA_LINE, 2)], 170),
+        Panel("Effective rank<br>without the top 8", [metric(HEAD_REMOVED, "top 8 removed", 3)], 170, log=True),
         Panel("pass@k", tries, 220),
     ]
     return panels, axis, marks

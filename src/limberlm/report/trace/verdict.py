@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from limberlm.analysis import over_seeds
+from limberlm.analysis.agreement import FEWEST_SEEDS
+from limberlm.analysis.direction import RANK
 from limberlm.report import words
-from limberlm.report.trace.lines import RANK
 from limberlm.report.trace.phases import StagePhases, agree, found_in, found_in_whole
 from limberlm.report.trace.stages import Chain
 from limberlm.report.trace.view import View
 
-ENOUGH_SEEDS = 3
 ONE_RUN = "Slow wander of one run cannot be told from a phase: a claim needs the same pattern in three seeds or more."
 LETTERS = {"F": "fall", "R": "rise"}
 MIRROR = {
@@ -99,8 +99,8 @@ def _of_seeds(found: Sequence[StagePhases], names: Sequence[str]) -> Verdict:
     if not found[0].pattern:
         return Verdict(f"No phase was found in any of the {count} seeds.", each)
     called = f"{patterns[0]} ({', '.join(dict.fromkeys(found[0].labels))})"
-    if count < ENOUGH_SEEDS:
-        return Verdict(f"Both seeds show {called}; a claim of phases needs {ENOUGH_SEEDS} seeds.", each)
+    if count < FEWEST_SEEDS:
+        return Verdict(f"Both seeds show {called}; a claim of phases needs {FEWEST_SEEDS} seeds.", each)
     return Verdict(f"All {count} seeds show {called}.", each)
 
 

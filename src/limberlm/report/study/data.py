@@ -102,7 +102,8 @@ class ReportData:
 
     def rows(self, table: Literal["geometry", "outcomes", "training", "updates"], key: Key) -> pd.DataFrame:
         """The rows of a table that belong to a chain with a seed."""
-        return self._by_chain[table].get(key, getattr(self, table).iloc[:0])
+        nothing: pd.DataFrame = getattr(self, table).iloc[:0]
+        return self._by_chain[table].get(key, nothing)
 
     @cached_property
     def _by_chain(self) -> dict[str, dict[Key, pd.DataFrame]]:

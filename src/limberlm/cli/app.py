@@ -6,6 +6,7 @@ import io
 import os
 import sys
 import warnings
+from collections.abc import Callable
 
 import typer
 from typer.exceptions import TyperException
@@ -34,11 +35,22 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for command in (measure, compare, updates, run, status, prune, trace, report, metrics):
-    app.command()(command)
-app.command("testbed")(skills)
-for command in (pretrain, demo):
-    app.command()(command)
+COMMANDS: dict[str, Callable[..., None]] = {
+    "measure": measure,
+    "compare": compare,
+    "updates": updates,
+    "run": run,
+    "status": status,
+    "prune": prune,
+    "trace": trace,
+    "report": report,
+    "metrics": metrics,
+    "testbed": skills,
+    "pretrain": pretrain,
+    "demo": demo,
+}
+for name, command in COMMANDS.items():
+    app.command(name)(command)
 
 
 @app.callback(invoke_without_command=True)

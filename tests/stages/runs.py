@@ -22,20 +22,19 @@ from limberlm.stages.kind import TrainerKind
 from limberlm.stages.settings.arguments import trainer_config
 from limberlm.stages.train import Progress
 
-FIRST: dict[str, dict[str, float]] = {
-    "sft": {},
-    "dpo": {"loss": math.log(2)},
-    "kto": {"kl": 0.0, "loss": 0.5},
-    "grpo": {"kl": 0.0},
-}
-"""What an untouched policy must show at the first step, by trainer; of grpo where `beta` is not 0."""
-
 DATA = {
     "sft": "testbed:instructions",
     "dpo": "testbed:preferences",
     "kto": "testbed:preferences",
     "grpo": "testbed:arithmetic",
 }
+FIRST: dict[str, dict[str, float]] = {
+    "sft": {},
+    "dpo": {"loss": math.log(2)},
+    "kto": {"kl": 0.0, "loss": 0.5},
+    "grpo": {"kl": 0.0},
+}
+"""What an untouched policy logs at the first step (GRPO with `beta` above 0); nothing where there is no reference."""
 ARGS: dict[str, dict[str, Any]] = {"grpo": {"num_generations": 4, "max_completion_length": 8}}
 ADAPTER = AdapterSettings(r=4, lora_alpha=8)
 

@@ -65,14 +65,14 @@ def test_the_first_step_is_that_of_an_untouched_policy(full: Full) -> None:
     assert full.run.hand_over.first_step == {name: (first[name], value) for name, value in FIRST[full.name].items()}
     assert all(first[name] == pytest.approx(value, abs=1e-6) for name, value in FIRST[full.name].items())
     assert full.run.hand_over.continuity < 1e-5
-    assert full.run.hand_over.reference == (None if full.name == "sft" else full.run.hand_over.continuity)
+    assert full.run.hand_over.reference == (full.run.hand_over.continuity if FIRST[full.name] else None)
     assert full.run.hand_over.trained == "full"
     assert full.run.hand_over.merge_rounding is None
 
 
 def test_the_reference_is_the_checkpoint_to_the_bit(full: Full) -> None:
     reference = getattr(full.trainer, "ref_model", None)
-    assert (reference is None) == (full.name == "sft")
+    assert (reference is not None) == bool(FIRST[full.name])
     if reference is not None:
         start = checkpoint(full.base, [full.before], "merge").state_dict()
         found = full.trainer.accelerator.unwrap_model(reference).state_dict()
@@ -186,7 +186,7 @@ def test_a_second_run_writes_the_same_bytes(tiny_model_folder: Path, tmp_path: P
     assert one == two
 
 
-@pytest.mark.parametrize("trainer", [name for name in EACH if name.values != ("sft",)])
+@pytest.mark.parametrize("trainer", [name for name in EACH if FIRST[name.values[0]]])
 def test_a_reference_loaded_from_the_old_weights_stops_the_stage(
     tiny_model_folder: Path, tmp_path: Path, sft: Trained, trainer: str
 ) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pkgutil import resolve_name
+from importlib import import_module
 from typing import Any
 
 PAIRS = (("prompt", "chosen", "rejected"), ("chosen", "rejected"))
@@ -17,8 +17,8 @@ class TrainerKind:
 
     Attributes:
         name: the name in a study file.
-        trainer: TRL's trainer class, with its module where that is not `trl` itself.
-        config: its configuration class, likewise.
+        trainer: TRL's trainer class.
+        config: TRL's configuration class.
         columns: the columns that it can train on, best first. Others are dropped.
         has_reference: from a configuration, whether it holds the policy against a reference model.
         first_step: from a configuration, the logged quantities whose value an untouched policy determines, such as the
@@ -27,6 +27,7 @@ class TrainerKind:
         contradiction: from a configuration, one line about a setting that cannot be used here, or None.
         extras: from the stage's data source, further arguments of the trainer.
         headline: the logged quantity that says how a run is going.
+        module: where TRL has the two classes.
 
     """
 
@@ -40,14 +41,15 @@ class TrainerKind:
     contradiction: Callable[[Any], str | None] = lambda config: None
     extras: Callable[[str], dict[str, Any]] = lambda source: {}
     headline: str = "loss"
+    module: str = "trl"
 
     def trainer_class(self) -> Any:
         """The trainer class, imported on first use: TRL takes seconds to import."""
-        return resolve_name(f"trl.{self.trainer}")
+        return getattr(import_module(self.module), self.trainer)
 
     def config_class(self) -> Any:
         """The configuration dataclass, imported on first use."""
-        return resolve_name(f"trl.{self.config}")
+        return getattr(import_module(self.module), self.config)
 
 
 def reference_contradiction(config: Any) -> str | None:

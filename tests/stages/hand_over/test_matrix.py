@@ -16,20 +16,16 @@ from transformers import LlamaForCausalLM
 
 from limberlm.stages import TRAINERS, AdapterSettings, StageRun
 from limberlm.stages.hand_over import HandOver, Left, checkpoint
-from tests.stages.runs import FIRST, Opened, load, logits, relative_rms, run_stage, update
+from tests.stages.runs import DATA, FIRST, Opened, load, logits, relative_rms, run_stage, update
 
 # What the stage teaches, as a testbed skill, and by which trainer.
 KINDS = {
-    "sft": ("sft", "instructions"),
-    "dpo": ("dpo", "preferences"),
-    "kto": ("kto", "preferences"),
-    "rlvr": ("grpo", "arithmetic"),
+    **{trainer: (trainer, data.removeprefix("testbed:")) for trainer, data in DATA.items()},
     "safety": ("sft", "refusals"),
     "math": ("sft", "arithmetic"),
     "code": ("sft", "programs"),
     "cot": ("sft", "long_arithmetic"),
 }
-REPRESENTATIVES = ("sft", "dpo", "kto", "rlvr")  # one of each trainer
 ARGS: dict[str, dict[str, Any]] = {"grpo": {"beta": 0.1}}
 # Without dropout the first loss of supervised fine-tuning is the checkpoint's own under `continue` too.
 ADAPTER = AdapterSettings(r=4, lora_alpha=8, lora_dropout=0.0)
@@ -64,7 +60,7 @@ def earlier(tiny_model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -
 
 
 def cell(policy: HandOver, kind: str) -> Any:
-    slow = () if kind in REPRESENTATIVES else (pytest.mark.slow,)
+    slow = () if kind in DATA else (pytest.mark.slow,)
     return pytest.param((policy, kind), id=f"{policy}-{kind}", marks=slow)
 
 
@@ -119,7 +115,7 @@ def test_the_stage_starts_with_the_function_the_last_one_ended_with(stage: Cell)
 
 
 def test_the_reference_has_the_logits_of_the_start(stage: Cell) -> None:
-    assert stage.run.hand_over.reference == (None if stage.trainer == "sft" else stage.run.hand_over.continuity)
+    assert stage.run.hand_over.reference == (stage.run.hand_over.continuity if FIRST[stage.trainer] else None)
 
 
 def test_what_is_left_is_the_function_that_was_trained(stage: Cell) -> None:
@@ -142,7 +138,7 @@ def test_the_weights_move_by_s_b_a_and_by_nothing_else(stage: Cell) -> None:
 
 
 def test_the_trained_adapter_is_the_only_one_active_and_the_only_one_saved(stage: Cell) -> None:
-    copies = {"ref"} if stage.policy == "continue" and stage.trainer != "sft" else set()
+    copies = {"ref"} if stage.policy == "continue" and FIRST[stage.trainer] else set()
     assert set(stage.held.peft_config) == {"default"} | copies
     assert stage.held.active_adapters == ["default"]
     assert sorted(path.name for path in stage.run.left.folder.iterdir()) == [
@@ -155,7 +151,7 @@ def test_the_trained_adapter_is_the_only_one_active_and_the_only_one_saved(stage
 def test_a_copy_kept_as_the_reference_stays_the_start(stage: Cell) -> None:
     held = dict(stage.held.named_parameters())
     copies = {name: weight for name, weight in held.items() if ".ref." in name}
-    assert bool(copies) == (stage.policy == "continue" and stage.trainer != "sft")
+    assert bool(copies) == (stage.policy == "continue" and bool(FIRST[stage.trainer]))
     started = PeftModel.from_pretrained(load(stage.base), stage.before.folder).state_dict()
     for name, weight in copies.items():
         assert torch.equal(weight, started[name.replace(".ref.", ".default.")])

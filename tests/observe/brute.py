@@ -21,29 +21,8 @@ from torch import nn
 
 from limberlm.observe import ProbeSet
 from tests.observe import brute_values as v
-from tests.observe.brute_values import WINDOW, G
+from tests.observe.brute_values import ABOUT_THE_VALUE, LOG, WINDOW, WITHOUT_INTERVAL, G
 
-LOG = {
-    *("effective_rank", "rankme", "participation_ratio", "participation_ratio_debiased", "stable_rank"),
-    *(f"head_removed_rank_{k}" for k in (1, 2, 8, 32)),
-    *("effective_rank_normalised", "isoscore", "srank", "approximate_rank", "twonn", "mle_dimension"),
-    *("logit_effective_rank", "logit_participation_ratio", "logit_participation_ratio_debiased"),
-    *("trajectory_rank", "trajectory_rank_pooled", "diff_erank"),
-}
-ABOUT_THE_VALUE = {"twonn", "mle_dimension", "entropy_median"}
-"""Whose interval is centred on the value."""
-WHOLE = {"srank", "approximate_rank", "feature_rank", "duplicated_units"} | {
-    f"dormant_units_{tau}" for tau in (0.01, 0.025, 0.1)
-}
-WITHOUT_INTERVAL = WHOLE | {
-    *("subspace_overlap_32", "principal_angle_max_32", "principal_angle_mean_32", "alpha_r_squared")
-}
-CORRECTED = {
-    *("effective_rank", "rankme", "participation_ratio", "stable_rank", "mean_share", "top_dimension_share"),
-    *(f"variance_share_{k}" for k in (1, 8, 32)),
-    *(f"head_removed_rank_{k}" for k in (1, 2, 8, 32)),
-    *("effective_rank_normalised", "isoscore", "logit_effective_rank", "logit_participation_ratio"),
-}
 OF_WINDOWS = {
     *("curvature", "straightness", "velocity", "trajectory_homogeneity", "trajectory_cka"),
     *("diff_erank", "matrix_entropy", "trajectory_rank", "trajectory_rank_pooled"),

@@ -65,6 +65,24 @@ def covered(design: Design, count: int, draws: int = 16, known: dict[Key, float]
     return coverage.table()
 
 
+def some(names: Sequence[str], count: int) -> Tables:
+    """The page's first table for some metrics alone: the same numbers, in minutes."""
+    usual, depth = (
+        replace(design, metrics=tuple(metric for metric in design.metrics if metric.name in names))
+        for design in (USUAL, DEPTH)
+    )
+    nothing = pd.DataFrame(columns=["site", "convention", "metric", "coverage", "family"])
+    tables = dict.fromkeys(("usual", "depth", "few", "uneven"), nothing)
+    if usual.metrics:
+        known = truth(usual, 16)
+        tables["usual"] = covered(usual, count, known=known)
+        tables["few"] = covered(replace(usual, sequences=48), count // 2, known=known)
+        tables["uneven"] = covered(replace(usual, law=UNEVEN), count // 2)
+    if depth.metrics:
+        tables["depth"] = covered(depth, count, 64)
+    return tables
+
+
 def wide(count: int, draws: int = 3) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Coverage of late ranks, solved exactly and by gap transfer."""
     known = truth(WIDE, draws)

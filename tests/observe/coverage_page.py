@@ -1,4 +1,7 @@
-"""The page of measured coverage: `python -m tests.observe.coverage_page > docs/reference/coverage.md`."""
+"""The page of measured coverage: `python -m tests.observe.coverage_page > docs/reference/coverage.md`.
+
+With names of metrics (`... coverage_page rankme`) it prints their rows of the first table, to be put in by hand.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ import pandas as pd
 import torch
 
 from limberlm.geometry import CATALOG, Metric
-from tests.observe.calibration import HIGH, LOW, Tables, measured
+from tests.observe.calibration import HIGH, LOW, Tables, measured, some
 
 PAIRS = "conservative near 0: of a mean over pairs that is 0 for every row the jackknife finds twice the variance"
 ENDS = "rough at four states per dimension"
@@ -116,16 +119,12 @@ states are the maximum of a rank, and there its interval is too wide.
 
 def page(tables: Tables, count: int) -> str:
     """The page as Markdown."""
-    depth = tables["depth"]
-    shown = depth["site"].isin(["embed", "block.1", "band"])
-    shown &= depth["site"].ne("block.1") | depth["family"].eq("trajectories")
-    main = pd.concat([tables["usual"], depth[shown]])
     sections = [
         INTRO.format(count=f"{count:,}", half=f"{count // 2:,}"),
         "## Every metric\n",
         *_table(
             ["metric", "read at", "truth", "reads", "covered", "error", "48 texts", "uneven", ""],
-            (_row(row, tables) for _, row in main.iterrows()),
+            first_rows(tables),
         ),
         LATE_RANKS,
         *_table(
@@ -155,6 +154,14 @@ def page(tables: Tables, count: int) -> str:
         ),
     ]
     return "\n".join(sections)
+
+
+def first_rows(tables: Tables) -> list[list[str]]:
+    """The first table: most metrics at the final norm, some by depth."""
+    depth = tables["depth"]
+    shown = depth["site"].isin(["embed", "block.1", "band"])
+    shown &= depth["site"].ne("block.1") | depth["family"].eq("trajectories")
+    return [_row(row, tables) for _, row in pd.concat([tables["usual"], depth[shown]]).iterrows()]
 
 
 def _table(head: list[str], rows: Iterable[list[str]]) -> list[str]:
@@ -204,9 +211,13 @@ def reason(row: pd.Series) -> str:
 
 
 def main() -> None:
-    """Measure everything and print the page."""
-    count = int(sys.argv[1]) if len(sys.argv) > 1 else 1000
+    """Measure everything and print the page, or the rows of some metrics."""
+    count = next((int(word) for word in sys.argv[1:] if word.isdigit()), 1000)
+    names = [word for word in sys.argv[1:] if not word.isdigit()]
     torch.set_num_threads(1)
+    if names:
+        print(*(f"| {' | '.join(cells)} |" for cells in first_rows(some(names, count))), sep="\n")
+        return
     print(page(measured(count), count), end="")
 
 

@@ -11,7 +11,7 @@ import torch
 from limberlm.errors import UserError
 from limberlm.geometry import CATALOG
 from limberlm.observe import Geometry, ProbeSequence, ProbeSet, compare, measure
-from tests.observe.brute import WITHOUT_INTERVAL
+from tests.observe.brute_values import WITHOUT_INTERVAL
 from tests.observe.tiny import WIDTH, mixed_probe, random_probe, tiny, word_tokenizer
 
 PROBE = random_probe(40, domains=("math", "prose"))

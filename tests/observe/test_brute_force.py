@@ -12,7 +12,8 @@ from limberlm.geometry import CATALOG, Undefined
 from limberlm.geometry.catalog.record import Counts
 from limberlm.observe import Geometry, ProbeSet, load_model, load_tokenizer, measure
 from limberlm.observe.probe.rows import decode, read_bytes
-from tests.observe.brute import CORRECTED, LOG, band, brute_table, stored
+from tests.observe.brute import band, brute_table, stored
+from tests.observe.brute_values import CORRECTED, LOG
 from tests.observe.tiny import VOCABULARY, mixed_probe, shared, tiny
 
 LAYERS = 4

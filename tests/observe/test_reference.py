@@ -10,7 +10,7 @@ import torch
 
 from limberlm.errors import UserError
 from limberlm.observe import ProbeSet, compare, measure
-from tests.observe.brute import WITHOUT_INTERVAL
+from tests.observe.brute_values import WITHOUT_INTERVAL
 from tests.observe.tiny import LAYERS, assert_same_bits, mixed_probe, random_probe, tiny, word_tokenizer
 
 PROBE = random_probe(96, domains=("math", "prose"))

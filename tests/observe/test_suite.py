@@ -13,7 +13,7 @@ from limberlm.errors import UserError
 from limberlm.geometry import CATALOG
 from limberlm.observe import Geometry, measure
 from limberlm.observe.forward.request import Request
-from tests.observe.brute import WHOLE, WITHOUT_INTERVAL
+from tests.observe.brute_values import WHOLE, WITHOUT_INTERVAL
 from tests.observe.tiny import assert_same_bits, mixed_probe, random_probe, tiny
 
 PROBE = mixed_probe()

@@ -11,7 +11,7 @@ from statsmodels.stats.multitest import multipletests
 
 from limberlm.errors import UserError
 from limberlm.observe import Geometry, ProbeSet, compare, measure
-from tests.observe.brute import ABOUT_THE_VALUE
+from tests.observe.brute_values import ABOUT_THE_VALUE
 from tests.observe.tiny import random_probe, tiny
 
 PROBE = random_probe(96, domains=("math", "prose"))

@@ -33,14 +33,15 @@ COLUMNS: tuple[tuple[str, str], ...] = (
     ("RankMe", "bias-corrected"),
     ("Anisotropy", "mean cosine"),
     ("Target accuracy", "the stage's own task"),
-    ("Retention", "earlier tasks, points"),
+    ("Retention", "earlier tasks"),
     ("Plasticity: AULC", "nats per token"),
     ("Plasticity: loss after", "nats per token"),
 )
 CAPTION = (
     "Under each value its 95 % interval. Ranks and participation ratio count directions; they and "
     "anisotropy are means over the 50–85 % depth band, under rms (anisotropy: raw). Retention: accuracy "
-    "on the tasks of earlier stages minus its value right after their stage, in percentage points. "
+    "on the tasks of earlier stages minus its value right after their stage, in percentage points. Tasks without "
+    "right and wrong answers have their held-out loss instead, in nats. "
     "Plasticity: loss on a future task while a fresh adapter learns it, on average (AULC) and at the end; "
     "lower is better. A dash: not measured, or not defined at this stage."
 )
@@ -75,8 +76,8 @@ def outcomes_sentence(rows: list[Row]) -> str:
     if not math.isnan(retention.value):
         side = "below" if retention.value < 0 else "above"
         size = retention.text.lstrip("+−")
-        what, unit = ("held-out loss", "") if size.endswith("nats") else ("accuracy", " points")
-        distance = f"{size}{unit} {side} its value" if retention.value else "what it was"
+        what = "held-out loss" if size.endswith("nats") else "accuracy"
+        distance = f"{size} {side} its value" if retention.value else "what it was"
         parts.append(f"{what} on earlier tasks is {distance} right after their stages")
     if not math.isnan(after.value) and not math.isnan(at_base.value):
         parts.append(
@@ -116,7 +117,7 @@ def _target(outcomes: pd.DataFrame, stage: Stage, targets: Mapping[str, str]) ->
 
 def _retention(outcomes: pd.DataFrame, stage: Stage) -> Cell:
     """In points of accuracy; in nats of held-out loss where the tasks have no accuracy."""
-    cell = _mean(outcomes, stage, "retention", words.points)
+    cell = _mean(outcomes, stage, "retention", words.points, " points")
     if not math.isnan(cell.value):
         return cell
     return _mean(outcomes, stage, "retention_loss", words.difference, " nats")

@@ -96,3 +96,10 @@ def test_every_test_named_exists(page: Path) -> None:
     named = TESTS.findall(page.read_text())
     assert len(named) == page.read_text().count("::test_")
     assert [f"{path}::{name}" for path, name in named if name not in defined_in(path)] == []
+
+
+def test_every_file_that_contributing_names_is_there() -> None:
+    named = re.findall(r"`([\w./]+(?:\.py|\.md|\.txt|/))`", (ROOT / "CONTRIBUTING.md").read_text())
+    missing = {name for name in named if not any((home / name).exists() for home in (ROOT, ROOT / "src" / "limberlm"))}
+    assert len(named) > 10
+    assert missing <= {"site/", "src/limberlm/interventions/"}, "made by a command, and not there yet"

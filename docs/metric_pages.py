@@ -12,7 +12,6 @@ from metric_words import DIRECTIONS, FAMILIES, NEEDS, NOTHING, PREDICTIONS, REFE
 
 from limberlm.geometry.catalog import CATALOG, HEADLINE, Metric
 from limberlm.geometry.catalog.record import Counts
-from limberlm.geometry.catalog.updates import REQUIRES
 from limberlm.geometry.undefined import Undefined
 from limberlm.observe.forward.presets import PRESETS
 
@@ -158,8 +157,8 @@ def _needs(metric: Metric) -> str:
         words += ", at `final_norm`, seen through the unembedding"
     if metric.reads == "output":
         words += ", seen through the unembedding"
-    if metric.name in REQUIRES:
-        words += f"; of a change also `{'`, `'.join(REQUIRES[metric.name])}`"
+    if metric.requires:
+        words += f"; of a change also `{'`, `'.join(metric.requires)}`"
     return words
 
 

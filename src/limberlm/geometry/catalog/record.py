@@ -68,6 +68,7 @@ class Metric:
         compute: the pure function.
         conventions: those it is reported under, the default first.
         sites: where it is read: states of all sites, of blocks only, of the final norm only, or the logits.
+        requires: for needs "update" and "updates", the fields of `Change` beyond the update itself.
         reads: for needs "tokens" and "sequences", the name of the values that `compute` takes.
         null: the value when there is nothing to see (isotropic, independent, unrelated), or None.
         corrected: whether the bias-corrected value has a row NAME_corrected.
@@ -96,6 +97,7 @@ class Metric:
     oracle: str = ""
     conventions: tuple[str, ...] = ("rms", "raw")
     sites: Literal["hidden", "blocks", "final_norm", "logits"] = "hidden"
+    requires: tuple[str, ...] = ()
     reads: str = ""
     null: Callable[[Counts], float] | None = None
     corrected: bool = False

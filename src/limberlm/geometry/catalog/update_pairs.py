@@ -26,6 +26,7 @@ def _between(
     misses: str,
     source: str = "Standard",
     oracle: str = _DENSE,
+    requires: tuple[str, ...] = (),
 ) -> Metric:
     note = f"By chance {chance}. {_INVARIANT} Undefined when a stage changed nothing."
     return Metric(
@@ -43,6 +44,7 @@ def _between(
         misses=misses,
         oracle=oracle,
         conventions=(),
+        requires=requires,
     )
 
 
@@ -164,6 +166,7 @@ METRICS = (
         "[0, 1]",
         "up",
         lambda s, t: updates.subspace_overlap(s.start, t.start),
+        requires=("start",),
         source="Our choice",
         chance="max(r_s, r_t)/d_in; 1 means that a seed was used twice",
         misses="Adapters without init/adapter_model.safetensors beside them, which are left out.",

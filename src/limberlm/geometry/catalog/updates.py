@@ -29,6 +29,7 @@ def _metric(
     source: str = "Standard",
     oracle: str = _DENSE,
     integer: bool = False,
+    requires: tuple[str, ...] = (),
 ) -> Metric:
     return Metric(
         name=name,
@@ -46,6 +47,7 @@ def _metric(
         oracle=oracle,
         conventions=(),
         integer=integer,
+        requires=requires,
     )
 
 
@@ -75,6 +77,7 @@ def _rotation(side: str, vectors: str) -> Metric:
         "[0, pi/2]",
         "drift",
         lambda c: weights.mean_rotation(c.before, c.after, side),
+        requires=("before", "after"),
         source="Standard angles; their mean is our choice",
         note=f"0 when nothing changed. {_WITH_BASE}",
         misses="Changes of singular values. Near-equal values at the cut swap their vectors at the least touch.",
@@ -100,6 +103,7 @@ _SIZE = (
         "[0, inf)",
         "drift",
         lambda c: updates.relative_update_norm(c.update, c.weight),
+        requires=("weight",),
         note=_WITH_BASE,
         misses="What the change does. A few large directions of the weight hide a large change of the others.",
     ),
@@ -141,6 +145,7 @@ _AGAINST_THE_WEIGHT = (
         "[0, 1]",
         "up",
         lambda c: weights.principal_energy(c.update, c.base),
+        requires=("base",),
         note=f"By chance k/d_out. {_WITH_BASE}",
         misses="Input directions. Read from a difference of 16-bit weights its verdict can flip.",
         oracle=f"{_DENSE}; 20 and 4000 random rotations of the same spectrum",
@@ -152,6 +157,7 @@ _AGAINST_THE_WEIGHT = (
         "0 to 10",
         "drift",
         lambda c: weights.intruder_dimensions(c.after, c.base),
+        requires=("base", "after"),
         source="Shuttleworth et al. 2410.21228",
         note=f"Counts all stages up to this one. {_WITH_BASE}",
         misses="Vectors below the top 10, and turns of less than 60 degrees. A random change of the same size may "
@@ -168,6 +174,7 @@ _AGAINST_THE_WEIGHT = (
         "[0, inf)",
         "drift",
         lambda c: weights.merge_residue(c.update.dense(), c.weight, c.stored),
+        requires=("weight", "stored"),
         source="Our choice",
         note="Only for hand-over `merge` on a base stored in 16 bits. Rises as the change shrinks.",
         misses="What rounding the base itself lost before.",
@@ -192,6 +199,7 @@ _AGAINST_THE_WEIGHT = (
         "[0, 1]",
         "up",
         lambda c: updates.subspace_overlap(c.start, c.span),
+        requires=("start", "span"),
         source="Our choice",
         note="By chance r/d_in. Near 1 at small learning rates: overlaps of inputs then compare initialisations. "
         "Needs the initialisation beside the adapter, in init/adapter_model.safetensors.",
@@ -200,15 +208,3 @@ _AGAINST_THE_WEIGHT = (
 )
 
 METRICS: tuple[Metric, ...] = _SIZE + _AGAINST_THE_WEIGHT + update_pairs.METRICS
-
-REQUIRES: dict[str, tuple[str, ...]] = {
-    "relative_update_norm": ("weight",),
-    "principal_energy": ("base",),
-    "intruder_dimensions": ("base", "after"),
-    "rotation_in": ("before", "after"),
-    "rotation_out": ("before", "after"),
-    "merge_residue": ("weight", "stored"),
-    "initial_overlap": ("start", "span"),
-    "initial_overlap_between": ("start",),
-}
-"""The fields of `Change` that a metric needs beyond the update itself."""

@@ -15,7 +15,7 @@ import torch
 
 from limberlm.errors import UserError, nearest
 from limberlm.files import whole_file
-from limberlm.geometry.catalog.updates import METRICS, REQUIRES
+from limberlm.geometry.catalog.updates import METRICS
 from limberlm.geometry.low_rank import KEPT
 from limberlm.geometry.undefined import Undefined
 from limberlm.geometry.updates import LEADING, Change
@@ -234,14 +234,13 @@ def _not_measured(measured: set[str], terms: Terms, chain: Chain) -> dict[str, s
     for metric in METRICS:
         if metric.name in measured or (metric.needs == "updates" and len(chain.names) == 1):
             continue
-        needed = set(REQUIRES.get(metric.name, ()))
         if metric.name == "output_drift":
             reasons[metric.name] = "needs a pass over texts"
-        elif "start" in needed:
+        elif "start" in metric.requires:
             reasons[metric.name] = "no initialisation was recorded in init/ beside the adapters"
-        elif "stored" in needed:
+        elif "stored" in metric.requires:
             reasons[metric.name] = "needs hand-over merge and a base stored in 16 bits"
-        elif needed:
+        elif metric.requires:
             reasons[metric.name] = "needs the base" if terms.base is None else "needs the weights' SVDs (intruders)"
         else:
             reasons[metric.name] = "needs two modules of the same kind"

@@ -14,7 +14,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from limberlm.geometry.catalog.updates import METRICS, REQUIRES
+from limberlm.geometry.catalog.record import Metric
+from limberlm.geometry.catalog.updates import METRICS
 from limberlm.geometry.undefined import Undefined
 from limberlm.geometry.update_null import null_alone, null_between, rotated_energies
 from limberlm.geometry.updates import Change, leading_directions, overlap_grid, update_angles
@@ -96,18 +97,18 @@ def _place(seed: int, module: str, *numbers: int) -> int:
 
 def _alone(change: Change, seed: int) -> Iterator[dict[str, Any]]:
     for metric in METRICS:
-        if metric.needs == "update" and metric.name != "output_drift" and _at_hand(metric.name, change):
+        if metric.needs == "update" and metric.name != "output_drift" and _at_hand(metric, change):
             yield _row(metric, change, seed)
 
 
 def _between(earlier: Change, later: Change, seed: int) -> Iterator[dict[str, Any]]:
     for metric in METRICS:
-        if metric.needs == "updates" and metric.name != PERMUTED and _at_hand(metric.name, earlier, later):
+        if metric.needs == "updates" and metric.name != PERMUTED and _at_hand(metric, earlier, later):
             yield _row(metric, (earlier, later), seed)
 
 
-def _at_hand(metric: str, *changes: Change) -> bool:
-    return all(getattr(change, field) is not None for change in changes for field in REQUIRES.get(metric, ()))
+def _at_hand(metric: Metric, *changes: Change) -> bool:
+    return all(getattr(change, field) is not None for change in changes for field in metric.requires)
 
 
 def _row(metric: Any, given: Change | tuple[Change, Change], seed: int) -> dict[str, Any]:

@@ -270,6 +270,8 @@ def test_nothing_is_said_about_no_spread_or_malformed_spectra() -> None:
             metric(torch.tensor([1.0, math.nan]))
         with pytest.raises(ValueError, match="finite and not negative"):
             metric(torch.tensor([1.0, -1.0]))
+        with pytest.raises(ValueError, match=r"these have shape \(4, 4\)"):
+            metric(torch.eye(4))  # the covariance in place of its eigenvalues: its entries would pass for them
     for k in (0, 4, 5):
         with pytest.raises(Undefined, match="says nothing in 4 dimensions"):
             variance_share(torch.ones(4), k)

@@ -77,6 +77,10 @@ def _clipped(values: Tensor, matrix: Tensor, tolerance: float) -> Tensor:
 
 def _shares(spectrum: Tensor) -> Tensor:
     """The spectrum divided by its sum, float64."""
+    if spectrum.ndim != 1:
+        raise ValueError(
+            f"eigenvalues are [d], these have shape {tuple(spectrum.shape)}: take `eigenvalues` of a matrix"
+        )
     spectrum = spectrum.to(torch.float64)
     if not bool(torch.isfinite(spectrum).all()) or bool((spectrum < 0).any()):
         raise ValueError("eigenvalues must be finite and not negative")

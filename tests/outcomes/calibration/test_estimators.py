@@ -438,6 +438,13 @@ def test_malformed_answers_are_refused(confidence: list[float], correct: list[fl
             measure(confidence, correct)
 
 
+@pytest.mark.parametrize("bins", [0, -3, 2.5])
+def test_bins_that_cannot_be_are_refused(bins: float) -> None:
+    for measure in (ece, ece_adaptive, ece2_debiased, brier_decomposition, reliability_table):
+        with pytest.raises(ValueError, match=rf"^bins={bins}: must be a whole number"):
+            measure([0.5, 0.9], [1, 0], bins)
+
+
 @pytest.mark.parametrize(
     ("logits", "right", "said"), [([0.0, 1.0], [0], r"\[n, K\]"), ([[0.0, 1.0]], [2], "2 to 2"), ([[0.0]], [0, 0], "n")]
 )

@@ -31,6 +31,10 @@ class Binned:
     bin: Ints
     bins: int
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.bins, int | np.integer) or self.bins < 1:
+            raise ValueError(f"bins={self.bins}: must be a whole number, 1 or more")
+
     @classmethod
     def equal_width(cls, confidence: ArrayLike, correct: ArrayLike, bins: int = BINS) -> Binned:
         """Bins [b/B, (b+1)/B), the last one closed.

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import tempfile
 
-os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"  # as the command does, before transformers is imported
+# before the libraries are imported, which read these once: bars are off, as in the command, and runs are tracked here
+os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+os.environ["TRACKIO_DIR"] = tempfile.mkdtemp(prefix="trackio-")
 
 from collections.abc import Callable
 from itertools import islice

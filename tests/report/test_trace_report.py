@@ -6,6 +6,7 @@ import json
 import math
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ import pytest
 from plotly.offline import get_plotlyjs
 
 from limberlm.report.trace import Trace, read_trace, render_trace, trace_report
+from limberlm.report.trace.memorization import rho_panel
 from limberlm.report.trace.page import views
 from tests.report.synthetic_trace import STEPS, TOKENS_PER_STEP
 from tests.report.test_html import Page, page_data
@@ -214,6 +216,19 @@ def test_memorization_lines_are_the_rows_of_their_statistic(chain: Trace, text: 
     once = of_corpus[(of_corpus["copies"] == 1).fillna(False)].sort_values("step")["value"].tolist()
     assert line(by_copies, "1 copy")["y"] == once
     assert next(part["name"] for part in by_copies["data"]) == "held out"
+
+
+def test_the_rule_for_unseen_tokens_that_the_series_names_leads(chain: Trace) -> None:
+    table = chain.tables["memorization.parquet"].copy()
+    table.loc[table["zero"] == "drop", "value"] += 0.1
+    settings = {**chain.series, "memorization": {"zero": "drop"}}
+    (view, *_) = views([replace(chain, tables={**chain.tables, "memorization.parquet": table}, series=settings)])
+    panel = rho_panel(view)
+    rows = table[(table["stage"] == "pretraining") & (table["task"] == "spans") & (table["statistic"] == "rho")]
+    expected = rows[rows["zero"] == "drop"].sort_values("step")["value"].tolist()
+    (drawn,) = (line for line in panel.lines if line.name == "plain, the paper's")
+    assert drawn.runs[0]["value"].tolist() == expected
+    assert "drop" in panel.title
 
 
 def test_ablation_is_averaged_over_tasks_and_draws(chain: Trace, text: str) -> None:

@@ -51,7 +51,8 @@ class TokenNorms:
     @property
     def massive(self) -> int:
         """How many tokens are over the threshold."""
-        return sum(int((norms > self.threshold).sum()) for norms in self.large.values())
+        threshold = self.threshold  # undefined even where no token was large enough to be kept
+        return sum(int((norms > threshold).sum()) for norms in self.large.values())
 
 
 def massive_share(norms: TokenNorms) -> Tensor:

@@ -109,16 +109,14 @@ def hooks(model: torch.nn.Module) -> int:
 def tracked(tmp_path_factory: pytest.TempPathFactory) -> Trainer:
     """A finished run with two trackers and its checkpoints."""
     folder = tmp_path_factory.mktemp("tracked")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TRACKIO_DIR", str(folder / "trackio"))
-        return run(
-            folder,
-            GeometryCallback(PROBE, every=3),
-            report_to=["tensorboard", "trackio"],
-            project="tiny",
-            save_strategy="steps",
-            save_steps=3,
-        )
+    return run(
+        folder,
+        GeometryCallback(PROBE, every=3),
+        report_to=["tensorboard", "trackio"],
+        project="tiny",
+        save_strategy="steps",
+        save_steps=3,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -197,7 +195,7 @@ def test_the_numbers_are_in_the_tensorboard_event_file(tracked: Trainer) -> None
 
 
 def test_the_numbers_are_in_trackio(tracked: Trainer) -> None:
-    (file,) = (Path(tracked.args.output_dir) / "trackio").glob("tiny*.db")
+    (file,) = Path(os.environ["TRACKIO_DIR"]).glob("tiny*.db")
     with sqlite3.connect(file) as database:
         rows = [json.loads(row[0]) for row in database.execute("SELECT metrics FROM metrics ORDER BY id")]
     name = "geometry/effective_rank"

@@ -44,9 +44,12 @@ def part(view: View) -> Part:
 
 
 def rho_panel(view: View, task: str = "spans") -> Panel:
-    """The three correlations on the examples of a task."""
-    lines = [_line(view, name, i, statistic=key, task=task, **ALL) for i, (key, name) in enumerate(RHOS, start=1)]
-    return Panel("Rank correlation", lines, 260, levels=[(0.0, "no correlation")])
+    """The three correlations on the examples of a task, unseen tokens treated by the rule that the series names."""
+    rule = (view.runs[0].series.get("memorization") or {}).get("zero", ALL["zero"])
+    fields = {**ALL, "zero": rule, "task": task}
+    lines = [_line(view, name, i, statistic=key, **fields) for i, (key, name) in enumerate(RHOS, start=1)]
+    title = "Rank correlation" if rule == ALL["zero"] else f"Rank correlation<br>unseen tokens: {rule}"
+    return Panel(title, lines, 260, levels=[(0.0, "no correlation")])
 
 
 def order_panel(view: View, task: str = "spans") -> Panel:

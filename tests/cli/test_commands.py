@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pandas as pd
+import pytest
 
 from limberlm import Geometry
 from limberlm.geometry.catalog import CATALOG
@@ -37,6 +38,18 @@ def test_the_list_of_commands_cuts_none_short_and_names_the_way_to_a_traceback(l
     printed = limber("--help").out.partition("Commands")[2]
     assert "..." not in printed
     assert "--debug" in printed
+
+
+@pytest.mark.parametrize(
+    ("code", "left_out"),
+    [
+        ("import limberlm.cli", ("torch", "pandas", "transformers")),
+        ("from limberlm.observe import Geometry, compare", ("transformers", "peft", "datasets")),
+    ],
+)
+def test_what_needs_no_model_does_not_wait_for_the_libraries_of_models(code: str, left_out: tuple[str, ...]) -> None:
+    told = f"{code}; import sys; print([name for name in {left_out} if name in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", told], capture_output=True, text=True).stdout == "[]\n"
 
 
 def test_measure_then_compare(limber: Limber, probe: Path, tmp_path: Path, tiny_model_folder: Path) -> None:

@@ -2,13 +2,31 @@
 
 from __future__ import annotations
 
-from limberlm.observe.forward.presets import PRESETS
-from limberlm.observe.measurement import measure
-from limberlm.observe.model.loading import load_model, load_tokenizer
-from limberlm.observe.model.sites import Sites, locate
-from limberlm.observe.probe.probe_set import ProbeSequence, ProbeSet
-from limberlm.observe.table.comparison import Comparison, compare
-from limberlm.observe.table.geometry import Geometry
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from limberlm.observe.forward.presets import PRESETS
+    from limberlm.observe.measurement import measure
+    from limberlm.observe.model.loading import load_model, load_tokenizer
+    from limberlm.observe.model.sites import Sites, locate
+    from limberlm.observe.probe.probe_set import ProbeSequence, ProbeSet
+    from limberlm.observe.table.comparison import Comparison, compare
+    from limberlm.observe.table.geometry import Geometry
+
+# Imported on first use: transformers takes seconds, and reading and comparing tables need none of it.
+_HOMES = {
+    "PRESETS": "forward.presets",
+    "Comparison": "table.comparison",
+    "Geometry": "table.geometry",
+    "ProbeSequence": "probe.probe_set",
+    "ProbeSet": "probe.probe_set",
+    "Sites": "model.sites",
+    "compare": "table.comparison",
+    "load_model": "model.loading",
+    "load_tokenizer": "model.loading",
+    "locate": "model.sites",
+    "measure": "measurement",
+}
 
 __all__ = [
     "PRESETS",
@@ -23,3 +41,11 @@ __all__ = [
     "locate",
     "measure",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'limberlm.observe' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"limberlm.observe.{_HOMES[name]}"), name)

@@ -8,16 +8,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from inspect import signature
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from accelerate.utils import is_compiled_module
-from peft import PeftModel
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from transformers import PreTrainedModel
 
 from limberlm.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 EMBED, FINAL_NORM, LOGITS, BAND = "embed", "final_norm", "logits", "band"
 # num_hidden_layers counts LongCat's double blocks twice, and the encoder's of a decoder cut from a pair
@@ -152,6 +152,11 @@ def unwrapped(model: nn.Module) -> PreTrainedModel:
     Raises:
         UserError: there is none, or the adapter changes the prompt instead of the blocks.
     """
+    # here, because the names of sites are read by who needs no model
+    from accelerate.utils import is_compiled_module
+    from peft import PeftModel
+    from transformers import PreTrainedModel
+
     inner = model
     while True:
         if isinstance(inner, PeftModel):

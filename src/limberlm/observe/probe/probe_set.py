@@ -7,13 +7,15 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from transformers import PreTrainedTokenizerBase
 
 from limberlm.errors import UserError
 from limberlm.observe.probe.rows import decode, domain_of, encode, json_lines, listed_rows, read_bytes, token_ids
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 BLOCKS = 16
 TOKEN_FILTER = ("drop_first", "drop_special")

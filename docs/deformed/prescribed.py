@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from limberlm.observe.forward.observation import Observation, Subject, observe
 from limberlm.observe.forward.request import Request
-from limberlm.observe.model.sites import EMBED, Sites
+from limberlm.observe.model.sites import Sites
+from limberlm.observe.names import EMBED
 from limberlm.observe.probe.probe_set import ProbeSequence, ProbeSet
 
 

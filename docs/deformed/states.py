@@ -15,9 +15,9 @@ from deformed.group import Group, Values
 from deformed.prescribed import all_sites, passed
 from limberlm.geometry import CATALOG, Metric, Undefined
 from limberlm.observe.forward.presets import PRESETS
-from limberlm.observe.forward.reading import RAW, RMS
 from limberlm.observe.forward.request import Request
-from limberlm.observe.metrics.parts import NOTHING, UNCENTRED, Parts
+from limberlm.observe.metrics.parts import NOTHING, Parts
+from limberlm.observe.names import RAW, RMS, UNCENTRED
 
 BLOCKS = 3
 DEEP = 32

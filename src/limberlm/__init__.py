@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from limberlm.lazy import lazily
 from limberlm.version import __version__
 
 if TYPE_CHECKING:
@@ -11,19 +12,6 @@ if TYPE_CHECKING:
     from limberlm.observe.training.callback import GeometryCallback
     from limberlm.observe.updates.measurement import Updates, measure_updates
     from limberlm.study import Study
-
-# Imported on first use: torch and transformers take seconds, and `limber --help` needs neither.
-_HOMES = {
-    "Comparison": "limberlm.observe",
-    "Geometry": "limberlm.observe",
-    "GeometryCallback": "limberlm.observe.training.callback",
-    "ProbeSet": "limberlm.observe",
-    "Study": "limberlm.study",
-    "compare": "limberlm.observe",
-    "Updates": "limberlm.observe.updates.measurement",
-    "measure": "limberlm.observe",
-    "measure_updates": "limberlm.observe.updates.measurement",
-}
 
 __all__ = [
     "Comparison",
@@ -38,13 +26,20 @@ __all__ = [
     "measure_updates",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'limberlm' has no attribute {name!r}")
-    from importlib import import_module
-
-    return getattr(import_module(_HOMES[name]), name)
+__getattr__ = lazily(
+    __name__,
+    {
+        "Comparison": "observe",
+        "Geometry": "observe",
+        "GeometryCallback": "observe.training.callback",
+        "ProbeSet": "observe",
+        "Study": "study",
+        "Updates": "observe.updates.measurement",
+        "compare": "observe",
+        "measure": "observe",
+        "measure_updates": "observe.updates.measurement",
+    },
+)
 
 
 def __dir__() -> list[str]:

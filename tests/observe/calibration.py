@@ -13,7 +13,7 @@ from scipy import stats
 
 from limberlm.geometry import minimum_detectable_effect
 from limberlm.observe.metrics.summary import summarise
-from limberlm.observe.model.sites import EMBED
+from limberlm.observe.names import EMBED
 from tests.observe.made_up import Law
 from tests.observe.synthetic_pass import (
     DEPTH,

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from limberlm.observe import ProbeSequence, ProbeSet
 from limberlm.observe.forward.observation import Subject
 from limberlm.observe.model.head import Head
-from limberlm.observe.model.sites import EMBED, FINAL_NORM, Sites
+from limberlm.observe.model.sites import Sites
+from limberlm.observe.names import EMBED, FINAL_NORM
 
 VOCABULARY, BLOCKS, NARROW = 64, 4, 12
 """Of the head; of the decoder; width of the states before the last."""

@@ -22,7 +22,7 @@ from limberlm.observe import Geometry, compare
 from limberlm.observe.forward.observation import Observation, observe
 from limberlm.observe.forward.request import Request
 from limberlm.observe.metrics.summary import Cell, rows_of, summarise
-from limberlm.observe.model.sites import EMBED, FINAL_NORM
+from limberlm.observe.names import EMBED, FINAL_NORM
 from limberlm.observe.probe.chosen import choose_sequences
 from limberlm.observe.table.geometry import frame_of
 from tests.observe.made_up import Law, Told

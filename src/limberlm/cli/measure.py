@@ -106,7 +106,7 @@ def _layers(text: str | None) -> list[int] | None:
 
 
 def _summary(found: Any, saved: Path) -> dict[str, Any]:
-    from limberlm.observe.model.sites import BAND
+    from limberlm.observe.names import BAND
 
     band = found.table[found.table["site"] == BAND].drop(columns="replicates")
     return {"saved": str(saved), "manifest": found.manifest, "band": band.to_dict("records")}

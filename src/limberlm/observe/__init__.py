@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from limberlm.lazy import lazily
 
 if TYPE_CHECKING:
     from limberlm.observe.forward.presets import PRESETS
@@ -12,21 +14,6 @@ if TYPE_CHECKING:
     from limberlm.observe.probe.probe_set import ProbeSequence, ProbeSet
     from limberlm.observe.table.comparison import Comparison, compare
     from limberlm.observe.table.geometry import Geometry
-
-# Imported on first use: transformers takes seconds, and reading and comparing tables need none of it.
-_HOMES = {
-    "PRESETS": "forward.presets",
-    "Comparison": "table.comparison",
-    "Geometry": "table.geometry",
-    "ProbeSequence": "probe.probe_set",
-    "ProbeSet": "probe.probe_set",
-    "Sites": "model.sites",
-    "compare": "table.comparison",
-    "load_model": "model.loading",
-    "load_tokenizer": "model.loading",
-    "locate": "model.sites",
-    "measure": "measurement",
-}
 
 __all__ = [
     "PRESETS",
@@ -42,10 +29,19 @@ __all__ = [
     "measure",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'limberlm.observe' has no attribute {name!r}")
-    from importlib import import_module
-
-    return getattr(import_module(f"limberlm.observe.{_HOMES[name]}"), name)
+__getattr__ = lazily(
+    __name__,
+    {
+        "PRESETS": "forward.presets",
+        "Comparison": "table.comparison",
+        "Geometry": "table.geometry",
+        "ProbeSequence": "probe.probe_set",
+        "ProbeSet": "probe.probe_set",
+        "Sites": "model.sites",
+        "compare": "table.comparison",
+        "load_model": "model.loading",
+        "load_tokenizer": "model.loading",
+        "locate": "model.sites",
+        "measure": "measurement",
+    },
+)

@@ -20,8 +20,9 @@ from limberlm.observe.metrics.parts.sums import merged
 from limberlm.observe.metrics.summary import rows_of, summarise
 from limberlm.observe.model.head import locate_head
 from limberlm.observe.model.loading import Model, load_model, load_tokenizer
-from limberlm.observe.model.sites import EMBED, FINAL_NORM, Sites, locate
+from limberlm.observe.model.sites import Sites, locate
 from limberlm.observe.model.state import same_random_states
+from limberlm.observe.names import EMBED, FINAL_NORM
 from limberlm.observe.probe.probe_set import ProbeSet
 from limberlm.observe.table.geometry import Geometry, frame_of, packed
 from limberlm.observe.table.manifest import manifest_of

@@ -10,9 +10,10 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from limberlm.errors import UserError
-from limberlm.observe.forward.reading import RMS, Buffers, Reading
-from limberlm.observe.model.sites import Sites, depth_of, locate
+from limberlm.observe.forward.reading import Buffers, Reading
+from limberlm.observe.model.sites import Sites, locate
 from limberlm.observe.model.state import untouched
+from limberlm.observe.names import RMS, depth_of
 from limberlm.observe.probe.batches import batches
 from limberlm.observe.probe.probe_set import BLOCKS, ProbeSet
 from limberlm.outcomes.encoding import as_turns, context_limit

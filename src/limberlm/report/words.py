@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 
 from limberlm.geometry.catalog import CATALOG, Metric
-from limberlm.observe.model.sites import BAND, EMBED, FINAL_NORM
+from limberlm.observe.names import BAND, EMBED, FINAL_NORM
 
 CORRECTED = "_corrected"
 PERCENT = "\u00a0%"

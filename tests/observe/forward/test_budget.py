@@ -12,7 +12,7 @@ from limberlm.errors import UserError
 from limberlm.observe import ProbeSet, locate, measure
 from limberlm.observe.forward.budget import FEWEST_BLOCKS, Choice, fitted, parsed
 from limberlm.observe.forward.request import Request
-from limberlm.observe.model.sites import band_sites
+from limberlm.observe.names import band_sites
 from tests.observe.tiny import assert_same_bits, mixed_probe, random_probe, tiny, word_tokenizer
 
 PROBE = random_probe(40, domains=("math", "prose"))

@@ -8,7 +8,7 @@ from transformers import OPTConfig, OPTForCausalLM, T5Config, T5ForConditionalGe
 
 from limberlm.errors import UserError
 from limberlm.observe import locate, measure
-from limberlm.observe.model.sites import band_sites, depth_of
+from limberlm.observe.names import band_sites, depth_of
 from tests.observe.architectures import inputs, states_of
 from tests.observe.tiny import LAYERS, VOCABULARY, WIDTH, assert_same_bits, random_probe, tiny
 

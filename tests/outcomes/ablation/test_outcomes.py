@@ -12,7 +12,7 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from limberlm.errors import UserError
 from limberlm.observe import ProbeSet, locate
-from limberlm.observe.model.sites import FINAL_NORM
+from limberlm.observe.names import FINAL_NORM
 from limberlm.outcomes.ablation import COLUMNS, ablation_outcomes, ablation_table
 from limberlm.outcomes.ablation.projection import principal
 from limberlm.outcomes.choices import choice_outcomes

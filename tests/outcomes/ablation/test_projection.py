@@ -16,7 +16,7 @@ from transformers import CohereConfig, CohereForCausalLM
 from limberlm.errors import UserError
 from limberlm.observe import ProbeSet, locate, measure
 from limberlm.observe.model.head import locate_head
-from limberlm.observe.model.sites import FINAL_NORM
+from limberlm.observe.names import FINAL_NORM
 from limberlm.outcomes.ablation.projection import Principal, Projection, principal, projected
 from tests.observe.tiny import WIDTH, random_probe, tiny
 

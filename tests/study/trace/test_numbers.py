@@ -10,7 +10,8 @@ import torch
 
 from limberlm.geometry import effective_rank, eigenvalues, jackknife, participation_ratio, rankme
 from limberlm.geometry.spectrum import head_removed_rank
-from limberlm.observe.model.sites import FINAL_NORM, locate
+from limberlm.observe.model.sites import locate
+from limberlm.observe.names import FINAL_NORM
 from tests.observe.tiny import random_probe, tiny
 
 

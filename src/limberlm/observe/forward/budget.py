@@ -13,7 +13,8 @@ from limberlm.errors import UserError
 from limberlm.observe.forward.collect.logits import CHUNK
 from limberlm.observe.forward.collect.windows import HSIC
 from limberlm.observe.forward.request import Request
-from limberlm.observe.model.sites import EMBED, FINAL_NORM, Sites, band_sites
+from limberlm.observe.model.sites import Sites
+from limberlm.observe.names import EMBED, FINAL_NORM, band_sites
 from limberlm.observe.probe.chosen import RESERVOIR, SEQUENCES
 from limberlm.observe.probe.probe_set import ProbeSet
 

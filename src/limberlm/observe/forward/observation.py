@@ -27,8 +27,9 @@ from limberlm.observe.forward.collect.windows import WindowsCollector
 from limberlm.observe.forward.reading import Buffers, Reading
 from limberlm.observe.forward.request import Request
 from limberlm.observe.model.head import Head, final_norm_scale
-from limberlm.observe.model.sites import EMBED, FINAL_NORM, Sites
+from limberlm.observe.model.sites import Sites
 from limberlm.observe.model.state import untouched
+from limberlm.observe.names import EMBED, FINAL_NORM
 from limberlm.observe.probe.batches import Batch, PaddingSide, batches
 from limberlm.observe.probe.chosen import RESERVOIR, TOKENS, ChosenTokens, choose_sequences, choose_tokens
 from limberlm.observe.probe.probe_set import ProbeSet

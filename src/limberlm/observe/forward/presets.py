@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from limberlm.observe.forward.reading import LAST, RAW, RMS
+from limberlm.observe.names import LAST, RAW, RMS
 
 TOKEN_FILTER = ("drop_first", "drop_special")
 

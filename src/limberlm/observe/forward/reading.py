@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 
 from limberlm.errors import UserError
+from limberlm.observe.names import RMS
 from limberlm.observe.probe.batches import Batch
-
-RMS, RAW, LAST = "rms", "raw", "last"
 
 
 class Buffers:

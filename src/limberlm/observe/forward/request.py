@@ -10,7 +10,7 @@ from limberlm.errors import UserError, nearest
 from limberlm.geometry import CATALOG, Metric
 from limberlm.geometry.catalog.record import Needs
 from limberlm.observe.forward.presets import PRESETS, Preset
-from limberlm.observe.forward.reading import RMS
+from limberlm.observe.names import RMS
 from limberlm.observe.probe.probe_set import BLOCKS
 
 Suite = Literal["core", "full"]

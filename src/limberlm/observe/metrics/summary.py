@@ -14,9 +14,21 @@ from limberlm.geometry.catalog.record import Counts
 from limberlm.geometry.gap_transfer import TransferredSpectra
 from limberlm.geometry.uncertainty import MIN_BLOCKS, Centre
 from limberlm.observe.forward.observation import Observation
-from limberlm.observe.forward.reading import LAST, RAW, RMS
-from limberlm.observe.metrics.parts import NOTHING, REFERENCE, TRIMMED, UNCENTRED, Parts
-from limberlm.observe.model.sites import BAND, EMBED, FINAL_NORM, LOGITS, band_sites, depth_of
+from limberlm.observe.metrics.parts import NOTHING, Parts
+from limberlm.observe.names import (
+    BAND,
+    EMBED,
+    FINAL_NORM,
+    LAST,
+    LOGITS,
+    RAW,
+    REFERENCE,
+    RMS,
+    TRIMMED,
+    UNCENTRED,
+    band_sites,
+    depth_of,
+)
 
 NO_INTERVAL = "no interval: "
 EXACT = 1024

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
 from limberlm.errors import UserError
-from limberlm.observe.model.sites import FINAL_NORM, Sites, unwrapped
+from limberlm.observe.model.sites import Sites, unwrapped
 from limberlm.observe.model.state import untouched
+from limberlm.observe.names import FINAL_NORM
 
 TOKENS = 8
 """Tokens of the forward that a head is held against."""

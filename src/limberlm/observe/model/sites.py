@@ -8,21 +8,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from inspect import signature
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
+from accelerate.utils import is_compiled_module
+from peft import PeftModel
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from transformers import PreTrainedModel
 
 from limberlm.errors import UserError
+from limberlm.observe.names import EMBED, FINAL_NORM
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
-EMBED, FINAL_NORM, LOGITS, BAND = "embed", "final_norm", "logits", "band"
 # num_hidden_layers counts LongCat's double blocks twice, and the encoder's of a decoder cut from a pair
 DEPTH_FIELDS = ("num_hidden_layers", "num_layers", "decoder_layers")
-BAND_LOW, BAND_HIGH, BAND_CENTRE = 0.50, 0.85, 0.675
 
 
 @dataclass(frozen=True)
@@ -122,28 +121,6 @@ class _Reader:
         self.states[name] = state
 
 
-def depth_of(site: str, blocks: int) -> float:
-    """Depth in [0, 1]: `embed` 0, `block.i` (i+1)/L, `final_norm` and `logits` 1.
-
-    >>> depth_of("embed", 4), depth_of("block.1", 4), depth_of("final_norm", 4)
-    (0.0, 0.5, 1.0)
-    """
-    if site == EMBED:
-        return 0.0
-    return 1.0 if site in (FINAL_NORM, LOGITS) else (int(site.removeprefix("block.")) + 1) / blocks
-
-
-def band_sites(blocks: int) -> list[str]:
-    """Blocks of the depth band: 0.50 <= depth <= 0.85, else the one nearest 0.675 (our choice).
-
-    >>> band_sites(6), band_sites(1)
-    (['block.2', 'block.3', 'block.4'], ['block.0'])
-    """
-    depths = {f"block.{i}": (i + 1) / blocks for i in range(blocks)}
-    inside = [name for name, depth in depths.items() if BAND_LOW <= depth <= BAND_HIGH]
-    return inside or [min(depths, key=lambda name: abs(depths[name] - BAND_CENTRE))]
-
-
 def unwrapped(model: nn.Module) -> PreTrainedModel:
     """The transformers model inside torch.compile, a parallel wrapper and PEFT, in any order.
 
@@ -152,11 +129,6 @@ def unwrapped(model: nn.Module) -> PreTrainedModel:
     Raises:
         UserError: there is none, or the adapter changes the prompt instead of the blocks.
     """
-    # here, because the names of sites are read by who needs no model
-    from accelerate.utils import is_compiled_module
-    from peft import PeftModel
-    from transformers import PreTrainedModel
-
     inner = model
     while True:
         if isinstance(inner, PeftModel):

@@ -18,8 +18,7 @@ from torch import Tensor
 from limberlm.errors import UserError, nearest
 from limberlm.files import content_digest, file_digest, whole_folder
 from limberlm.geometry import CATALOG, Metric
-from limberlm.observe.forward.reading import RMS
-from limberlm.observe.model.sites import BAND, EMBED, FINAL_NORM, LOGITS
+from limberlm.observe.names import BAND, EMBED, FINAL_NORM, LOGITS, RMS
 
 FORMAT = 1
 REQUIRED = {"checkpoint", "probe", "convention", "undefined"}

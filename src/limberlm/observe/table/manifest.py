@@ -6,9 +6,9 @@ from typing import Any
 
 from limberlm.geometry import CATALOG
 from limberlm.observe.forward.observation import Observation
-from limberlm.observe.forward.reading import LAST
 from limberlm.observe.metrics.summary import NO_INTERVAL, Cell
-from limberlm.observe.model.sites import BAND, Sites, band_sites
+from limberlm.observe.model.sites import Sites
+from limberlm.observe.names import BAND, LAST, band_sites
 from limberlm.observe.probe.chosen import RESERVOIR, SEQUENCES, TOKENS
 from limberlm.observe.probe.probe_set import BLOCKS
 from limberlm.observe.table.geometry import FORMAT

@@ -17,7 +17,7 @@ from transformers.training_args import TrainingArguments
 from limberlm.errors import UserError
 from limberlm.geometry.catalog import HEADLINE
 from limberlm.observe.measurement import measure
-from limberlm.observe.model.sites import BAND
+from limberlm.observe.names import BAND
 from limberlm.observe.probe.probe_set import ProbeSet
 from limberlm.observe.table.geometry import Geometry
 from limberlm.observe.training.logged import Logged

@@ -14,7 +14,8 @@ import pandas as pd
 
 from limberlm.errors import UserError
 from limberlm.geometry.catalog import CATALOG, metric
-from limberlm.observe.model.sites import BAND, EMBED, FINAL_NORM, band_sites, locate
+from limberlm.observe.model.sites import locate
+from limberlm.observe.names import BAND, EMBED, FINAL_NORM, band_sites
 from limberlm.observe.table.comparison import compare
 from limberlm.observe.table.geometry import Geometry, headline_site
 

@@ -22,8 +22,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from limberlm.errors import UserError
 from limberlm.observe.model.head import Head, locate_head
-from limberlm.observe.model.sites import FINAL_NORM, Sites, locate
+from limberlm.observe.model.sites import Sites, locate
 from limberlm.observe.model.state import untouched
+from limberlm.observe.names import FINAL_NORM
 from limberlm.observe.probe.probe_set import ProbeSet
 from limberlm.outcomes.ablation.projection import Principal, Projection, check_site, principal, projected
 from limberlm.outcomes.choices import Questions, choice_rows, questions

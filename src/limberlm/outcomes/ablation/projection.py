@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from limberlm.errors import UserError
 from limberlm.geometry.spectrum import eigensystem
 from limberlm.observe.model.head import Head
-from limberlm.observe.model.sites import FINAL_NORM, Sites, locate
+from limberlm.observe.model.sites import Sites, locate
 from limberlm.observe.model.state import untouched
+from limberlm.observe.names import FINAL_NORM
 from limberlm.observe.probe.batches import batches
 from limberlm.observe.probe.probe_set import BLOCKS, ProbeSet
 

@@ -14,7 +14,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from limberlm.errors import UserError
 from limberlm.observe.model.head import Head, locate_head
-from limberlm.observe.model.sites import FINAL_NORM, Sites, locate
+from limberlm.observe.model.sites import Sites, locate
+from limberlm.observe.names import FINAL_NORM
 from limberlm.outcomes.calibration.binned import BINS, Floats
 from limberlm.outcomes.calibration.intervals import RESAMPLES
 from limberlm.outcomes.calibration.scores import Reading, read_logits

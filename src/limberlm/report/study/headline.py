@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from limberlm.analysis.direction import RANK
-from limberlm.observe.model.sites import BAND
+from limberlm.observe.names import BAND
 from limberlm.report import words
 from limberlm.report.cells import NOTHING, Cell, Show, mean_cell, row_cell
 from limberlm.report.study.changes import change_cell

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from limberlm.observe.model.sites import BAND, FINAL_NORM
+from limberlm.observe.names import BAND, FINAL_NORM
 from limberlm.report import words
 from limberlm.report.study.data import ReportData, Run
 

@@ -10,7 +10,7 @@ import pandas as pd
 
 from limberlm.files import write_text
 from limberlm.geometry.catalog import CATALOG
-from limberlm.observe.model.sites import BAND, BAND_HIGH, BAND_LOW, FINAL_NORM
+from limberlm.observe.names import BAND, BAND_HIGH, BAND_LOW, FINAL_NORM
 from limberlm.report import style, words
 from limberlm.report.drawing import escaped
 from limberlm.report.page import Json, render

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from limberlm.analysis.wording import Unit
 from limberlm.errors import UserError
-from limberlm.observe.model.sites import BAND, FINAL_NORM
+from limberlm.observe.names import BAND, FINAL_NORM
 from limberlm.report.trace.axis import Axis
 
 CHECKPOINT = ("stage", "step", "tokens")

@@ -11,7 +11,7 @@ import pandas as pd
 
 from limberlm.analysis.direction import ALPHA, HEAD_REMOVED, RANK
 from limberlm.analysis.wording import short
-from limberlm.observe.model.sites import BAND, LOGITS
+from limberlm.observe.names import BAND, LOGITS
 from limberlm.report import drawing, style, words
 from limberlm.report.drawing import Drawn, Figure, escaped
 from limberlm.report.trace.data import SPECTRA, Stage, Trace

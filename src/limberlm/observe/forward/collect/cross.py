@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from limberlm.geometry.cross import CrossMoments
-from limberlm.observe.forward.reading import LAST, RMS, Reading
+from limberlm.observe.forward.reading import Reading
+from limberlm.observe.names import LAST, RMS
 
 
 class CrossCollector:

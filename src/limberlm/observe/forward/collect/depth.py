@@ -7,7 +7,7 @@ from torch import Tensor
 from limberlm.geometry.trajectories import depth_path, layer_alignment, layer_velocity
 from limberlm.observe.forward.collect.tokens import placed
 from limberlm.observe.forward.reading import Reading
-from limberlm.observe.model.sites import EMBED
+from limberlm.observe.names import EMBED
 from limberlm.observe.probe.chosen import ChosenTokens
 
 DEPTH = frozenset({"layer_velocity", "depth_path", "layer_alignment"})

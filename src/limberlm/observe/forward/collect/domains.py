@@ -7,7 +7,8 @@ from torch import Tensor
 
 from limberlm.geometry.domains import DomainSums
 from limberlm.observe.forward.collect.tokens import placed
-from limberlm.observe.forward.reading import LAST, RMS, Reading
+from limberlm.observe.forward.reading import Reading
+from limberlm.observe.names import LAST, RMS
 
 
 class DomainsCollector:

@@ -10,7 +10,7 @@ from limberlm.geometry.logits import kl_divergence, token_values
 from limberlm.observe.forward.collect.tokens import placed
 from limberlm.observe.forward.reading import Reading
 from limberlm.observe.model.head import Head
-from limberlm.observe.model.sites import FINAL_NORM
+from limberlm.observe.names import FINAL_NORM
 from limberlm.observe.probe.chosen import ChosenTokens
 
 CHUNK = 2**24

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from limberlm.geometry import PackedMoments, RunningMoments
-from limberlm.observe.forward.reading import LAST, Reading
-from limberlm.observe.model.sites import FINAL_NORM
+from limberlm.observe.forward.reading import Reading
+from limberlm.observe.names import FINAL_NORM, LAST
 
 
 class MomentsCollector:

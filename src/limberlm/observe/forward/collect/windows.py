@@ -9,7 +9,8 @@ from limberlm.geometry import Directions
 from limberlm.geometry.trajectories import WINDOW, trajectory_values
 from limberlm.geometry.windows import hsic_vectors, spectral_values
 from limberlm.observe.forward.collect.tokens import placed
-from limberlm.observe.forward.reading import LAST, Reading
+from limberlm.observe.forward.reading import Reading
+from limberlm.observe.names import LAST
 
 STEPS, GRAMS = "steps", "grams"
 """What metrics of whole trajectories read: mean unit steps, and token Grams."""

@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from limberlm.observe.metrics.parts.parts import Parts
-from limberlm.observe.metrics.parts.sums import NOTHING, REFERENCE, TRIMMED, UNCENTRED
+from limberlm.observe.metrics.parts.sums import NOTHING
 
-__all__ = ["NOTHING", "REFERENCE", "TRIMMED", "UNCENTRED", "Parts"]
+__all__ = ["NOTHING", "Parts"]

@@ -9,7 +9,8 @@ from limberlm.geometry import Metric, Undefined
 from limberlm.observe.forward.observation import Observation
 from limberlm.observe.metrics.parts.beside import Beside
 from limberlm.observe.metrics.parts.samples import Samples
-from limberlm.observe.metrics.parts.sums import NOTHING, TRIMMED, Sums
+from limberlm.observe.metrics.parts.sums import NOTHING, Sums
+from limberlm.observe.names import TRIMMED
 
 
 class Parts:

@@ -13,9 +13,8 @@ from limberlm.geometry import Directions, Undefined, centred_directions
 from limberlm.geometry.dimension import Neighbours
 from limberlm.geometry.domains import DomainSums, Pooled, domain_probe_correct
 from limberlm.geometry.pairs import PairSums, unit_pairs
-from limberlm.observe.forward.reading import RMS
-from limberlm.observe.metrics.parts.sums import NOTHING, REFERENCE, SHORT, UNCENTRED, Sums, less
-from limberlm.observe.model.sites import LOGITS
+from limberlm.observe.metrics.parts.sums import NOTHING, SHORT, Sums, less
+from limberlm.observe.names import LOGITS, REFERENCE, RMS, UNCENTRED
 
 FOLDS = 5
 

@@ -16,17 +16,10 @@ from limberlm.geometry.massive import TokenNorms
 from limberlm.geometry.trajectories import WINDOW
 from limberlm.geometry.units import UnitSums
 from limberlm.observe.forward.observation import Observation
-from limberlm.observe.forward.reading import RAW, RMS
-from limberlm.observe.model.sites import FINAL_NORM, LOGITS
+from limberlm.observe.names import FINAL_NORM, LOGITS, RAW, REFERENCE, RMS, TRIMMED, UNCENTRED
 
 NOTHING = -1
 """The block that is left out, when none is."""
-
-TRIMMED = "trimmed"
-"""`raw` without the massive tokens; only where there are any."""
-
-UNCENTRED, REFERENCE = f"{RMS}_uncentred", f"{RMS}_reference"
-"""`rms` with pooled states centred by nothing, and by the mean of the reference checkpoint."""
 
 SHORT = f"no sequence has {WINDOW} kept tokens"
 """Why there is no trajectory."""

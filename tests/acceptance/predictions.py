@@ -7,8 +7,9 @@ from math import log
 import numpy as np
 import torch
 
+from limberlm.geometry.averages import mean, median
 from limberlm.geometry.domains import domain_separability
-from limberlm.geometry.logits import mean, median, token_values
+from limberlm.geometry.logits import token_values
 from limberlm.geometry.pairs import uniformity
 from limberlm.geometry.spectrum import eigenvalues
 from limberlm.geometry.trajectories import curvature, depth_path, straightness, velocity

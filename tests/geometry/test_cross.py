@@ -150,9 +150,9 @@ def test_all_reduce_adds_the_sums_of_another_process_about_the_first_ones_shifts
     first, mine = sums(x[:20], y[:20], 2.0, -1.0), sums(x[20:], y[20:], 0.5, 0.5)
     shifts = iter([first.shift_x, first.shift_y])
     others = iter([torch.tensor([first.count]), *(getattr(first, name) for name in cross._SUMS)])
-    monkeypatch.setattr(cross, "_distributed", lambda: True)
+    monkeypatch.setattr(cross, "distributed", lambda: True)
     monkeypatch.setattr(
-        cross, "_reduced", lambda values, *, broadcast=False: next(shifts) if broadcast else values + next(others)
+        cross, "reduced", lambda values, *, broadcast=False: next(shifts) if broadcast else values + next(others)
     )
     mine.all_reduce()
     assert_same(mine, sums(x, y, 2.0, -1.0))

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from limberlm.geometry import Undefined
+from limberlm.geometry.averages import mean, median
 from limberlm.geometry.catalog import logits as catalog
 from limberlm.geometry.catalog.record import Counts
-from limberlm.geometry.logits import kl_divergence, mean, median, token_values
+from limberlm.geometry.logits import kl_divergence, token_values
 from tests.geometry.clouds import normal
 
 LN2 = math.log(2)

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from limberlm.geometry import Directions
+from limberlm.geometry.averages import mean
 from limberlm.geometry.catalog import trajectories as catalog
 from limberlm.geometry.catalog.record import Counts
-from limberlm.geometry.logits import mean
 from limberlm.geometry.trajectories import (
     NULL_CURVATURE,
     NULL_VELOCITY,

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from limberlm.geometry import Undefined, effective_rank
+from limberlm.geometry.averages import mean
 from limberlm.geometry.catalog import trajectories as catalog
-from limberlm.geometry.logits import mean
 from limberlm.geometry.pairs import PairSums
 from limberlm.geometry.trajectories import WINDOW
 from limberlm.geometry.windows import (

@@ -13,7 +13,7 @@ from math import log
 import torch
 from torch import Tensor
 
-from limberlm.geometry.spectrum import ROUNDING, _shares
+from limberlm.geometry.spectrum import ROUNDING, spectral_shares
 from limberlm.geometry.undefined import Undefined
 
 CURVED = 0.5
@@ -62,7 +62,7 @@ def power_law(eigs: Tensor, first: int = 12, last: int = 100) -> PowerLaw:
     """
     if first < 1 or last < first + 3:
         raise ValueError(f"ranks {first} to {last} are no window: it starts at 1 or later and holds four ranks")
-    falling = _shares(eigs).sort(descending=True).values
+    falling = spectral_shares(eigs).sort(descending=True).values
     usable = int((falling > ROUNDING * falling[0]).sum())
     if usable < last:
         raise Undefined(f"needs {last} eigenvalues above 1e-12 of the largest, there are {usable}")

@@ -7,7 +7,8 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from limberlm.geometry.statistics import Moments, _distributed, _exact_float32, _reduced, _working
+from limberlm.geometry.statistics import Moments
+from limberlm.geometry.summing import distributed, exact_float32, reduced, working
 
 
 @dataclass
@@ -61,11 +62,11 @@ class CrossMoments:
             raise ValueError(f"rows of shapes {tuple(x.shape)} and {tuple(y.shape)} do not fit widths {widths}")
         if len(x) == 0:
             return
-        x, y = _working(x.detach()), _working(y.detach())
+        x, y = working(x.detach()), working(y.detach())
         x, y = x - self.shift_x.to(x), y - self.shift_y.to(y)
         of_x, of_y = (rows.square().sum(1, dtype=torch.float64) for rows in (x, y))
         shared = torch.float64 if x.dtype == y.dtype == torch.float64 else torch.float32
-        with _exact_float32(x.device):
+        with exact_float32(x.device):
             product = x.to(shared).T @ y.to(shared)
             weighted_x, weighted_y = x.T @ of_y.to(x), y.T @ of_x.to(y)
         self.count += len(x)
@@ -125,14 +126,14 @@ class CrossMoments:
 
         Every process takes part, also one that saw no rows. All end with process 0's shifts.
         """
-        if not _distributed():
+        if not distributed():
             return
-        shifts = (_reduced(shift, broadcast=True) for shift in (self.shift_x, self.shift_y))
+        shifts = (reduced(shift, broadcast=True) for shift in (self.shift_x, self.shift_y))
         mine = self.shifted(*shifts)
         self.shift_x, self.shift_y = mine.shift_x, mine.shift_y
-        self.count = int(_reduced(torch.tensor([mine.count], device=mine.product.device)))
+        self.count = int(reduced(torch.tensor([mine.count], device=mine.product.device)))
         for name in _SUMS:
-            setattr(self, name, _reduced(getattr(mine, name)))
+            setattr(self, name, reduced(getattr(mine, name)))
 
     def _plus(self, other: CrossMoments, sign: int) -> CrossMoments:
         if not (torch.equal(self.shift_x, other.shift_x) and torch.equal(self.shift_y, other.shift_y)):

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from limberlm.geometry.pairs import _members
-from limberlm.geometry.statistics import CONSTANT, _distributed, _reduced
+from limberlm.geometry.pairs import memberships
+from limberlm.geometry.statistics import CONSTANT
+from limberlm.geometry.summing import distributed, reduced
 from limberlm.geometry.undefined import Undefined
 
 RIDGE = 0.3
@@ -61,7 +62,7 @@ class DomainSums:
             return
         centred = states.detach().to(torch.float64)
         centred = centred - self.shift.to(centred)
-        members = _members(domain_of_row.to(centred.device), len(self.counts), "domains")
+        members = memberships(domain_of_row.to(centred.device), len(self.counts), "domains")
         self.counts += members.sum(1).to(self.counts)
         self.totals += (members @ centred).to(self.totals)
         self.squares += (members @ centred.square().sum(1)).to(self.squares)
@@ -90,11 +91,11 @@ class DomainSums:
 
         Every process takes part, also one that saw no rows. All end with process 0's shift.
         """
-        if not _distributed():
+        if not distributed():
             return
-        mine = self.shifted(_reduced(self.shift, broadcast=True))
+        mine = self.shifted(reduced(self.shift, broadcast=True))
         self.shift = mine.shift
-        self.counts, self.totals, self.squares = _reduced(mine.counts), _reduced(mine.totals), _reduced(mine.squares)
+        self.counts, self.totals, self.squares = reduced(mine.counts), reduced(mine.totals), reduced(mine.squares)
 
     def _about_mine(self, other: DomainSums) -> DomainSums:
         if self.totals.shape != other.totals.shape:
@@ -229,8 +230,8 @@ def domain_probe_correct(states: Tensor, domain: Tensor, fold: Tensor) -> Tensor
     folds, fold = fold.to(states.device).unique(return_inverse=True)
     if len(labels) < 2 or len(folds) < 2:
         raise Undefined(f"a probe needs two domains and two folds, there are {len(labels)} and {len(folds)}")
-    onto = _members(domain, len(labels), "domains")  # [K, s]
-    if bool(((onto @ _members(fold, len(folds), "folds").T > 0).sum(1) < 2).any()):
+    onto = memberships(domain, len(labels), "domains")  # [K, s]
+    if bool(((onto @ memberships(fold, len(folds), "folds").T > 0).sum(1) < 2).any()):
         raise Undefined("all sequences of a domain lie in one fold")
     correct = torch.empty(len(states), dtype=torch.float64, device=states.device)
     for number in range(len(folds)):
@@ -278,7 +279,7 @@ def _unit_sums(pooled: Pooled) -> tuple[Tensor, Tensor]:
     norms = centred.norm(dim=1)
     moving = norms.square() > CONSTANT * centre.square().sum()
     labels, domain = pooled.domain.to(states.device)[moving].unique(return_inverse=True)
-    members = _members(domain, len(labels), "domains")
+    members = memberships(domain, len(labels), "domains")
     return members @ (centred[moving] / norms[moving, None]), members.sum(1)
 
 

@@ -42,7 +42,7 @@ class PairSums:
         if not bool(torch.isfinite(matrix).all()):
             raise ValueError("the kernel holds NaN or infinite entries")
         block_of_row, sequence_of_row = block_of_row.to(matrix.device), sequence_of_row.to(matrix.device)
-        members = _members(block_of_row, blocks, "blocks")
+        members = memberships(block_of_row, blocks, "blocks")
         counted = (sequence_of_row[:, None] != sequence_of_row).to(torch.float64)
         return cls(members @ (matrix.to(torch.float64) * counted) @ members.T, members @ counted @ members.T)
 
@@ -115,7 +115,7 @@ def null_uniformity(width: int, t: float = 2.0) -> float:
     return -2 * t + log(float(hyp0f1(width / 2, t * t)))
 
 
-def _members(group: Tensor, groups: int, what: str) -> Tensor:
+def memberships(group: Tensor, groups: int, what: str) -> Tensor:
     """Which rows each group holds [G, m], as 0 and 1; `group` [m] in 0..G-1 is a number of `what`."""
     if group.numel() and not 0 <= int(group.min()) <= int(group.max()) < groups:
         raise ValueError(f"{what} lie in 0..{groups - 1}, these in {int(group.min())}..{int(group.max())}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from limberlm.geometry.coordinates import second_moment
-from limberlm.geometry.spectrum import _exp_entropy, _rank_bound, _shares, eigenvalues, rankme
+from limberlm.geometry.spectrum import eigenvalues, exp_entropy, rank_bound, rankme, spectral_shares
 from limberlm.geometry.statistics import Moments
 
 ADDED = 1e-7
@@ -34,7 +34,7 @@ def rankme_garrido(moments: Moments) -> Tensor:
     2.0
     """
     squares = eigenvalues(second_moment(moments))[: moments.count]
-    return _exp_entropy(_shares(squares.sqrt()) + ADDED)
+    return exp_entropy(spectral_shares(squares.sqrt()) + ADDED)
 
 
 def rank_tracing_release(eigs: Tensor, rows: int | None = None) -> Tensor:
@@ -50,7 +50,7 @@ def rank_tracing_release(eigs: Tensor, rows: int | None = None) -> Tensor:
     3.363586
     """
     kept = min(KEPT, eigs.numel() if rows is None else rows)
-    return _exp_entropy(_shares(eigs.sort(descending=True).values[:kept]) + ADDED)
+    return exp_entropy(spectral_shares(eigs.sort(descending=True).values[:kept]) + ADDED)
 
 
 def rank_sigma_normalised(eigs: Tensor, rows: int | None = None) -> Tensor:
@@ -64,4 +64,4 @@ def rank_sigma_normalised(eigs: Tensor, rows: int | None = None) -> Tensor:
     >>> round(rank_sigma_normalised(torch.arange(1.0, 1537.0).double() ** -1.0).item(), 3)
     0.779
     """
-    return rankme(eigs) / _rank_bound(eigs, rows)
+    return rankme(eigs) / rank_bound(eigs, rows)

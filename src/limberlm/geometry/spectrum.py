@@ -75,7 +75,7 @@ def _clipped(values: Tensor, matrix: Tensor, tolerance: float) -> Tensor:
     return clipped
 
 
-def _shares(spectrum: Tensor) -> Tensor:
+def spectral_shares(spectrum: Tensor) -> Tensor:
     """The spectrum divided by its sum, float64."""
     if spectrum.ndim != 1:
         raise ValueError(
@@ -90,7 +90,8 @@ def _shares(spectrum: Tensor) -> Tensor:
     return spectrum / total
 
 
-def _exp_entropy(shares: Tensor) -> Tensor:
+def exp_entropy(shares: Tensor) -> Tensor:
+    """exp(-sum p ln p), 0 ln 0 = 0."""
     entropy: Tensor = torch.special.entr(shares).sum()
     return entropy.exp()
 
@@ -104,7 +105,7 @@ def effective_rank(eigs: Tensor) -> Tensor:
     >>> round(effective_rank(torch.ones(8)).item(), 6)
     8.0
     """
-    return _exp_entropy(_shares(eigs))
+    return exp_entropy(spectral_shares(eigs))
 
 
 def rankme(eigs: Tensor) -> Tensor:
@@ -117,7 +118,7 @@ def rankme(eigs: Tensor) -> Tensor:
     >>> round(rankme(torch.tensor([4.0, 4.0, 0.0])).item(), 6)
     2.0
     """
-    return _exp_entropy(_shares(eigs.to(torch.float64).sqrt()))
+    return exp_entropy(spectral_shares(eigs.to(torch.float64).sqrt()))
 
 
 def participation_ratio(eigs: Tensor) -> Tensor:
@@ -128,7 +129,7 @@ def participation_ratio(eigs: Tensor) -> Tensor:
     >>> round(participation_ratio(torch.tensor([3.0, 1.0])).item(), 6)
     1.6
     """
-    return 1 / _shares(eigs).square().sum()
+    return 1 / spectral_shares(eigs).square().sum()
 
 
 def stable_rank(eigs: Tensor) -> Tensor:
@@ -139,7 +140,7 @@ def stable_rank(eigs: Tensor) -> Tensor:
     >>> stable_rank(torch.tensor([1.0, 4.0, 3.0])).item()
     2.0
     """
-    return 1 / _shares(eigs).max()
+    return 1 / spectral_shares(eigs).max()
 
 
 def variance_share(eigs: Tensor, k: int) -> Tensor:
@@ -151,7 +152,7 @@ def variance_share(eigs: Tensor, k: int) -> Tensor:
     >>> variance_share(torch.tensor([1.0, 4.0, 3.0]), 1).item()
     0.5
     """
-    shares = _shares(eigs)
+    shares = spectral_shares(eigs)
     if not 1 <= k < shares.numel():
         raise Undefined(f"the share of {k} directions says nothing in {shares.numel()} dimensions")
     return shares.topk(k).values.sum()
@@ -170,10 +171,10 @@ def effective_rank_normalised(eigs: Tensor, rows: int | None = None) -> Tensor:
     >>> round(effective_rank_normalised(torch.tensor([3.0, 3.0, 0.0]), rows=3).item(), 6)
     1.0
     """
-    return effective_rank(eigs) / _rank_bound(eigs, rows)
+    return effective_rank(eigs) / rank_bound(eigs, rows)
 
 
-def _rank_bound(eigs: Tensor, rows: int | None) -> int:
+def rank_bound(eigs: Tensor, rows: int | None) -> int:
     """What a rank is divided by: d, or min(n-1, d) when told n."""
     width = eigs.numel()
     if rows is not None:
@@ -213,7 +214,7 @@ def head_removed_rank(eigs: Tensor, k: int) -> Tensor:
     """
     if k < 0:
         raise ValueError(f"cannot remove {k} directions")
-    rest = _shares(eigs).sort(descending=True).values[k:]
+    rest = spectral_shares(eigs).sort(descending=True).values[k:]
     if float(rest.sum()) <= ROUNDING:
         raise Undefined(f"no variance outside the {k} largest directions")
     return effective_rank(rest)
@@ -228,7 +229,7 @@ def srank(eigs: Tensor) -> Tensor:
     >>> srank(torch.tensor([100.0, 1.0, 0.001])).item()
     2.0
     """
-    return _directions_holding(_shares(eigs.to(torch.float64).sqrt()), 0.99)
+    return _directions_holding(spectral_shares(eigs.to(torch.float64).sqrt()), 0.99)
 
 
 def approximate_rank(eigs: Tensor) -> Tensor:
@@ -240,7 +241,7 @@ def approximate_rank(eigs: Tensor) -> Tensor:
     >>> approximate_rank(torch.tensor([100.0, 1.0, 0.001])).item()
     1.0
     """
-    return _directions_holding(_shares(eigs), 0.99)
+    return _directions_holding(spectral_shares(eigs), 0.99)
 
 
 def _directions_holding(shares: Tensor, part: float) -> Tensor:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
+from limberlm.geometry.summing import distributed, exact_float32, reduced, working
 from limberlm.geometry.undefined import Undefined
 
 CONSTANT = 1e-18
@@ -18,41 +16,6 @@ CONSTANT = 1e-18
 
 PANEL, BAND = 64, 32
 """Columns of a second moment that are computed at a time, and rows that are stored at a time."""
-
-
-@contextmanager
-def _exact_float32(device: torch.device) -> Iterator[None]:
-    """Matrix products in true float32, whatever TF32, bf16 or autocast setting surrounds the call."""
-    switches = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)  # type: ignore[attr-defined]
-    changed = [(s, s.fp32_precision) for s in switches if s.fp32_precision not in ("none", "ieee")]
-    for switch, _ in changed:
-        switch.fp32_precision = "ieee"
-    try:
-        with torch.autocast(device.type, enabled=False):
-            yield
-    finally:
-        for switch, before in changed:
-            switch.fp32_precision = before
-
-
-def _working(states: Tensor) -> Tensor:
-    """States in the precision products are taken in: float64 if given so, else float32."""
-    return states if states.dtype == torch.float64 else states.to(torch.float32)
-
-
-def _reduced(values: Tensor, *, broadcast: bool = False) -> Tensor:
-    """A copy of `values` summed over processes (or taken from process 0), on the device it came from."""
-    on_gpu = dist.get_backend() == "nccl"
-    shared = values.clone() if not on_gpu else values.to("cuda", copy=True)
-    if broadcast:
-        dist.broadcast(shared, src=0)
-    else:
-        dist.all_reduce(shared)
-    return shared.to(values.device)
-
-
-def _distributed() -> bool:
-    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
 @dataclass
@@ -97,12 +60,12 @@ class Moments:
         """
         if states.ndim != 2 or states.shape[1] != self.shift.shape[0]:
             raise ValueError(f"states of shape {tuple(states.shape)} do not fit width {self.shift.shape[0]}")
-        rows = _working(states.detach())
+        rows = working(states.detach())
         self.sequences += sequences
         if rows.shape[0] == 0:
             return
         centred = rows - self.shift.to(rows)
-        with _exact_float32(centred.device):
+        with exact_float32(centred.device):
             product = centred.T @ centred
         self.count += rows.shape[0]
         self.total += centred.sum(0, dtype=torch.float64).to(self.total.device)
@@ -145,12 +108,12 @@ class Moments:
 
         Every process takes part, also one that saw no rows. All end with process 0's shift.
         """
-        if not _distributed():
+        if not distributed():
             return
-        mine = self.shifted(_reduced(self.shift, broadcast=True))
-        counts = _reduced(torch.tensor([mine.count, mine.sequences], device=mine.total.device))
+        mine = self.shifted(reduced(self.shift, broadcast=True))
+        counts = reduced(torch.tensor([mine.count, mine.sequences], device=mine.total.device))
         self.shift, (self.count, self.sequences) = mine.shift, counts.tolist()
-        self.total, self.second = _reduced(mine.total), _reduced(mine.second)
+        self.total, self.second = reduced(mine.total), reduced(mine.second)
 
     @property
     def mean(self) -> Tensor:
@@ -216,7 +179,7 @@ class RunningMoments:
         self.total += total.to(self.total)
         width = centred.shape[1]
         panel = PANEL if centred.device.type == "cpu" else width
-        with _exact_float32(centred.device):
+        with exact_float32(centred.device):
             for start in range(0, width if len(centred) else 0, panel):
                 self.upper[start : start + panel, start:] += centred[:, start : start + panel].T @ centred[:, start:]
 
@@ -280,7 +243,7 @@ class Directions:
     @torch.no_grad()
     def update(self, states: Tensor) -> None:
         """Add rows `states` [n, d], not centred and not normalised by the caller."""
-        rows = _working(states.detach())
+        rows = working(states.detach())
         norms = rows.norm(dim=1, keepdim=True)
         units = torch.where(norms > 0, rows / norms, 0.0)
         self.count += int((norms > 0).sum())
@@ -296,7 +259,7 @@ class Directions:
 
     def all_reduce(self) -> None:
         """Sum over all processes in place; without torch.distributed nothing happens."""
-        if not _distributed():
+        if not distributed():
             return
-        self.count = int(_reduced(torch.tensor([self.count], device=self.total.device)))
-        self.total = _reduced(self.total)
+        self.count = int(reduced(torch.tensor([self.count], device=self.total.device)))
+        self.total = reduced(self.total)

@@ -12,7 +12,7 @@ from math import nan, sqrt
 import torch
 from torch import Tensor
 
-from limberlm.geometry.statistics import _working
+from limberlm.geometry.summing import working
 
 WINDOW = 64
 """Kept tokens in a window; values depend on it, so it is fixed. Our choice."""
@@ -111,7 +111,7 @@ def layer_velocity(before: Tensor, after: Tensor) -> Tensor:
     >>> round(layer_velocity(torch.tensor([[3.0, 4.0]]), torch.tensor([[3.0, 2.0]])).item(), 6)
     0.4
     """
-    before, after = _working(before), _working(after)
+    before, after = working(before), working(after)
     return _ratio((after - before).norm(dim=1), before.norm(dim=1))
 
 
@@ -125,7 +125,7 @@ def layer_alignment(update: Tensor, next_update: Tensor) -> Tensor:
     >>> round(layer_alignment(torch.tensor([[1.0, 0.0]]), torch.tensor([[3.0, 4.0]])).item(), 6)
     0.6
     """
-    update, next_update = _working(update), _working(next_update)
+    update, next_update = working(update), working(next_update)
     product = torch.linalg.vecdot(update, next_update)
     return _ratio(product, update.norm(dim=1) * next_update.norm(dim=1)).clamp(-1.0, 1.0)
 
@@ -141,7 +141,7 @@ def depth_path(length: Tensor, displacement: Tensor) -> Tensor:
     >>> round(depth_path(torch.tensor([7.0]), torch.tensor([5.0])).item(), 6)
     1.4
     """
-    return _ratio(_working(length), _working(displacement))
+    return _ratio(working(length), working(displacement))
 
 
 def null_straightness(points: int = WINDOW) -> float:
@@ -162,7 +162,7 @@ def _steps(windows: Tensor) -> tuple[Tensor, Tensor]:
     """Steps [B, W-1, d] and their lengths [B, W-1]."""
     if windows.ndim != 3 or windows.shape[1] < 2:
         raise ValueError(f"windows are [B, W, d] with W at least 2, these have shape {tuple(windows.shape)}")
-    states = _working(windows)
+    states = working(windows)
     steps = states[:, 1:] - states[:, :-1]
     return steps, steps.norm(dim=2)
 
@@ -187,12 +187,12 @@ def _mean_angle(units: Tensor, lengths: Tensor) -> Tensor:
 
 
 def _straightness(windows: Tensor, lengths: Tensor) -> Tensor:
-    states = _working(windows)
+    states = working(windows)
     return _ratio((states[:, -1] - states[:, 0]).norm(dim=1), lengths.sum(1))
 
 
 def _velocity(windows: Tensor, lengths: Tensor) -> Tensor:
-    return _ratio(_medians(lengths), _medians(_working(windows).norm(dim=2)))
+    return _ratio(_medians(lengths), _medians(working(windows).norm(dim=2)))
 
 
 def _mean_unit(units: Tensor, lengths: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from limberlm.geometry.statistics import _exact_float32, _working
+from limberlm.geometry.summing import exact_float32, working
 from limberlm.geometry.undefined import Undefined
 
 COLUMNS = 512
@@ -45,7 +45,7 @@ class UnitSums:
         """Add rows `activations` [n, m]; no row changes nothing."""
         if activations.ndim != 2 or activations.shape[1] != self.total.shape[0]:
             raise ValueError(f"activations of shape {tuple(activations.shape)} do not fit {len(self.total)} units")
-        rows = _working(activations.detach())
+        rows = working(activations.detach())
         self.count += rows.shape[0]
         self.total += rows.abs().sum(0).to(self.total)
 
@@ -98,7 +98,7 @@ def duplicated_share(activations: Tensor, threshold: float = 0.99) -> Tensor:
         raise ValueError(f"activations are [r, m], these have shape {tuple(activations.shape)}")
     if activations.shape[0] < FEWEST_ROWS:
         raise Undefined(f"correlations need {FEWEST_ROWS} rows, there are {activations.shape[0]}")
-    rows = _working(activations)
+    rows = working(activations)
     if not bool(torch.isfinite(rows).all()):
         raise ValueError("the activations hold NaN or infinite values")
     # by equality, not by a variance near 0: rounding gives constants one
@@ -110,7 +110,7 @@ def duplicated_share(activations: Tensor, threshold: float = 0.99) -> Tensor:
     duplicated = torch.zeros(units, dtype=torch.bool, device=shares.device)
     for start in range(0, units, COLUMNS):
         end = min(start + COLUMNS, units)
-        with _exact_float32(shares.device):
+        with exact_float32(shares.device):
             alike = (shares[:, start:end].T @ shares[:, start:]).abs_() > threshold
         alike.fill_diagonal_(False)
         duplicated[start:end] |= alike.any(1)

@@ -12,7 +12,7 @@ from math import exp, log, nan
 import torch
 from torch import Tensor
 
-from limberlm.geometry.logits import mean
+from limberlm.geometry.averages import mean
 from limberlm.geometry.trajectories import WINDOW
 from limberlm.geometry.undefined import Undefined
 

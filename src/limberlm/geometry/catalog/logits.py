@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from math import log
 
-from limberlm.geometry import between_blocks, logits, null, spectrum
+from limberlm.geometry import averages, between_blocks, null, spectrum
 from limberlm.geometry.catalog.record import Metric
 
 _TOKENS = "Ignores a constant added to all logits of a token; counted where the next token is a real one."
@@ -28,7 +28,7 @@ def _top_mass(k: int) -> Metric:
         source="Standard; the k are our choice",
         bounds=f"[{k}/V, 1]",
         direction="up",
-        compute=logits.mean,
+        compute=averages.mean,
         note=_TOKENS,
         misses="Rises as much when the model learns the text as when it narrows: read it beside the loss.",
         oracle="softmax and sort in float64; a case of six tokens by hand",
@@ -45,7 +45,7 @@ METRICS = (
         source="Standard; the median as the headline is our choice",
         bounds="[0, ln V]",
         direction="down",
-        compute=logits.median,
+        compute=averages.median,
         note=f"{_TOKENS} Steadier than the mean, which a few forks in the text decide. The interval is centred on the "
         "value: a median hardly has a bias, and blocks tell it too roughly to correct.",
         misses="Blind to what happens at forks, where most of the choice is; a confident model of an easy text also "
@@ -62,7 +62,7 @@ METRICS = (
         source="Standard",
         bounds="[0, ln V]",
         direction="down",
-        compute=logits.mean,
+        compute=averages.mean,
         note=_TOKENS,
         misses="A few tokens where the text forks carry most of it; learning the text lowers it as narrowing does.",
         oracle="log_softmax in float64; a case of six tokens by hand",
@@ -79,7 +79,7 @@ METRICS = (
         source="Standard",
         bounds=">= 0",
         direction="up",
-        compute=logits.mean,
+        compute=averages.mean,
         note=_TOKENS,
         misses="Knows two tokens only, and has no ceiling: a larger scale of the logits raises it though no token "
         "changes rank.",
@@ -94,7 +94,7 @@ METRICS = (
         source="2509.04259, on prefixes of the new task",
         bounds=">= 0",
         direction="drift",
-        compute=logits.mean,
+        compute=averages.mean,
         note=f"{_TOKENS} Refused between different vocabularies; exactly 0 for equal logits.",
         misses="Says how far, not where to or at what cost; a change of temperature alone counts.",
         oracle="torchmetrics; sums over the vocabulary in float64",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from limberlm.geometry import isotropy, logits, null, pairs, trajectories, windows
+from limberlm.geometry import averages, isotropy, null, pairs, trajectories, windows
 from limberlm.geometry.catalog.record import Metric
 from limberlm.geometry.trajectories import WINDOW
 
@@ -14,8 +14,8 @@ _LIKE = "Depends on the text as much as on the model: compare on one probe set."
 _TOKEN_BY_TOKEN = "Invariant to rotation and positive scale; mean over tokens."
 
 _metric = partial(Metric, family="trajectories")
-_sequence = partial(_metric, scale="linear", needs="sequences", compute=logits.mean)
-_depth = partial(_metric, scale="linear", needs="tokens", compute=logits.mean, conventions=("raw",), sites="blocks")
+_sequence = partial(_metric, scale="linear", needs="sequences", compute=averages.mean)
+_depth = partial(_metric, scale="linear", needs="tokens", compute=averages.mean, conventions=("raw",), sites="blocks")
 _full = partial(_metric, needs="sequences", suite="full")
 
 
@@ -187,7 +187,7 @@ METRICS = (
         bounds="[0, 1]",
         direction="down",
         scale="linear",
-        compute=logits.mean,
+        compute=averages.mean,
         note=f"Invariant to rotation and positive scale, not centred. {_WINDOW} {_ORDINAL}",
         misses="An offset shared by all tokens reads as collapse. " + _LIKE,
         oracle="singular values of the window; orthonormal tokens",

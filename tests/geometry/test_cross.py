@@ -9,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from limberlm.geometry import cross
 from limberlm.geometry.cross import CrossMoments, CrossPart
 from tests.geometry.clouds import moments, normal
 
@@ -137,23 +136,3 @@ def test_no_rows_change_nothing_and_rows_that_do_not_fit_are_refused() -> None:
     for left, right in ((x, y[:3]), (x[:, :4], y), (x, y[0])):
         with pytest.raises(ValueError, match="do not fit widths"):
             found.update(left, right)
-
-
-def test_without_distributed_all_reduce_does_nothing() -> None:
-    found = sums(*rows(10, seed=12))
-    found.all_reduce()
-    assert_same(found, sums(*rows(10, seed=12)), tolerance=0)
-
-
-def test_all_reduce_adds_the_sums_of_another_process_about_the_first_ones_shifts(monkeypatch) -> None:
-    x, y = rows(30, seed=13)
-    first, mine = sums(x[:20], y[:20], 2.0, -1.0), sums(x[20:], y[20:], 0.5, 0.5)
-    shifts = iter([first.shift_x, first.shift_y])
-    others = iter([torch.tensor([first.count]), *(getattr(first, name) for name in cross._SUMS)])
-    monkeypatch.setattr(cross, "distributed", lambda: True)
-    monkeypatch.setattr(
-        cross, "reduced", lambda values, *, broadcast=False: next(shifts) if broadcast else values + next(others)
-    )
-    mine.all_reduce()
-    assert_same(mine, sums(x, y, 2.0, -1.0))
-    assert next(others, None) is None

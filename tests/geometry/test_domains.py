@@ -2,10 +2,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import os
-import subprocess
-import sys
-import textwrap
 
 import pytest
 import torch
@@ -106,45 +102,6 @@ def test_rows_that_do_not_fit_are_refused() -> None:
         sums.update(torch.zeros(3, D), torch.full((3,), 4))
     with pytest.raises(ValueError, match=r"shapes \(4, 6\) and \(5, 6\) differ"):
         sums.merge(DomainSums.zeros(torch.zeros(D), 5))
-
-
-def test_without_distributed_all_reduce_does_nothing() -> None:
-    sums = sums_of(normal(9, D, seed=3), labels(9))
-    before = sums.totals.clone()
-    sums.all_reduce()
-    assert torch.equal(sums.totals, before)
-
-
-WORKER = """
-    import sys
-    import torch
-    import torch.distributed as dist
-    from limberlm.geometry.domains import DomainSums, domain_separability
-
-    rank, store = int(sys.argv[1]), sys.argv[2]
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
-    rows, domain = torch.arange(12, dtype=torch.float64).reshape(4, 3).square(), torch.tensor([0, 1, 0, 1])
-    sums, whole = DomainSums.zeros(torch.full((3,), 2.0 + rank), 2), DomainSums.zeros(torch.full((3,), 2.0), 2)
-    whole.update(rows, domain)
-    if rank == 1:
-        sums.update(rows, domain)
-    sums.all_reduce()
-    assert torch.equal(sums.shift, whole.shift) and torch.equal(sums.counts, whole.counts)
-    torch.testing.assert_close(sums.totals, whole.totals)
-    torch.testing.assert_close(domain_separability(sums), domain_separability(whole))
-    dist.destroy_process_group()
-"""
-
-
-def test_all_reduce_sums_over_processes_one_of_them_without_rows(tmp_path) -> None:
-    script = tmp_path / "worker.py"
-    script.write_text(textwrap.dedent(WORKER))
-    command, path = [sys.executable, str(script)], os.pathsep.join(sys.path)
-    workers = [
-        subprocess.Popen([*command, str(rank), str(tmp_path / "store")], env={**os.environ, "PYTHONPATH": path})
-        for rank in range(2)
-    ]
-    assert [worker.wait(timeout=120) for worker in workers] == [0, 0]
 
 
 # --- separability

@@ -1,10 +1,6 @@
 from __future__ import annotations
 
 import itertools
-import os
-import subprocess
-import sys
-import textwrap
 
 import numpy as np
 import pytest
@@ -148,45 +144,3 @@ def test_directions_ignore_row_scale_and_merge_and_subtract() -> None:
     torch.testing.assert_close(first.merge(second).total, whole.total)
     torch.testing.assert_close(whole.without(second).total, first.total)
     assert whole.without(second).count == 12
-
-
-def test_without_distributed_all_reduce_does_nothing() -> None:
-    sums = moments(normal(10, WIDTH, seed=14))
-    before = sums.second.clone()
-    sums.all_reduce()
-    assert torch.equal(sums.second, before)
-
-
-WORKER = """
-    import sys
-    import torch
-    import torch.distributed as dist
-    from limberlm.geometry import Directions, Moments
-
-    rank, store = int(sys.argv[1]), sys.argv[2]
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
-    rows = torch.arange(12, dtype=torch.float64).reshape(4, 3).square()
-    sums, directions = Moments.zeros(torch.full((3,), 2.0 + rank)), Directions.zeros(3)
-    if rank == 1:
-        sums.update(rows, sequences=2)
-        directions.update(rows)
-    sums.all_reduce()
-    directions.all_reduce()
-    assert (sums.count, sums.sequences, directions.count) == (4, 2, 4)
-    assert sums.shift.tolist() == [2.0] * 3
-    torch.testing.assert_close(sums.mean, rows.mean(0))
-    torch.testing.assert_close(sums.covariance, rows.T.cov())
-    torch.testing.assert_close(directions.total, (rows / rows.norm(dim=1, keepdim=True)).sum(0))
-    dist.destroy_process_group()
-"""
-
-
-def test_all_reduce_sums_over_processes_one_of_them_without_rows(tmp_path) -> None:
-    script = tmp_path / "worker.py"
-    script.write_text(textwrap.dedent(WORKER))
-    command, path = [sys.executable, str(script)], os.pathsep.join(sys.path)
-    workers = [
-        subprocess.Popen([*command, str(rank), str(tmp_path / "store")], env={**os.environ, "PYTHONPATH": path})
-        for rank in range(2)
-    ]
-    assert [worker.wait(timeout=120) for worker in workers] == [0, 0]

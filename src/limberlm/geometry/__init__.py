@@ -1,8 +1,8 @@
 """The mathematics: tensors in, numbers out. Imports torch, numpy and scipy, and nothing else of limberlm.
 
-`statistics` holds sums that merge; `spectrum` and `isotropy` turn them into metrics; `uncertainty` gives
-intervals and paired differences; `null` gives what each metric reads when there is nothing to see; `catalog`
-lists them all.
+`statistics` holds sums that merge, `summing` says how they are taken; `spectrum` and `isotropy` turn them into metrics;
+`uncertainty` gives intervals and paired differences; `null` gives what each metric reads when there is nothing to see;
+`catalog` lists them all.
 """
 
 from __future__ import annotations
@@ -10,10 +10,7 @@ from __future__ import annotations
 from limberlm.geometry.between_blocks import BlockProducts, CrossProducts, cka, participation_ratio_debiased
 from limberlm.geometry.catalog import CATALOG, HEADLINE, Metric, metric
 from limberlm.geometry.cross import CrossMoments
-from limberlm.geometry.isotropy import (
-    centred_directions,
-    mean_cosine,
-)
+from limberlm.geometry.isotropy import centred_directions, mean_cosine
 from limberlm.geometry.spectrum import (
     effective_rank,
     eigenvalues,

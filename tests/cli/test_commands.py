@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -63,6 +64,16 @@ def test_measure_then_compare(limber: Limber, probe: Path, tmp_path: Path, tiny_
     same = limber("compare", saved, saved, "--json").json
     assert {entry["p_adjusted"] for entry in same} == {1.0}
     assert "effective_rank" in limber("compare", saved, saved).out
+
+
+def test_the_next_command_is_whole_on_one_line(
+    limber: Limber, probe: Path, tmp_path: Path, tiny_model_folder: Path
+) -> None:
+    other, out = tmp_path / "other", tmp_path / ("g" * 80)
+    shutil.copytree(tiny_model_folder, other)
+    done = limber("measure", tiny_model_folder, other, "--probe", probe, "--out", out)
+    names = [out / f"{folder.name}.geometry" for folder in (tiny_model_folder, other)]
+    assert f"next: limber compare {names[0]} {names[1]}\n" in done.err
 
 
 def test_too_few_texts_give_plain_values_and_say_why(limber: Limber, tmp_path: Path, tiny_model_folder: Path) -> None:

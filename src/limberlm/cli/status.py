@@ -45,7 +45,7 @@ def status(
     print_table(f"{finished} of {len(nodes)} nodes finished", heads, rows)
     for node in nodes:
         for why in node["failed"]:
-            out.print(f"{node['node']}: {why.splitlines()[0]}", markup=False, soft_wrap=True)
+            out.print(f"{node['node']}: {why.splitlines()[0]}", markup=False)
 
 
 def _node(results: Results, identity: str) -> dict[str, Any]:

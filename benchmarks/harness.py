@@ -87,6 +87,12 @@ def compared(name: str, what: str, above: list[float], below: list[float], goal:
     return Figure(name, what, median(above) / median(below), goal, low=min(ratios), high=max(ratios))
 
 
+def rated(name: str, what: str, count: int, seconds: list[float], goal: Goal | None = None) -> Figure:
+    """The figure of so many things a second, in the median round."""
+    rates = [count / each for each in seconds]
+    return Figure(name, what, median(rates), goal, "per second", min(rates), max(rates))
+
+
 def in_fresh_process(module: str, *arguments: object) -> Any:
     """What `python -m module ARGUMENTS` prints on its last line, as JSON."""
     # glibc gives freed memory back at once under these, so that resident memory is memory in use

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from statistics import median
 from tempfile import TemporaryDirectory
 
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.harness import Figure, Goal, in_fresh_process, in_turns
+from benchmarks.harness import Figure, Goal, in_fresh_process, in_turns, rated
 from limberlm.outcomes.memorization.infinigram import Infinigram
 
 VOCABULARY, BLOCK = 32_000, 500
@@ -47,10 +46,14 @@ def times(quick: bool) -> Iterator[Figure]:
         }
         cpu = in_turns(cases, rounds)
     text = f"{size:,} tokens of 16 bits"
-    yield _rate("build", f"tokens indexed ({text}, Zipf, a third of it copied)", size, cpu, (">=", CORPUS / 120), quick)
-    what = f"queries, half of them in the corpus (contexts of {PROMPT} to {PROMPT + TARGET - 1} tokens, {text})"
-    yield _rate("queries", what, queries, cpu, (">=", QUERIES / 10), quick)
-    yield _rate("load", f"tokens loaded with their digests verified ({text})", size, cpu, None, quick)
+    fast: dict[str, Goal] = {} if quick else {"build": (">=", CORPUS / 120), "queries": (">=", QUERIES / 10)}
+    contexts = f"contexts of {PROMPT} to {PROMPT + TARGET - 1} tokens"
+    for name, count, what in (
+        ("build", size, f"tokens indexed ({text}, Zipf, a third of it copied)"),
+        ("queries", queries, f"queries, half of them in the corpus ({contexts}, {text})"),
+        ("load", size, f"tokens loaded with their digests verified ({text})"),
+    ):
+        yield rated(f"infinigram/{name}", what, count, cpu[name], fast.get(name))
 
 
 def corpus(size: int, seed: int = 0) -> NDArray[np.uint16]:
@@ -71,9 +74,3 @@ def examples(tokens: NDArray[np.uint16], count: int) -> tuple[list[list[int]], l
     rows = tokens[starts[:, None] + np.arange(width)]
     rows[::2] = tokens[rng.integers(len(tokens), size=rows[::2].shape)]
     return rows[:, :PROMPT].tolist(), rows[:, PROMPT:].tolist()
-
-
-def _rate(name: str, what: str, count: int, cpu: dict[str, list[float]], goal: Goal | None, quick: bool) -> Figure:
-    rates = [count / seconds for seconds in cpu[name]]
-    bound = None if quick else goal
-    return Figure(f"infinigram/{name}", what, median(rates), bound, "per second", min(rates), max(rates))

@@ -21,18 +21,19 @@ from limberlm.observe.model.head import locate_head
 
 VOCABULARY, BLOCKS = 1024, 2
 
-Case = Callable[[Sites, ProbeSet, int], None]
+Case = Callable[[PreTrainedModel, ProbeSet, int], None]
 
 
-def measuring(sites: Sites, probe: ProbeSet, batch_size: int) -> None:
+def measuring(model: PreTrainedModel, probe: ProbeSet, batch_size: int) -> None:
     """Sums while reading, then every metric with its interval."""
-    model = cast(PreTrainedModel, MODELS[-1])
+    sites = locate(model)
     head, asked = locate_head(model, sites), Request.of().alone
     summarise(observe(model, sites, sites.names(), probe, request=asked, head=head, batch_size=batch_size))
 
 
-def store_all(sites: Sites, probe: ProbeSet, batch_size: int) -> None:
+def store_all(model: PreTrainedModel, probe: ProbeSet, batch_size: int) -> None:
     """Keep every state, then one full SVD per site: a single metric, no interval."""
+    sites = locate(model)
     names = sites.names()
     kept: dict[str, list[Tensor]] = {name: [] for name in names}
     with sites.reading(names) as states:
@@ -53,16 +54,14 @@ def forwards(sites: Sites, probe: ProbeSet, batch_size: int) -> Iterator[None]:
         yield
 
 
-def logits(sites: Sites, probe: ProbeSet, batch_size: int) -> None:
+def logits(model: PreTrainedModel, probe: ProbeSet, batch_size: int) -> None:
     """Entropy, margin and top masses of every token, chunk by chunk."""
-    model = cast(PreTrainedModel, MODELS[-1])
-    asked = Request.of().only(["entropy_median", "margin", "top_mass_20"])
+    sites, asked = locate(model), Request.of().only(["entropy_median", "margin", "top_mass_20"])
     head = locate_head(model, sites)
     summarise(observe(model, sites, sites.names([0]), probe, request=asked, head=head, batch_size=batch_size))
 
 
 CASES: dict[str, Case] = {"pass": measuring, "store_all": store_all, "logits": logits}
-MODELS: list[object] = []
 
 
 def fill_to_peak() -> list[bytes]:
@@ -77,13 +76,12 @@ def main(case: str, width: int, per_block: int, length: int, batch_size: int, vo
     """Print the bytes by which `case` raises this process's peak above that of a forward over the same probe."""
     torch.set_num_threads(1)
     probe = random_probe(per_block, length, vocabulary)
-    MODELS.append(random_llama(width, BLOCKS, vocabulary))
-    sites = locate(cast(PreTrainedModel, MODELS[-1]))
+    model = cast(PreTrainedModel, random_llama(width, BLOCKS, vocabulary))
     ballast = fill_to_peak()
-    for _ in forwards(sites, probe, batch_size):
+    for _ in forwards(locate(model), probe, batch_size):
         pass
     before = peak_memory()
-    CASES[case](sites, probe, batch_size)
+    CASES[case](model, probe, batch_size)
     print(peak_memory() - before)
     del ballast  # kept until here
 

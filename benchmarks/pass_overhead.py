@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 
 import torch
@@ -73,27 +73,17 @@ def overhead(
     size = f"d = {sites.backbone.config.hidden_size}, {len(sites.blocks)} blocks, {head.vocabulary:,} tokens known"
     size += f", {probe.n_tokens:,} read in batches of {batch_size}"
     for suite in ("core", "full"):
-        alone = cpu[f"{suite} pass"]
-        both = [read + summary for read, summary in zip(alone, cpu[f"{suite} summary"], strict=True)]
-        yield compared(
-            f"pass_overhead/{name}/{suite}/pass",
-            f"time of the pass, {suite} suite, over that of a bare forward with its logits ({size})",
-            alone,
-            cpu["forward"],
-        )
-        yield compared(
-            f"pass_overhead/{name}/{suite}",
-            f"the same with every metric and interval ({size})",
-            both,
-            cpu["forward"],
-            goal if suite == "full" else None,
-        )
-        yield compared(
-            f"pass_overhead/{name}/{suite}/backbone",
-            f"the same over a forward that makes no logits ({size})",
-            both,
-            cpu["backbone"],
-        )
+        yield from ratios(f"pass_overhead/{name}/{suite}", suite, size, cpu, goal if suite == "full" else None)
+
+
+def ratios(name: str, suite: str, size: str, cpu: Mapping[str, list[float]], goal: Goal | None) -> Iterator[Figure]:
+    """The pass alone, then with its summary, over a forward with logits and over one without."""
+    alone, forward, backbone = cpu[f"{suite} pass"], cpu["forward"], cpu["backbone"]
+    both = [read + summary for read, summary in zip(alone, cpu[f"{suite} summary"], strict=True)]
+    what = f"time of the pass, {suite} suite, over that of a bare forward with its logits ({size})"
+    yield compared(f"{name}/pass", what, alone, forward)
+    yield compared(name, f"the same with every metric and interval ({size})", both, forward, goal)
+    yield compared(f"{name}/backbone", f"the same over a forward that makes no logits ({size})", both, backbone)
 
 
 def logits(quick: bool) -> Iterator[Figure]:

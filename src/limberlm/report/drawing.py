@@ -28,6 +28,9 @@ class Figure:
     layout: Mapping[str, Any]
 
 
+DASHED = {"color": style.NULL_COLOUR, "width": 1.5, "dash": "dash"}
+"""A line that is a reference, not a measurement."""
+
 HOVER = "<b>%{customdata[0]}</b><br>%{customdata[1]}<extra></extra>"
 
 
@@ -97,6 +100,40 @@ def ribbon(rows: pd.DataFrame, position: int, group: object) -> list[Drawn]:
             "legendgroup": str(group),
         }
     ]
+
+
+def heatmap(
+    z: Sequence[Sequence[float | None]],
+    x: Sequence[Any],
+    y: Sequence[str],
+    hovers: Sequence[Sequence[str]],
+    colours: Sequence[tuple[float, str]],
+    gap: int = 2,
+) -> Drawn:
+    """Cells of colour, each of which tells its own text."""
+    return {
+        "type": "heatmap",
+        "z": z,
+        "x": x,
+        "y": y,
+        "customdata": hovers,
+        "hovertemplate": "%{customdata}<extra></extra>",
+        "colorscale": [list(stop) for stop in colours],
+        "xgap": gap,
+        "ygap": gap,
+    }
+
+
+def printed(text: Sequence[Sequence[str]], least: float, most: float) -> Drawn:
+    """What a heatmap has besides where its cells show their values, so that it needs no colour bar."""
+    return {
+        "text": text,
+        "texttemplate": "%{text}",
+        "textfont": {"color": "#1b1f23"},
+        "zmin": least,
+        "zmax": most,
+        "showscale": False,
+    }
 
 
 def interval_text(low: float, high: float, unit: str = "") -> str:

@@ -16,7 +16,8 @@ SEQUENTIAL = ((0.0, "#f7fbff"), (0.5, "#c6dbef"), (1.0, "#62a8d3"))
 # Two hues about a pale middle, both light enough for dark text (ColorBrewer's oranges and blues).
 DIVERGING = ((0.0, "#f3a765"), (0.5, "#f7f7f7"), (1.0, "#62a8d3"))
 # Of many steps, made for colour-blind readers; falls evenly in grey print (Nuñez, Anderton and Renslow 2018).
-CIVIDIS = "#00224e #123570 #3b496c #575d6d #707173 #8a8678 #a59c74 #c3b369 #e1cc55 #fee838".split()
+_CIVIDIS = "#00224e #123570 #3b496c #575d6d #707173 #8a8678 #a59c74 #c3b369 #e1cc55 #fee838".split()
+CIVIDIS = tuple((place / 9, colour) for place, colour in enumerate(_CIVIDIS))
 
 
 def colour(position: int) -> str:

@@ -13,7 +13,7 @@ import pandas as pd
 from limberlm.outcomes.calibration import reliability_table
 from limberlm.outcomes.calibration.binned import BINS
 from limberlm.outcomes.calibration.sources import SOURCES
-from limberlm.report import drawing, style, words
+from limberlm.report import drawing, words
 from limberlm.report.cells import Cell
 from limberlm.report.drawing import Drawn, Figure, escaped
 from limberlm.report.study.data import ReportData, Run, Stage
@@ -97,7 +97,7 @@ def reliability_diagram(tables: Tables, stages: Sequence[Stage], source: str, ta
         "y": [0, 1],
         "mode": "lines",
         "name": "calibrated",
-        "line": {"color": style.NULL_COLOUR, "width": 1.5, "dash": "dash"},
+        "line": drawing.DASHED,
         "hoverinfo": "skip",
     }
     drawn: list[Drawn] = [diagonal]

@@ -38,26 +38,14 @@ def accuracy_heatmap(
     stages = [stage for stage in stages if stage.index in measured]
     grid = [[cells.get((task, stage.index)) for stage in stages] for task in tasks]
     trained = [(targets or {}).get(stage.name, stage.name) for stage in stages]
-    heatmap = {
-        "type": "heatmap",
-        "z": [[cell and cell["value"] for cell in row] for row in grid],
-        "x": [escaped(stage.label) for stage in stages],
-        "y": tasks,
-        "text": [[_accuracy_text(cell, task) for cell, task in zip(row, trained, strict=True)] for row in grid],
-        "texttemplate": "%{text}",
-        "textfont": {"color": "#1b1f23"},
-        "customdata": [
-            [_accuracy_hover(task, stage, cell) for stage, cell in zip(stages, row, strict=True)]
-            for task, row in zip(tasks, grid, strict=True)
-        ],
-        "hovertemplate": "%{customdata}<extra></extra>",
-        "colorscale": [list(stop) for stop in style.SEQUENTIAL],
-        "zmin": 0,
-        "zmax": 1,
-        "xgap": 2,
-        "ygap": 2,
-        "showscale": False,
-    }
+    hovers = [
+        [_accuracy_hover(task, stage, cell) for stage, cell in zip(stages, row, strict=True)]
+        for task, row in zip(tasks, grid, strict=True)
+    ]
+    texts = [[_accuracy_text(cell, task) for cell, task in zip(row, trained, strict=True)] for row in grid]
+    values = [[cell["value"] if cell else None for cell in row] for row in grid]
+    names = [escaped(stage.label) for stage in stages]
+    heatmap = drawing.heatmap(values, names, tasks, hovers, style.SEQUENTIAL) | drawing.printed(texts, 0, 1)
     yaxis = {"autorange": "reversed", "showgrid": False, "type": "category"}
     return Figure([heatmap], drawing.layout(80 + 42 * len(tasks), STAGE_AXIS | {"showgrid": False}, yaxis, top=28))
 
@@ -115,9 +103,8 @@ def changes_by_stage(found: Sequence[Yardstick], metric: str) -> Figure:
         "title": {"text": "Stage"},
     }
     zero = {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": 0, "y1": 0, "layer": "below"}
-    line = {"color": style.NULL_COLOUR, "width": 1.5, "dash": "dash"}
     figure = drawing.layout(300, xaxis, {"title": {"text": unit}})
-    return Figure(drawn, figure | {"shapes": [zero | {"line": line}]})
+    return Figure(drawn, figure | {"shapes": [zero | {"line": drawing.DASHED}]})
 
 
 def plasticity_curve(frame: pd.DataFrame, stages: Sequence[Stage], task: str, outcome: str = "future_loss") -> Figure:

@@ -60,24 +60,11 @@ def overlap_heatmap(found: Sequence[Overlap]) -> Figure:
     cells = {(pair.later.index, pair.earlier.index): pair for pair in found}
     grid = [[cells.get((later.index, earlier.index)) for earlier in earliers] for later in laters]
     reach = max((abs(pair.excess.value) for pair in found if math.isfinite(pair.excess.value)), default=0.0) or 1.0
-    heatmap = {
-        "type": "heatmap",
-        "z": [[pair and pair.excess.value for pair in row] for row in grid],
-        "x": [escaped(stage.label) for stage in earliers],
-        "y": [escaped(stage.label) for stage in laters],
-        "text": [[pair.excess.text if pair else "" for pair in row] for row in grid],
-        "texttemplate": "%{text}",
-        "textfont": {"color": "#1b1f23"},
-        "customdata": [[_hover(pair) for pair in row] for row in grid],
-        "hovertemplate": "%{customdata}<extra></extra>",
-        "hoverongaps": False,
-        "colorscale": [list(stop) for stop in style.DIVERGING],
-        "zmin": -reach,
-        "zmax": reach,
-        "xgap": 2,
-        "ygap": 2,
-        "showscale": False,
-    }
+    values = [[pair.excess.value if pair else None for pair in row] for row in grid]
+    across, down = ([escaped(stage.label) for stage in side] for side in (earliers, laters))
+    hovers, texts = ([[show(pair) for pair in row] for row in grid] for show in (_hover, _text))
+    heatmap = drawing.heatmap(values, across, down, hovers, style.DIVERGING) | drawing.printed(texts, -reach, reach)
+    heatmap["hoverongaps"] = False
     xaxis = STAGE_AXIS | {"title": {"text": "Earlier stage"}, "showgrid": False}
     yaxis = {"autorange": "reversed", "showgrid": False, "type": "category", "title": {"text": "Later stage"}}
     return Figure([heatmap], drawing.layout(110 + 42 * len(laters), xaxis, yaxis, top=28))
@@ -91,6 +78,10 @@ def _overlap(earlier: Stage, later: Stage, row: dict[Any, Any]) -> Overlap:
     middle = words.interval(low, high, partial(words.number, digits=3))
     excess, deviations = (number_cell(value, show=show) for value in (float(row["value"]), z))
     return Overlap(earlier, later, excess, Cell(null, chance), deviations, middle, int(row.get("modules", 0)))
+
+
+def _text(pair: Overlap | None) -> str:
+    return pair.excess.text if pair else ""
 
 
 def _hover(pair: Overlap | None) -> str:

@@ -83,21 +83,14 @@ def layer_map(trace: Trace, stage: Stage, metric: str, convention: str) -> Figur
     steps = sorted(rows["t"].unique())
     cells: dict[tuple[str, float], Cell] = {(row["site"], row["t"]): row for row in rows.to_dict("records")}
     grid = [[cells.get((site, t)) for t in steps] for site in sites]
-    heatmap = {
-        "type": "heatmap",
-        "z": [[_height(cell, metric) for cell in row] for row in grid],
-        "x": list(range(len(steps))),
-        "y": [escaped(words.site_title(site)) for site in sites],
-        "customdata": [
-            [_cell_text(trace, stage, site, t, cell, metric) for t, cell in zip(steps, row, strict=True)]
-            for site, row in zip(sites, grid, strict=True)
-        ],
-        "hovertemplate": "%{customdata}<extra></extra>",
-        "colorscale": [[i / 9, colour] for i, colour in enumerate(style.CIVIDIS)],
-        "colorbar": _colour_bar(grid, metric),
-        "xgap": 1,
-        "ygap": 1,
-    }
+    hovers = [
+        [_cell_text(trace, stage, site, t, cell, metric) for t, cell in zip(steps, row, strict=True)]
+        for site, row in zip(sites, grid, strict=True)
+    ]
+    heights = [[_height(cell, metric) for cell in row] for row in grid]
+    names = [escaped(words.site_title(site)) for site in sites]
+    heatmap = drawing.heatmap(heights, list(range(len(steps))), names, hovers, style.CIVIDIS, gap=1)
+    heatmap["colorbar"] = _colour_bar(grid, metric)
     named = few(len(steps))
     ticks = {"tickvals": named, "ticktext": [short(steps[place]) for place in named]}
     xaxis = {

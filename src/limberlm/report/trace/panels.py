@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from limberlm.report import drawing, style, words
+from limberlm.report import drawing, words
 from limberlm.report.drawing import Drawn, Figure, escaped
 from limberlm.report.trace.axis import Places
 from limberlm.report.trace.lines import Line
@@ -139,7 +139,7 @@ def _level(value: float, name: str, axis: Places) -> Drawn:
         "y": [value] * 60,
         "mode": "lines",
         "name": escaped(name),
-        "line": {"color": style.NULL_COLOUR, "width": 1.5, "dash": "dash"},
+        "line": drawing.DASHED,
         "customdata": [(escaped(name), words.number(value))] * 60,
         "hovertemplate": drawing.HOVER,
         "showlegend": True,

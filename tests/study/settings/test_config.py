@@ -174,6 +174,15 @@ def test_a_wrong_stage_is_found_before_anything_is_trained(
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(("names", "controls"), [(["s" * 151], []), (["s" * 80, "t" * 80], ["joint"])])
+def test_a_stage_whose_name_no_folder_can_have_is_refused(
+    make_study: Callable[..., Path], names: list[str], controls: list[str]
+) -> None:
+    stages = {name: STAGE | {"rows": 16, "args": {"max_steps": 1}} for name in names}
+    with pytest.raises(UserError, match=r"^stages: [st]{40}\.\.\. is too long to name a folder; at most 150"):
+        Study.load(make_study(stages=stages, controls=controls)).plan()
+
+
 def test_a_yaml_error_names_file_and_line(tmp_path: Path) -> None:
     path = tmp_path / "s.yaml"
     path.write_text("name: x\nstages:\n  s: {trainer: sft, data: [}\n")

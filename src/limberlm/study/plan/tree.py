@@ -18,6 +18,7 @@ from limberlm.study.settings.orderings import OrderingSettings, advice, balance
 # Raised when a change to the code changes what a node's settings produce.
 ALGORITHM = 2
 BASE = "base"
+LONGEST = 150  # characters of a stage's name: with what is put behind it a file system takes 255
 
 
 class _Record(BaseModel):
@@ -215,4 +216,6 @@ def _untwinned(step: Step) -> Step:
 
 
 def _identity(stage: str, determinants: dict[str, Any]) -> str:
+    if len(stage) > LONGEST:
+        raise UserError(f"stages: {stage[:40]}... is too long to name a folder; at most {LONGEST} characters")
     return f"{stage}-{content_digest(determinants, bits=48)}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Iterator
 from typing import Any, get_args
 
@@ -34,7 +35,7 @@ def first_problem(error: ValidationError, model: type[BaseModel]) -> str:
     if problem["type"] == "literal_error":
         options = [option.strip("' ") for option in problem["ctx"]["expected"].replace(" or ", ", ").split(",")]
         return f'{name}: "{problem["input"]}" is none of {", ".join(options)}{nearest(str(problem["input"]), options)}'
-    return f"{name}: {message} (got {problem['input']!r})"
+    return f"{name}: {message} (got {reprlib.repr(problem['input'])})"
 
 
 def _rank(problem: Any) -> tuple[int, bool]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from os.path import realpath  # Path.resolve raises where a link points at itself
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +32,12 @@ def resolve(settings: StudySettings, folder: Path) -> StudySettings:
     stages = {name: _stage(name, stage, folder) for name, stage in settings.stages.items()}
     measure = settings.measure
     if measure.probe != TESTBED:
-        measure = measure.model_copy(update={"probe": str((folder / measure.probe).resolve())})
+        measure = measure.model_copy(update={"probe": realpath(folder / measure.probe)})
     tasks = tuple(_benchmark(task, folder) for task in settings.outcomes.lm_eval)
     outcomes = settings.outcomes.model_copy(update={"lm_eval": tasks})
     base = settings.base if settings.base == BUNDLED else _located(settings.base, folder)
     own = any(stage.reward not in (None, VERIFIER) for stage in stages.values())
-    modules = str((folder / (settings.modules or "")).resolve()) if own else None
+    modules = realpath(folder / (settings.modules or "")) if own else None
     changed = {"stages": stages, "measure": measure, "base": base, "modules": modules, "outcomes": outcomes}
     return settings.model_copy(update=changed)
 
@@ -50,7 +51,7 @@ def _stage(name: str, stage: StageSettings, folder: Path) -> StageSettings:
     if stage.config is not None:
         stage = _from_trl(name, stage, folder)
     here = local_path(stage.source, folder)
-    return stage if here is None else stage.model_copy(update={"data": str(here.resolve())})
+    return stage if here is None else stage.model_copy(update={"data": realpath(here)})
 
 
 def _from_trl(name: str, stage: StageSettings, folder: Path) -> StageSettings:
@@ -75,12 +76,12 @@ def _from_trl(name: str, stage: StageSettings, folder: Path) -> StageSettings:
 
 def _benchmark(task: LmEvalTask, folder: Path) -> LmEvalTask:
     """An lm-eval task whose files are found from anywhere."""
-    name = str((folder / task.task).resolve()) if (folder / task.task).is_file() else task.task
-    include = None if task.include_path is None else str((folder / task.include_path).resolve())
+    name = realpath(folder / task.task) if (folder / task.task).is_file() else task.task
+    include = None if task.include_path is None else realpath(folder / task.include_path)
     return task.model_copy(update={"task": name, "include_path": include})
 
 
 def _located(place: str, folder: Path) -> str:
     """A model's folder as an absolute path; what is none, and can be a hub id, as it is."""
     here = (folder / place).exists() or place.startswith((".", "/")) or place.count("/") > 1
-    return str((folder / place).resolve()) if here else place
+    return realpath(folder / place) if here else place

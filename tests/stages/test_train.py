@@ -65,6 +65,18 @@ def test_the_saved_adapter_is_the_trained_one(tiny_model_folder: Path, sft: Trai
     assert all(torch.equal(again[name], tensor) for name, tensor in trained.items())
 
 
+@pytest.mark.parametrize("trainer", ["sft", "dpo"])
+def test_prompts_that_fill_the_context_leave_no_row_and_are_refused(
+    tiny_model_folder: Path, tmp_path: Path, trainer: str
+) -> None:
+    row = {"prompt": "word " * 90, "completion": " a", "chosen": " a", "rejected": " b"}
+    (tmp_path / "rows.jsonl").write_text(f"{json.dumps(row)}\n" * 20)
+    with pytest.raises(
+        UserError, match=r"rows\.jsonl: \w+Trainer leaves no row to train on: .* max_length \(16 tokens\)"
+    ):
+        run_stage(tiny_model_folder, tmp_path / "adapter", trainer, data=str(tmp_path / "rows.jsonl"), max_length=16)
+
+
 # --- what is written
 
 

@@ -169,6 +169,11 @@ def _trainer(
         raise UserError(
             f"{data.source}: {kind.trainer} refuses these settings ({' '.join(str(error).split())})"
         ) from error
+    if not len(trainer.train_dataset):
+        raise UserError(
+            f"{data.source}: {kind.trainer} leaves no row to train on: no answer begins within max_length "
+            f"({config.max_length} tokens); raise it, or shorten the prompts"
+        )
     trainer.remove_callback(PrinterCallback)
     return trainer
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 from pathlib import Path
 from typing import Any
@@ -218,6 +219,19 @@ KTO = f"prompt/completion/label or {DPO}"
             for cell in ("null", "true", '" "', "[1]")
         ),
         ("grpo", '{"prompt": 3, "answer": "a"}', f'data x.jsonl, line 1: "prompt" must be text or {MESSAGES}'),
+        (
+            "grpo",
+            '{"prompt": "", "answer": "a"}',
+            "data x.jsonl, line 1: an empty prompt, which nothing can be sampled from",
+        ),
+        *(
+            ("sft", f'{{"messages": [{turn}]}}', f'data x.jsonl, line 1: "messages" must be {MESSAGES}')
+            for turn in (
+                '{"role": "user", "content": null}',
+                '{"role": "user", "content": 3}',
+                '{"role": 3, "content": "a"}',
+            )
+        ),
     ],
 )
 def test_a_bad_file_is_refused_in_one_line(tmp_path: Path, trainer: str, content: str, message: str) -> None:
@@ -252,6 +266,29 @@ def test_a_file_that_cannot_be_read_is_refused_in_one_line(tmp_path: Path) -> No
     (tmp_path / "binary.jsonl").write_bytes(b'{"text": "\xff"}')
     with pytest.raises(UserError, match=r"^data binary.jsonl: cannot be read as UTF-8 text \([^\n]+\)$"):
         load_stage_data("binary.jsonl", "sft", seed=0, folder=tmp_path)
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    with pytest.raises(UserError, match=r"^data pipe.jsonl: a pipe or device; give a file"):
+        load_stage_data("pipe.jsonl", "sft", seed=0, folder=tmp_path)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"text": "a", "more": ' + "[" * 99_999 + "]" * 99_999 + "}",
+        f'{{"text": "a", "more": {"1" * 5000}}}',
+        '{"text": "\\ud800"}',
+    ],
+    ids=["nested without end", "a number without end", "half a character"],
+)
+def test_json_that_python_cannot_hold_is_refused_by_its_line(tmp_path: Path, line: str) -> None:
+    (tmp_path / "x.jsonl").write_text(f'{{"text": "a"}}\n{line}\n')
+    with pytest.raises(UserError, match=r"^data x.jsonl, line 2: cannot be read \([^\n]+\)$"):
+        load_stage_data("x.jsonl", "sft", seed=0, folder=tmp_path)
+
+
+def test_an_editors_line_ends_and_byte_order_mark_change_nothing(tmp_path: Path) -> None:
+    (tmp_path / "x.jsonl").write_bytes(b'\xef\xbb\xbf{"text": "a"}\r\n{"text": "b"}\r\n')
+    assert load_stage_data("x.jsonl", "sft", seed=0, folder=tmp_path).train == [{"text": "a"}, {"text": "b"}]
 
 
 def test_a_column_that_is_null_throughout_is_as_good_as_missing(tmp_path: Path) -> None:

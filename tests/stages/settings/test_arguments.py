@@ -61,9 +61,13 @@ def test_yamls_1e_4_becomes_a_number(trainer: str) -> None:
         ({"max_steps": 1.5}, "stages.a.args.max_steps: 1.5 is wrong ("),
         ({"max_steps": None}, "stages.a.args.max_steps: None is wrong ("),
         ({"packing": "perhaps"}, "stages.a.args.packing: 'perhaps' is wrong ("),
+        ({"learning_rate": "nan"}, "stages.a.args.learning_rate: nan is no finite number"),
+        ({"learning_rate": -1.0}, "stages.a.args.learning_rate: -1: it must be at least 0"),
+        ({"per_device_train_batch_size": 0}, "stages.a.args.per_device_train_batch_size: 0: it must be at least 1"),
+        ({"gradient_accumulation_steps": 0}, "stages.a.args.gradient_accumulation_steps: 0: it must be at least 1"),
     ],
 )
-def test_a_value_of_the_wrong_type_is_refused(args: dict[str, Any], start: str) -> None:
+def test_a_value_of_the_wrong_type_or_size_is_refused(args: dict[str, Any], start: str) -> None:
     assert refusal(args).startswith(start)
 
 

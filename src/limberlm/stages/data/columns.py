@@ -19,7 +19,6 @@ _READ_BY_TRL = ("tools", "chat_template_kwargs", "image", "images")
 _TAKEN = ("prompts", "completions", "trainer_state", "log_extra", "log_metric", "environments")
 _NOT_PASSED = ("prompt", "completion", "completion_ids")
 _MESSAGES = "a list of messages with role and content"
-_KEPT_KEYS = ("role", "content")
 
 
 @dataclass(frozen=True)
@@ -118,7 +117,7 @@ def _tidy(row: Row, columns: Sequence[str]) -> Row:
         elif name == "answer" and is_answer(cell):
             tidied[name] = str(cell)
         elif _form(cell) == "messages":
-            tidied[name] = [{k: v for k, v in turn.items() if v is not None or k in _KEPT_KEYS} for turn in cell]
+            tidied[name] = [{k: v for k, v in turn.items() if v is not None} for turn in cell]
     return tidied
 
 
@@ -134,6 +133,8 @@ def _check_cells(source: str, table: Table, columns: Sequence[str], rows: Sequen
                 raise UserError(f'{where}: "{name}" must be {wanted}')
             if form != first:
                 raise UserError(f"{where}: text and messages are mixed; use one of them throughout")
+            if row[name] == "" and set(columns) <= {"prompt", "answer"}:
+                raise UserError(f"{where}: an empty prompt, which nothing can be sampled from")
 
 
 def _check_answers(source: str, table: Table, columns: Sequence[str], rows: Sequence[Row]) -> None:
@@ -166,5 +167,8 @@ def _form(cell: Any) -> str | None:
     if isinstance(cell, str):
         return "text"
     turns = cell if isinstance(cell, list) else []
-    chat = bool(turns) and all(isinstance(turn, dict) and set(_KEPT_KEYS) <= turn.keys() for turn in turns)
-    return "messages" if chat else None
+    return "messages" if turns and all(map(_is_turn, turns)) else None
+
+
+def _is_turn(turn: Any) -> bool:
+    return isinstance(turn, dict) and isinstance(turn.get("role"), str) and isinstance(turn.get("content"), str | list)

@@ -79,6 +79,8 @@ def open_table(source: str, folder: Path, split: str | None, subset: str | None)
         table = _of_dataset(_loaded(source, source, split, subset))
     elif path.is_dir():
         table = _of_dataset(_from_folder(source, path, split, subset))
+    elif path.exists() and not path.is_file():
+        raise UserError(f"data {source}: a pipe or device; give a file, which can be read again")
     else:
         for name, value in (("split", split), ("subset", subset)):
             if value is not None:
@@ -105,7 +107,7 @@ def _of_jsonl(source: str, path: Path) -> Table:
 
 def _read_jsonl(source: str, path: Path) -> Iterator[tuple[int, Row]]:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:
         raise UserError(f"data {source}: no such file; give {_KINDS}") from error
     except (OSError, UnicodeDecodeError) as error:
@@ -115,8 +117,12 @@ def _read_jsonl(source: str, path: Path) -> Iterator[tuple[int, Row]]:
             continue
         try:
             record = json.loads(line)
+            if "\\u" in line:
+                json.dumps(record, ensure_ascii=False).encode()  # half a surrogate pair is no text
         except json.JSONDecodeError as error:
             raise UserError(f"data {source}, line {number}: not JSON ({error.msg} at column {error.colno})") from error
+        except (ValueError, RecursionError) as error:  # JSON that Python cannot hold, or UTF-8 cannot
+            raise UserError(f"data {source}, line {number}: cannot be read ({_first_line(error)})") from error
         if not isinstance(record, dict):
             raise UserError(f"data {source}, line {number}: a row must be a JSON object")
         yield number, record

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import reprlib
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -12,6 +14,8 @@ from pydantic import TypeAdapter, ValidationError
 from limberlm.errors import UserError, nearest
 from limberlm.stages.kind import TrainerKind
 from limberlm.stages.settings.decided import AGAINST, OWNED
+
+_LEAST = {"learning_rate": 0, "per_device_train_batch_size": 1, "gradient_accumulation_steps": 1}
 
 
 def trainer_config(kind: TrainerKind, args: dict[str, Any], *, where: str, seed: int, scratch: Path) -> Any:
@@ -88,7 +92,10 @@ def checked(value: Any, hint: Any, where: str, field: Any = None) -> Any:
     try:
         value = TypeAdapter(hint).validate_python(value)
     except ValidationError as error:
-        raise UserError(f"{where}: {value!r} is wrong ({error.errors()[0]['msg'].lower()})") from error
+        reason = error.errors()[0]["msg"].lower()
+        raise UserError(f"{where}: {reprlib.repr(value)} is wrong ({reason})") from error
+    if isinstance(value, float) and not math.isfinite(value):  # as text: YAML's own are refused with the file
+        raise UserError(f"{where}: {value} is no finite number")
     choices = [] if field is None else list(field.metadata.get("choices", ()))
     if choices and value is not None and value not in choices:
         raise UserError(
@@ -108,6 +115,9 @@ def named(where: str, name: str) -> str:
 
 def _contradiction(config: Any) -> str | None:
     """What holds for every trainer."""
+    for name, least in _LEAST.items():
+        if getattr(config, name) < least:
+            return f"{name}: {getattr(config, name):g}: it must be at least {least}"
     if config.max_steps == 0:
         return "max_steps: 0: a stage has at least one step; leave it out to count epochs"
     if config.max_steps < 0 and config.num_train_epochs <= 0:

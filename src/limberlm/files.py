@@ -7,7 +7,8 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -88,10 +89,31 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def folder_size(folder: Path) -> int:
+    """Bytes of the files below a folder, of which some may come and go meanwhile."""
+    size = 0
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with suppress(FileNotFoundError):
+                size += os.lstat(os.path.join(place, name)).st_size
+    return size
+
+
 def file_digest(path: Path) -> str:
     """BLAKE2b of a file's bytes, 128 bits, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+
+
+def known_digest(path: Path) -> str:
+    """`file_digest`, taken again only where the file's size or time of change is another."""
+    state = path.stat()
+    return _digest_in_state(path, state.st_size, state.st_mtime_ns)
+
+
+@cache
+def _digest_in_state(path: Path, size: int, changed: int) -> str:
+    return file_digest(path)
 
 
 def content_digest(content: Any, bits: int = 128) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -93,6 +94,20 @@ def test_want_of_memory_fails_the_node_and_says_what_helps(
     monkeypatch.setattr(node, "train_stage", full)
     with pytest.raises(NodeFailed, match=r"sft-\w+: out of memory: a smaller per_device_train_batch_size"):
         Study.load(make_study(), tmp_path / "run").run()
+
+
+def test_an_error_of_many_lines_is_told_in_one_and_kept_whole(
+    make_study: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def breaks(*args: Any, **kwargs: Any) -> None:
+        raise RuntimeError("one thing\nand another")
+
+    monkeypatch.setattr(node, "train_stage", breaks)
+    with pytest.raises(NodeFailed) as caught:
+        Study.load(make_study(), tmp_path / "run").run()
+    assert re.fullmatch(r"sft-\w+: RuntimeError: one thing; all that .* --retry", str(caught.value))
+    (record,) = (tmp_path / "run" / "nodes").glob("sft-*.failed.json")
+    assert "and another\nTraceback" in json.loads(record.read_text())["error"]
 
 
 def test_a_failed_study_ends_the_command_with_one_line_and_exit_code_1(

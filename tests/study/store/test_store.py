@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -122,6 +123,33 @@ def test_nothing_is_published_by_one_that_lost_its_lease(tmp_path: Path) -> None
     with pytest.raises(LeaseLost), store.writing("n", publishing=lambda: leases.holding("n.make")) as folder:
         (folder / "a").write_text("x")
     assert list(store.nodes.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda file: file.write_text("y"), lambda file: file.unlink()], ids=["other", "gone"]
+)
+def test_a_file_that_is_not_as_it_was_written_is_named(tmp_path: Path, damage: Callable[[Path], object]) -> None:
+    store = Store(tmp_path)
+    with store.writing("n") as folder:
+        (folder / "a").write_text("x")
+        (folder / "b").write_text("x")
+    assert store.checked(store.node("n"), "a", "b") == store.node("n")
+    damage(store.node("n") / "b")
+    assert store.checked(store.node("n"), "a") == store.node("n")
+    with pytest.raises(
+        UserError, match=r"nodes/n/b: not as the run wrote it; remove .*nodes/n and run the study again"
+    ):
+        store.checked(store.node("n"), "a", "b")
+
+
+def test_what_others_linked_into_the_store_is_left_alone(tmp_path: Path) -> None:
+    store = Store(tmp_path / "run")
+    store.nodes.mkdir(parents=True)
+    (tmp_path / "elsewhere").mkdir()
+    (store.nodes / "link").symlink_to(tmp_path / "elsewhere")
+    (store.nodes / "loop").symlink_to("loop")
+    store.remove_leftovers()
+    assert (tmp_path / "elsewhere").is_dir()
 
 
 def test_a_failure_is_remembered_until_it_is_forgotten(tmp_path: Path) -> None:

@@ -47,6 +47,7 @@ class Subject:
     @cached_property
     def model(self) -> PreTrainedModel:
         """The checkpoint, in float32 and evaluation mode."""
+        self.place.refuse_other_base()
         return checkpoint(self.place.base, left_by(self.store, self.node.path), self.place.settings.hand_over)
 
     @cached_property

@@ -39,8 +39,19 @@ def versions() -> dict[str, str]:
 
 
 def left_by(store: Store, path: tuple[str, ...]) -> list[Left]:
-    """What the nodes of a path left on disk, the base aside, in order."""
-    return [left_in(store.node(identity)) for identity in path[1:]]
+    """What the nodes of a path left on disk, the base aside, in order.
+
+    Raises:
+        UserError: it is not what they left.
+
+    """
+    found = []
+    for identity in path[1:]:
+        left = left_in(store.node(identity))
+        own = (name for name in store.digests(identity) if name.startswith(f"{left.folder.name}/"))
+        store.checked(store.node(identity), *own)
+        found.append(left)
+    return found
 
 
 def left_in(folder: Path) -> Left:
@@ -72,6 +83,7 @@ def make_node(place: Workplace, store: Store, node: Node, report: Report, publis
         NodeFailed: the stage's training went wrong, or did not end where it ended the first time.
 
     """
+    place.refuse_other_base()
     with store.writing(node.id, publishing=publishing) as folder:
         record: dict[str, object] = {"node": node.model_dump(mode="json"), "task": task_of(place, node)}
         if node.make == "train":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import blake2b
@@ -10,7 +11,7 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerBase
 
 from limberlm.errors import UserError
-from limberlm.files import file_digest
+from limberlm.files import known_digest
 from limberlm.observe import ProbeSet, load_model, load_tokenizer
 from limberlm.outcomes.lm_eval import check_task
 from limberlm.stages import TRAINERS
@@ -41,6 +42,23 @@ class Workplace:
         if self.settings.base == BUNDLED:
             return BUNDLED_BASE
         return Path(self.settings.base) if Path(self.settings.base).exists() else self.settings.base
+
+    @cached_property
+    def base_digest(self) -> str:
+        """The digest of the base as it was when the study was planned."""
+        return _base_digest(self.base)
+
+    def refuse_other_base(self) -> None:
+        """Refuse a base that is not what it was: what is made from it would stand under a name that says otherwise.
+
+        Raises:
+            UserError: it changed, or is gone.
+
+        """
+        with suppress(OSError):
+            if _base_digest(self.base) == self.base_digest:
+                return
+        raise UserError(f"base {self.settings.base}: changed while the study ran; put it back, or use another --out")
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -93,10 +111,17 @@ class Workplace:
         return joint_data(parts, seed=study_seed, rows=seen)
 
     def rows_of(self, node: Node) -> StageData:
-        """The rows that a node trains on."""
-        if node.joined:
-            return self._joint_rows(node.joined, node.seed)
-        return self.rows(node.stage_settings, node.stage_seed)
+        """The rows that a node trains on.
+
+        Raises:
+            UserError: they, or their judge, are not what they were when the study was planned.
+
+        """
+        stage = node.stage_settings
+        data = self._joint_rows(node.joined, node.seed) if node.joined else self.rows(stage, node.stage_seed)
+        if self._judged(data, stage) != node.data_digest:
+            raise UserError(f"data {stage.source}: changed while the study ran; run it again")
+        return data
 
     def kind(self, stage: StageSettings) -> TrainerKind:
         """The trainer of a stage, with the stage's own reward."""
@@ -134,7 +159,7 @@ class Workplace:
                 check_reward(step.stage.reward, columns, folder=Path(self.settings.modules or ""))
         for name in settings.stages:
             self.held_out(name)
-        return plan_study(settings, _base_digest(self.base), chains, self._data_digest)
+        return plan_study(settings, self.base_digest, chains, self._data_digest)
 
     def _refuse_unreadable(self) -> None:
         """Whatever cannot be read is told before anything is trained."""
@@ -170,11 +195,14 @@ class Workplace:
 
     def _data_digest(self, step: Step, study_seed: int, seed: int) -> str:
         data = self._joint_rows(step.joined, study_seed) if step.joined else self.rows(step.stage, seed)
-        digest = data.digest
-        if step.stage.reward is None:
-            return digest
-        judge = reward_digest(step.stage.reward, folder=Path(self.settings.modules or ""))
-        return digest if judge is None else f"{digest}-{judge}"
+        return self._judged(data, step.stage)
+
+    def _judged(self, data: StageData, stage: StageSettings) -> str:
+        """The digest of rows and of the reward function that judges what is made of them."""
+        if stage.reward is None:
+            return data.digest
+        judge = reward_digest(stage.reward, folder=Path(self.settings.modules or ""))
+        return data.digest if judge is None else f"{data.digest}-{judge}"
 
 
 def _base_digest(base: Path | str) -> str:
@@ -184,5 +212,5 @@ def _base_digest(base: Path | str) -> str:
     digest = blake2b(digest_size=16)
     for path in sorted(base.iterdir()):
         if path.suffix in (".safetensors", ".json", ".jinja", ".model"):
-            digest.update(f"{path.name}:{file_digest(path)}\n".encode())
+            digest.update(f"{path.name}:{known_digest(path)}\n".encode())
     return digest.hexdigest()

@@ -11,7 +11,6 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from limberlm.errors import UserError
 from limberlm.observe import Geometry, compare
 from limberlm.observe.updates.measurement import Updates
 from limberlm.outcomes.score_matrix import ScoreMatrix, score_matrix
@@ -19,7 +18,7 @@ from limberlm.outcomes.table import outcome_table
 from limberlm.study.node.parts import GEOMETRY, OUTCOMES, UPDATES
 from limberlm.study.plan.tree import Chain, Node, Plan
 from limberlm.study.results.derived import SCORES, Scores, derived_rows, items_of
-from limberlm.study.store.store import Store
+from limberlm.study.store.store import PLAN, Store, refuse_no_run
 
 TableName = Literal["geometry", "outcomes", "training", "updates", "comparisons"]
 Against = Literal["base", "previous", "random_adapter"]
@@ -35,9 +34,8 @@ class Results:
 
     def __init__(self, root: Path) -> None:
         self.store = Store(root)
-        if not (root / "plan.json").is_file() or not (root / "study.yaml").is_file():
-            raise UserError(f"{root}: not a run directory; give one made by limber run")
-        self.plan = Plan.read(root / "plan.json")
+        refuse_no_run(root)
+        self.plan = Plan.read(root / PLAN)
         self.settings = (root / "study.yaml").read_text()
         # orderings share their beginnings, and every checkpoint of a chain asks for those before it
         self._read: dict[str, pd.DataFrame] = {}
@@ -96,7 +94,7 @@ class Results:
 
     def record(self, node: str) -> dict[str, Any]:
         """What `node.json` holds: the node, its task, how it was handed over, and the versions that made it."""
-        return dict(json.loads((self.store.node(node) / "node.json").read_text()))
+        return dict(json.loads((self.store.checked(self.store.node(node), "node.json") / "node.json").read_text()))
 
     def _places(self, part: str | None = None) -> Iterator[tuple[Chain, int, str]]:
         """Every finished place of every chain: the chain, the stage's index in it, and the node that has the part."""
@@ -123,11 +121,14 @@ class Results:
     def _load_geometry(self, node: str) -> Geometry:
         return Geometry.load(self.store.part(node, GEOMETRY) / GEOMETRY)
 
+    def _load_training(self, node: str) -> pd.DataFrame:
+        return pd.read_parquet(self.store.checked(self.store.node(node), "training.parquet") / "training.parquet")
+
     def _load_outcomes(self, node: str) -> pd.DataFrame:
         """The outcomes of a node, all families one below the other."""
         if node not in self._read:
-            files = sorted(self.store.node(node).glob(f"*/{OUTCOMES}"))
-            frames = [pd.read_parquet(file) for file in files]
+            parts = sorted(path.parent for path in self.store.node(node).glob(f"*/{OUTCOMES}"))
+            frames = [pd.read_parquet(self.store.checked(part, OUTCOMES) / OUTCOMES) for part in parts]
             self._read[node] = pd.concat(frames, ignore_index=True) if frames else outcome_table([])
         return self._read[node]
 
@@ -139,7 +140,7 @@ class Results:
 
     def _training(self) -> list[pd.DataFrame]:
         return [
-            self._labelled(pd.read_parquet(self.store.node(node) / "training.parquet"), chain, index, node)
+            self._labelled(self._load_training(node), chain, index, node)
             for chain, index, node in self._places()
             if self.nodes[node].make == "train"
         ]
@@ -147,7 +148,8 @@ class Results:
     def _updates(self) -> list[pd.DataFrame]:
         frames = []
         for chain, index, node in self._places(UPDATES):
-            summary = Updates.load(self.store.part(node, UPDATES) / "updates.parquet").summary
+            part = self.store.part(node, UPDATES)
+            summary = Updates.load(self.store.checked(part, "updates.parquet") / "updates.parquet").summary
             renamed = summary.rename(columns={"stage": "update", "other": "other_update"})
             frames.append(self._labelled(renamed, chain, index, node))
         return frames

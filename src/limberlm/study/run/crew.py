@@ -16,7 +16,7 @@ from typing import IO
 
 from limberlm.errors import UserError
 from limberlm.study.run.effort import Message
-from limberlm.study.run.tasks import Task
+from limberlm.study.run.tasks import Board, Task
 
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 LOGS = "logs"
@@ -43,11 +43,11 @@ class _Worker:
         self.task: Task | None = None
         threading.Thread(target=self._listen, args=(heard,), daemon=True).start()
 
-    def give(self, task: Task) -> None:
+    def give(self, task: Task, inputs: str) -> None:
         self.task = task
         with suppress(BrokenPipeError):  # its death is heard
             stdin = self._pipe(self.process.stdin)
-            stdin.write(json.dumps({"kind": task.kind, "node": task.node.id}) + "\n")
+            stdin.write(json.dumps({"kind": task.kind, "node": task.node.id, "inputs": inputs}) + "\n")
             stdin.flush()
 
     def end(self) -> None:
@@ -74,8 +74,8 @@ class _Worker:
 class Crew:
     """So many workers on a run directory; one that dies is replaced. A context manager: at its end all are gone."""
 
-    def __init__(self, root: Path, size: int) -> None:
-        self.root, self.size = root, size
+    def __init__(self, board: Board, size: int) -> None:
+        self.root, self.size, self._inputs = board.store.root, size, board.inputs
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         self._threads = max(1, cores // size)
         self._heard: queue.Queue[tuple[_Worker, str | None]] = queue.Queue()
@@ -94,7 +94,7 @@ class Crew:
 
     def give(self, task: Task) -> None:
         """Give a task to a worker that has none."""
-        next(worker for worker in self._workers if worker.task is None).give(task)
+        next(worker for worker in self._workers if worker.task is None).give(task, self._inputs)
 
     def hear(self, timeout: float) -> list[tuple[Task, Message]]:
         """What workers have told since, waiting for the first of it so many seconds.

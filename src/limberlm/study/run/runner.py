@@ -89,11 +89,13 @@ def run_study(
         board = Board(place, store, plan)
         runner = _Runner(board, watch)
         runner.say_what_is_there()
-        with Crew(out, jobs) if jobs > 1 else nullcontext(_Here(board, runner.hear)) as hands:
+        size = min(jobs, sum(state != "done" for state in board.states().values()))
+        with Crew(board, size) if jobs > 1 and size else nullcontext(_Here(board, runner.hear)) as hands:
             runner.run(hands)
         failures = {task: store.failure(task.name) for task, state in board.states().items() if state == "failed"}
     if failures:
         task, error = next(iter(failures.items()))
+        error = next(iter(str(error).splitlines()), "")  # a traceback may follow, which is in the store
         others = f" (and {len(failures) - 1} more)" if len(failures) > 1 else ""
         raise NodeFailed(
             f"{task.node.id}: {error}{others}; all that does not depend on it is done; to try again: --retry"

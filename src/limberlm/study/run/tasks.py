@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
+from limberlm.files import content_digest
 from limberlm.study.node.node import is_made, make_node
 from limberlm.study.node.parts import Part, make_parts, missing_parts, parts_of
 from limberlm.study.plan.tree import Node, Plan
@@ -48,6 +49,12 @@ class Board:
     @cached_property
     def _parts(self) -> dict[str, list[Part]]:
         return {node.id: parts_of(self.place, node, self.plan) for node in self.plan.nodes}
+
+    @cached_property
+    def inputs(self) -> str:
+        """A digest of what every process on the study must find alike: its base, held-out rows, probe and the like."""
+        parts = {node: {part.name: part.identity for part in parts} for node, parts in self._parts.items()}
+        return content_digest([self.place.base_digest, parts])
 
     @cached_property
     def _heights(self) -> dict[str, int]:

@@ -35,8 +35,10 @@ def main(root: Path) -> None:
     while True:
         asked = json.loads(tasks.get())
         try:
+            if asked["inputs"] != board.inputs:
+                raise UserError(f"{root}: the study's base, rows or probe changed while it ran; run it again")
             effort.make(Task(asked["kind"], board.plan.node(asked["node"])), tell)
-        except UserError as error:
+        except (UserError, OSError) as error:  # OSError: a lease that cannot be written
             output.write(json.dumps({"user_error": str(error)}) + "\n")
             output.flush()
 

@@ -8,15 +8,16 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 from limberlm.errors import UserError
-from limberlm.files import PARTIAL, file_digest, remove_drafts, sync, write_text
+from limberlm.files import PARTIAL, file_digest, known_digest, remove_drafts, sync, write_text
 
+PLAN = "plan.json"
 COMPLETE = "COMPLETE"
 FAILED = ".failed.json"
 
@@ -69,6 +70,21 @@ class Store:
         """How long a finished node took to make, without its parts."""
         record = self.node(identity) / COMPLETE
         return self._record(record).get("seconds") if record.is_file() else None
+
+    def checked(self, folder: Path, *names: str) -> Path:
+        """The folder of a finished node or part, once some of its files are found as they were written.
+
+        Raises:
+            UserError: one of them is not.
+
+        """
+        digests = self._record(folder / COMPLETE)["digests"]
+        for name in names:
+            with suppress(OSError):
+                if known_digest(folder / name) == digests.get(name):
+                    continue
+            raise UserError(f"{folder / name}: not as the run wrote it; remove {folder} and run the study again")
+        return folder
 
     def _record(self, path: Path) -> dict[str, Any]:
         try:
@@ -143,8 +159,36 @@ class Store:
         for folder in self.nodes.glob("*/"):
             if (folder / COMPLETE).is_file():
                 remove_drafts(folder)
-            else:
+            elif not folder.is_symlink():
                 shutil.rmtree(folder)
+
+
+def planned_nodes(root: Path) -> dict[str, str | None]:
+    """The nodes of a run directory's plan by id, with the node that each comes after; without all that settings need.
+
+    Raises:
+        UserError: the folder is no run directory, or its plan is damaged.
+
+    """
+    refuse_no_run(root)
+    try:
+        plan = json.loads((root / PLAN).read_text(encoding="utf-8"))
+        return {str(node["id"]): node["parent"] for node in plan["nodes"]}
+    except OSError as error:
+        raise UserError(f"{root / PLAN}: cannot be read ({error.strerror}); give a folder made by limber run") from None
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{root / PLAN}: damaged; run the study again, in a new --out") from None
+
+
+def refuse_no_run(root: Path) -> None:
+    """Refuse a folder that holds no study.
+
+    Raises:
+        UserError: it is no run directory.
+
+    """
+    if not (root / PLAN).is_file() or not (root / "study.yaml").is_file():
+        raise UserError(f"{root}: not a run directory; give one made by limber run")
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -29,7 +30,7 @@ def prune(
     from limberlm.study.store.store import locked
 
     results = Results(folder)
-    with locked(folder, "study"):
+    with nullcontext() if dry_run else locked(folder, "study"):
         found = removable(results, unplanned=unplanned)
         if not dry_run:
             remove(found)

@@ -10,7 +10,7 @@ import typer
 from limberlm.cli.console import JsonOption, out, print_json, print_table
 
 if TYPE_CHECKING:
-    from limberlm.study import Results
+    from limberlm.study.store.store import Store
 
 
 def status(
@@ -22,10 +22,9 @@ def status(
 
     Example: limber status runs/first
     """
-    from limberlm.study import Results
+    from limberlm.study.store.store import Store, planned_nodes
 
-    results = Results(folder)
-    nodes = [_node(results, identity) for identity in results.nodes]
+    nodes = [_node(Store(folder), identity, after) for identity, after in planned_nodes(folder).items()]
     if as_json:
         print_json({"nodes": nodes})
         return
@@ -45,26 +44,26 @@ def status(
     print_table(f"{finished} of {len(nodes)} nodes finished", heads, rows)
     for node in nodes:
         for why in node["failed"]:
-            out.print(f"{node['node']}: {why.splitlines()[0]}", markup=False)
+            out.print(f"{node['node']}: {why.partition(chr(10))[0]}")
 
 
-def _node(results: Results, identity: str) -> dict[str, Any]:
+def _node(store: Store, identity: str, after: str | None) -> dict[str, Any]:
+    from limberlm.files import folder_size
     from limberlm.study.store.lease import Leases
 
-    store = results.store
     folder = store.node(identity)
     done = store.is_complete(identity)
     tasks = [f"{identity}.{kind}" for kind in ("make", "measure")]
     failed = [why for why in map(store.failure, tasks) if why is not None]
-    at_work = (store.root / "leases").is_dir() and any(map(Leases(store.root / "leases").held_by_another, tasks))
+    at_work = any(map(Leases(store.root / "leases").held_by_another, tasks))
     parts = sorted(part.parent.name for part in folder.glob("*/COMPLETE"))
     return {
         "node": identity,
-        "after": results.nodes[identity].parent,
+        "after": after,
         "done": done,
         "state": "at work" if at_work else "failed" if failed else "done" if done else "to do",
         "parts": parts,
         "seconds": store.seconds(identity),
-        "bytes": sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()),
+        "bytes": folder_size(folder),
         "failed": failed,
     }

@@ -42,6 +42,16 @@ def test_a_lease_has_one_owner_and_is_free_again_when_given_back(tmp_path: Path)
     assert [two.take("a"), one.held_by_another("a")] == [True, True]
 
 
+def test_a_look_at_leases_writes_nothing(tmp_path: Path) -> None:
+    looker = Leases(tmp_path / "leases")
+    assert not looker.held_by_another("a")
+    assert list(tmp_path.iterdir()) == []
+    assert Leases(tmp_path / "leases").take("a")
+    before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "leases").iterdir()}
+    assert looker.held_by_another("a")
+    assert {path.name: path.stat().st_mtime_ns for path in (tmp_path / "leases").iterdir()} == before
+
+
 def test_the_lease_of_a_dead_process_of_this_machine_is_free_at_once(tmp_path: Path) -> None:
     take = f"Leases(Path({str(tmp_path)!r})).take('a')"
     code = f"from limberlm.study.store.lease import Leases; from pathlib import Path; {take}"

@@ -33,7 +33,7 @@ class Leases:
     """The leases of one process in a folder.
 
     Args:
-        folder: where leases lie; made if it is not there.
+        folder: where leases lie; made with the first that is taken.
         stale: seconds without a sign of life after which a lease may be taken over.
         beat: seconds between this process's signs of life.
         clock: seconds that never go back.
@@ -43,7 +43,6 @@ class Leases:
     def __init__(
         self, folder: Path, *, stale: float = STALE, beat: float = BEAT, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.stale, self.beat, self.clock = folder, stale, beat, clock
         self.owner = uuid.uuid4().hex
         self._seen: dict[str, tuple[str, float]] = {}
@@ -57,9 +56,8 @@ class Leases:
             return True
 
     def held_by_another(self, task: str) -> bool:
-        """Whether another process, as far as is known alive, holds a lease."""
-        with self._guard():
-            return not self._is_free(task)
+        """Whether another process, as far as is known alive, holds a lease; a look that writes nothing."""
+        return not self._is_free(task)
 
     @contextmanager
     def kept(self, task: str) -> Iterator[None]:
@@ -123,7 +121,7 @@ class Leases:
     def _read(self, task: str) -> str | None:
         try:
             return self._path(task).read_text(encoding="utf-8", errors="replace")
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
 
     def _write(self, task: str, count: int) -> None:
@@ -135,6 +133,7 @@ class Leases:
     @contextmanager
     def _guard(self) -> Iterator[None]:
         """One process, and one thread of it, at a time; the system lets go if it dies."""
+        self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / ".guard").open("w") as guard:
             fcntl.flock(guard, fcntl.LOCK_EX)
             yield

@@ -6,6 +6,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from limberlm.files import folder_size
 from limberlm.study.node.parts import MERGED
 from limberlm.study.results.results import Results
 from limberlm.study.store.store import COMPLETE, FAILED
@@ -25,9 +26,9 @@ def removable(results: Results, *, unplanned: bool = False) -> list[Removable]:
     found = []
     for folder in sorted(path for path in results.store.nodes.iterdir() if (path / COMPLETE).is_file()):
         if unplanned and folder.name not in results.nodes:
-            found.append(Removable(folder, "not in the plan", _size(folder)))
+            found.append(Removable(folder, "not in the plan", folder_size(folder)))
         elif (folder / MERGED).is_dir():
-            found.append(Removable(folder / MERGED, "can be merged again", _size(folder / MERGED)))
+            found.append(Removable(folder / MERGED, "can be merged again", folder_size(folder / MERGED)))
     return found
 
 
@@ -38,7 +39,3 @@ def remove(found: list[Removable]) -> None:
         shutil.rmtree(each.folder)
         for record in each.folder.parent.glob(f"{each.folder.name}.*{FAILED}"):
             record.unlink(missing_ok=True)
-
-
-def _size(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

@@ -4,8 +4,16 @@ from __future__ import annotations
 
 import difflib
 import errno
+import re
 from collections.abc import Iterable
 
+_FULL = "the disk is full; free some space and run the same command again"
+_LIMITS = {
+    errno.ENOSPC: _FULL,
+    errno.EDQUOT: _FULL,
+    errno.EFBIG: "a file is larger than this process may write; raise `ulimit -f` and run the same command again",
+    errno.EMFILE: "more open files than this process may have; raise `ulimit -n` and run the same command again",
+}
 _UNUSABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG}
 
 
@@ -38,7 +46,7 @@ def nearest(word: str, options: Iterable[str]) -> str:
 
 
 def storage_problem(error: BaseException | None) -> str | None:
-    """What to do about an error whose cause is the user's disk or path, or None if it is something else.
+    """What to do about an error whose cause is the user's disk, path or limits, or None if it is something else.
 
     Looks through the causes too, and at the words: safetensors reports a full disk in no other way.
 
@@ -49,9 +57,12 @@ def storage_problem(error: BaseException | None) -> str | None:
     """
     if error is None:
         return None
-    code = getattr(error, "errno", None)
-    if code in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(error):
-        return "the disk is full; free some space and run the same command again"
+    said = re.search(r"(?:os error|errno) (\d+)", str(error), re.IGNORECASE)
+    code = getattr(error, "errno", None) or (int(said[1]) if said else None)
+    if "No space left on device" in str(error):
+        code = errno.ENOSPC
+    if code in _LIMITS:
+        return _LIMITS[code]
     if isinstance(error, OSError) and code in _UNUSABLE:
         return f"{str(error.strerror).lower()}; choose a folder you may write to"
     return storage_problem(error.__cause__ or error.__context__)

@@ -108,12 +108,13 @@ def test_report_prints_the_table_and_writes_one_file(limber: Limber, finished: S
     assert (finished.out / "report.html").stat().st_size > 1_000_000
 
 
-def test_a_terminal_that_knows_only_ascii_gets_the_table(finished: Study) -> None:
-    command = [sys.executable, "-m", "limberlm", "report", str(finished.out)]
-    done = subprocess.run(
-        command, capture_output=True, text=True, check=True, env=os.environ | {"PYTHONIOENCODING": "ascii"}
-    )
+def test_a_terminal_that_knows_only_ascii_gets_the_table_of_the_folder_it_is_in(finished: Study) -> None:
+    source = os.pathsep.join([str(Path("src").resolve()), os.environ.get("PYTHONPATH", "")])
+    environment = os.environ | {"PYTHONIOENCODING": "ascii", "PYTHONPATH": source}
+    command = [sys.executable, "-m", "limberlm", "report", "."]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment, cwd=finished.out)
     assert "Effective rank" in done.stdout
+    assert f"<title>Study {finished.out.name}</title>" in (finished.out / "report.html").read_text()
 
 
 def test_a_dry_run_trains_nothing(limber: Limber, finished: Study, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from limberlm.study import Study
 from tests.cli.conftest import Limber
 
 STAGE = {"trainer": "sft", "data": "testbed:instructions"}
@@ -202,6 +203,78 @@ def test_the_real_command_ends_with_the_code_and_no_traceback(tmp_path: Path) ->
     )
     assert done.returncode == 3
     assert done.stderr.count("\n") == 1
+
+
+def test_an_interrupt_says_how_to_go_on(limber: Limber, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def interrupted(root: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("limberlm.study.store.store.planned_nodes", interrupted)
+    done = limber("status", tmp_path)
+    assert done.code == 130
+    assert done.err == "limber: stopped; run the same command again to go on\n"
+
+
+def test_a_name_of_several_lines_is_told_in_one(limber: Limber, tmp_path: Path) -> None:
+    assert refused(limber, "run", tmp_path / "a\nb.yaml").startswith(f"{tmp_path}/a b.yaml: no such study file")
+
+
+@pytest.mark.parametrize("words", [("status",), ("status", "--json")], ids=" ".join)
+def test_a_reader_who_is_gone_ends_a_command_without_a_word(finished: Study, words: tuple[str, ...]) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "limberlm", *words, str(finished.out)]
+    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, check=False)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (1, b"")
+
+
+def test_output_that_cannot_be_written_is_told(finished: Study) -> None:
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "limberlm", "status", str(finished.out)]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 3
+    assert "the disk is full" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", ["[/red]", "[red]x[/red]", ":smile:"])
+def test_a_folder_whose_name_looks_like_markup_is_printed_as_it_is(limber: Limber, finished: Study, name: str) -> None:
+    done = limber("run", finished.out / "study.yaml", "--out", name, "--dry-run")
+    assert done.code == 0
+    assert f"3 nodes, in {name}" in done.out
+
+
+@pytest.mark.parametrize("words", [("status",), ("prune", "--dry-run")], ids=" ".join)
+def test_a_look_at_a_run_directory_writes_nothing(
+    limber: Limber, finished: Study, tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(finished.out, run)
+    shutil.rmtree(run / "leases")
+    (run / ".lock").unlink()
+    before = {path: path.stat().st_mtime_ns for path in [run, *run.rglob("*")]}
+    assert limber(*words, run).code == 0
+    assert {path: path.stat().st_mtime_ns for path in [run, *run.rglob("*")]} == before
+
+
+def test_a_look_at_a_run_directory_waits_for_no_library(finished: Study) -> None:
+    code = (
+        "import sys\nfrom limberlm.cli import main\ntry:\n    main(['status', sys.argv[1]])\n"
+        "finally:\n    assert not {'torch', 'transformers', 'pandas'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(finished.out)], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"nodes": 1}', '{"nodes": [{}]}', "\x00"])
+def test_a_damaged_plan(limber: Limber, finished: Study, tmp_path: Path, content: str) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "study.yaml").write_text((finished.out / "study.yaml").read_text())
+    (run / "plan.json").write_text(content)
+    for command in ("status", "report", "prune"):
+        assert f"{run}/plan.json: " in refused(limber, command, run)
 
 
 def test_debug_shows_the_traceback(tmp_path: Path) -> None:

@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
-from limberlm.cli.app import main
+import sys
 
-__all__ = ["main"]
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line: see `limberlm.cli.app.main`."""
+    try:
+        from limberlm.cli import app
+    except KeyboardInterrupt:  # a busy machine takes seconds to get this far
+        sys.exit(130)
+    app.main(arguments)

@@ -27,6 +27,8 @@ from limberlm.cli.updates import updates
 from limberlm.errors import LimberError, UserError, storage_problem
 from limberlm.version import __version__
 
+STOPPED = 130
+
 app = typer.Typer(
     help="See what a chain of post-training stages does to a model's representations, and how sure you can be.",
     no_args_is_help=True,
@@ -72,10 +74,14 @@ def main(arguments: list[str] | None = None) -> None:
             stream.reconfigure(errors="replace")  # a terminal without our minus sign still gets the numbers
     try:
         code = app([word for word in given if word != "--debug"], standalone_mode=False)
+        if code == STOPPED:  # what typer makes of an interrupt
+            raise KeyboardInterrupt
+        print(end="", flush=True)  # a full disk, or a reader who is gone, shows now
     except BaseException as error:
         if debug and not isinstance(error, SystemExit):
             raise
         code = _told(error)
+        _give_up_unwritable_output()
     sys.exit(code or 0)
 
 
@@ -84,14 +90,26 @@ def _told(error: BaseException) -> int:
         return int(getattr(error, "exit_code", getattr(error, "code", 0)) or 0)
     if isinstance(error, TyperException):
         return _usage(error)
+    if isinstance(error, BrokenPipeError):  # as in `limber status DIR | head -1`
+        return 1
     if isinstance(error, LimberError):
         return _fail(str(error), error.exit_code)
     if problem := storage_problem(error):
         return _fail(f"{getattr(error, 'filename', None) or 'the output folder'}: {problem}", UserError.exit_code)
     if isinstance(error, KeyboardInterrupt | typer.Abort):
-        return _fail("stopped; run the same command again to go on", 130)
+        return _fail("stopped; run the same command again to go on", STOPPED)
+    if isinstance(error, MemoryError):
+        return _fail("out of memory: a smaller model or batch, or a larger machine, helps", 1)
     text = " ".join(str(error).split())
     return _fail(f"{type(error).__name__}: {text} (an error of limberlm's own; --debug shows where)", 1)
+
+
+def _give_up_unwritable_output() -> None:
+    """Python would try once more as it ends, and tell of it in its own way."""
+    try:
+        print(end="", flush=True)
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _usage(error: TyperException) -> int:
@@ -104,7 +122,8 @@ def _usage(error: TyperException) -> int:
 
 
 def _fail(message: str, code: int) -> int:
-    err.print(f"limber: {message}", style="red", markup=False, highlight=False, soft_wrap=True)
+    line = " ".join(f"limber: {message}".splitlines())  # names and paths may hold anything
+    err.print(line, style="red", highlight=False, soft_wrap=True)
     return code
 
 

@@ -13,9 +13,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-out = Console(highlight=False)
+# Names and paths may hold what rich would read as markup.
+out = Console(highlight=False, markup=False, emoji=False)
 out.soft_wrap = not out.is_terminal  # a file gets whole lines
-err = Console(stderr=True, highlight=False)
+err = Console(stderr=True, highlight=False, markup=False, emoji=False)
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on stdout instead of a table.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress display.")]
@@ -30,10 +31,12 @@ def print_table(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]])
     """Print a table, the first column to the left and the others to the right; never cut when piped."""
     table = Table(title=title, title_justify="left", title_style="bold", header_style="bold", box=None, pad_edge=False)
     for position, head in enumerate(heads):
-        table.add_column(head, justify="left" if position == 0 else "right", no_wrap=not out.is_terminal)
+        table.add_column(
+            head, justify="left" if position == 0 else "right", no_wrap=not out.is_terminal, overflow="fold"
+        )
     for row in rows:
         table.add_row(*row)
-    Console(highlight=False, width=None if out.is_terminal else 400).print(table)
+    Console(highlight=False, markup=False, emoji=False, width=None if out.is_terminal else 400).print(table)
 
 
 @contextmanager

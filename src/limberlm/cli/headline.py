@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import typer
-from rich.markup import escape
 
 from limberlm.cli.console import print_table
 from limberlm.report.study.data import ReportData, list_runs
@@ -32,13 +31,13 @@ def print_headline(data: ReportData) -> None:
             rows.append([f"  {note}", *(cell.interval for cell in cells)])
             if any(cell.remark for cell in cells):
                 rows.append(["", *(cell.remark for cell in cells)])
-        print_table(escape(run.label), ["", *(stage.stage for stage in stages)], rows)
+        print_table(run.label, ["", *(stage.stage for stage in stages)], rows)
 
 
 def _print_overview(found: Overview, runs: int) -> None:
     rows = [["", "", *(measure.note for measure in found.measures)]]
     for line in found.lines:
-        rows.append([escape(line.chain), f"{line.finished} of {len(line.seeds)}", *(cell.text for cell in line.cells)])
+        rows.append([line.chain, f"{line.finished} of {len(line.seeds)}", *(cell.text for cell in line.cells)])
         rows.append(["", "", *(cell.interval for cell in line.cells)])
     print_table(
         "Ends of chains, means and 95 % intervals over seeds",

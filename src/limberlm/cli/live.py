@@ -92,7 +92,7 @@ def shown(quiet: bool) -> Iterator[Callable[[Event], None]]:
         if event.phase in ENDED and not quiet:
             why = f": {event.error.splitlines()[0]}" if event.error else ""
             line = f"[{len(display.ended)}/{event.nodes}] {event.node.id}: {ENDED[event.phase]}{why}"
-            err.print(line, markup=False, soft_wrap=True)
+            err.print(line, soft_wrap=True)
 
     if quiet or not err.is_terminal:
         yield watch

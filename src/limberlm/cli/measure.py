@@ -79,10 +79,10 @@ def measure(
     _print(results, preset)
     for name, found in results.items():
         for flag in found.manifest.get("flags", []):
-            err.print(f"{name}: {flag}", style="yellow", markup=False, soft_wrap=True)
+            err.print(f"{name}: {flag}", style="yellow", soft_wrap=True)
     pair = " ".join(str(out / f"{name}.geometry") for name in list(names)[:2])
     hint = f"; next: limber compare {pair}" if len(names) > 1 else ""
-    err.print(f"saved in {out}{hint}", markup=False, soft_wrap=True)  # a command broken by a newline is no command
+    err.print(f"saved in {out}{hint}", soft_wrap=True)  # a command broken by a newline is no command
 
 
 def _names(checkpoints: list[str], adapter: str | None) -> dict[str, str]:

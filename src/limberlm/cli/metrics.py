@@ -38,8 +38,8 @@ def metrics(
         print_json(list(records.values()))
     elif name is not None:
         for field, value in records[name].items():
-            out.print(f"[bold]{field:10}[/bold] ", end="")
-            out.print(str(value), markup=False)
+            out.print(f"{field:10} ", style="bold", end="")
+            out.print(str(value))
     else:
         rows = [
             [key, record["family"], record["bounds"], record["direction"], record["title"]]

@@ -56,7 +56,7 @@ def pretrain(
     if as_json:
         print_json({"model": str(last), "settings": parsed.model_dump()})
     else:
-        err.print(f"the model is in {last}, the loss curve in {out / 'loss.json'}", markup=False, soft_wrap=True)
+        err.print(f"the model is in {last}, the loss curve in {out / 'loss.json'}", soft_wrap=True)
 
 
 def _refuse_foreign(out: Path, settings: PretrainSettings) -> None:

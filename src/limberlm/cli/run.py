@@ -64,7 +64,7 @@ def finish(results: Results, as_json: bool) -> None:
     from limberlm.report.study import report_data, write_report
 
     root = results.store.root
-    data = report_data(results, title=f"Study {root.name}")
+    data = report_data(results, title=f"Study {root.resolve().name}")
     path = write_report(data, root / "report.html")
     if as_json:
         print_json({"report": str(path), "overview": overview_json(data), "chains": headline_json(data)})

@@ -52,7 +52,7 @@ def skills(
     if as_json:
         print_json({"file": str(path), "skill": skill, "split": split, "format": form, "rows": rows, "seed": seed})
     else:
-        err.print(f"{rows} rows in {path}", markup=False)
+        err.print(f"{rows} rows in {path}")
 
 
 def _list(as_json: bool) -> None:

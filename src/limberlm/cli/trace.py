@@ -70,7 +70,7 @@ def _run_with_progress(series: Series, out: Path, quiet: bool) -> Traced:
                 return
             spent = ", ".join(f"{phase} {seconds:.1f}" for phase, seconds in event.seconds.items())
             said = f"measured in {sum(event.seconds.values()):.1f} s ({spent})" if spent else "already there, kept"
-            err.print(f"{place}: {said}", markup=False, soft_wrap=True)
+            err.print(f"{place}: {said}", soft_wrap=True)
 
         return run_trace(series, out, watch)
 
@@ -85,7 +85,7 @@ def _finish(done: Traced, as_json: bool) -> None:
     rows = trace_rows(done.out)
     report = trace_report(done.out)
     for note in done.notes:
-        err.print(note, style="yellow", markup=False, soft_wrap=True)
+        err.print(note, style="yellow", soft_wrap=True)
     if as_json:
         print_json({"out": str(done.out), "report": str(report), "checkpoints": rows, **found})
         return
@@ -103,7 +103,7 @@ def _print_plan(series: Series, out: Path, as_json: bool) -> None:
 
     plan = plan_trace(series, out)
     for note in series.notes:
-        err.print(note, style="yellow", markup=False, soft_wrap=True)
+        err.print(note, style="yellow", soft_wrap=True)
     if as_json:
         print_json(plan.as_dict())
         return

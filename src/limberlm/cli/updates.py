@@ -61,11 +61,11 @@ def updates(
         return
     _print(found)
     for flag in found.manifest["flags"]:
-        err.print(flag, style="yellow", markup=False, soft_wrap=True)
+        err.print(flag, style="yellow", soft_wrap=True)
     for reason, count in Counter(found.manifest["left_out"].values()).items():
-        err.print(f"left out {count} tensors or modules: {reason}", markup=False, soft_wrap=True)
+        err.print(f"left out {count} tensors or modules: {reason}", soft_wrap=True)
     if saved is not None:
-        err.print(f"saved in {saved}", markup=False, soft_wrap=True)
+        err.print(f"saved in {saved}", soft_wrap=True)
 
 
 def _print(found: Any) -> None:

@@ -74,7 +74,8 @@ class Effort:
                 return self._failed(task, NO_MEMORY)
             problem = storage_problem(error)
             if problem:
-                raise UserError(f"{self.board.store.root}: {problem}") from error
+                place = getattr(error, "filename", None) or self.board.store.root
+                raise UserError(f"{place}: {problem}") from error
             return self._failed(task, f"{type(error).__name__}: {error}\n{traceback.format_exc()}")
         return Message("finished")
 

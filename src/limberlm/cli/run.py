@@ -12,7 +12,7 @@ from limberlm.cli.console import JsonOption, QuietOption, print_json
 if TYPE_CHECKING:
     from limberlm.study import Results, Study
 
-JobsOption = Annotated[int, typer.Option(help="So many tasks at once, each in a process of its own.", min=1, max=1024)]
+JobsOption = Annotated[int, typer.Option(help="So many jobs at once, each in a process of its own.", min=1, max=1024)]
 
 
 def run(

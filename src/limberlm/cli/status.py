@@ -53,9 +53,9 @@ def _node(store: Store, identity: str, after: str | None) -> dict[str, Any]:
 
     folder = store.node(identity)
     done = store.is_complete(identity)
-    tasks = [f"{identity}.{kind}" for kind in ("make", "measure")]
-    failed = [why for why in map(store.failure, tasks) if why is not None]
-    at_work = any(map(Leases(store.root / "leases").held_by_another, tasks))
+    jobs = [f"{identity}.{kind}" for kind in ("make", "measure")]
+    failed = [why for why in map(store.failure, jobs) if why is not None]
+    at_work = any(map(Leases(store.root / "leases").held_by_another, jobs))
     parts = sorted(part.parent.name for part in folder.glob("*/COMPLETE"))
     return {
         "node": identity,

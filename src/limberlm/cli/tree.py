@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
 def print_plan(study: Study, as_json: bool) -> None:
     """Print what a run would do; nothing is trained."""
+    from limberlm.study.run.jobs import Board
     from limberlm.study.run.runner import prepare
-    from limberlm.study.run.tasks import Board
     from limberlm.study.store.store import Store
 
     place, plan = prepare(study.settings, study.folder)
@@ -22,7 +22,7 @@ def print_plan(study: Study, as_json: bool) -> None:
     states = board.states()
     nodes = []
     for node in plan.nodes:
-        making, measuring = (states[task] for task in board.tasks if task.node == node)
+        making, measuring = (states[job] for job in board.jobs if job.node == node)
         cost = place.cost(node)
         chains = sum(node.id in chain.nodes for chain in plan.chains)
         nodes.append(

@@ -1,1 +1,1 @@
-"""Task after task, in this process or in several."""
+"""Job after job, in this process or in several."""

@@ -1,4 +1,4 @@
-"""Worker processes that do tasks: lines of JSON go in and out, and nothing else is shared but the run directory."""
+"""Worker processes that do jobs: lines of JSON go in and out, and nothing else is shared but the run directory."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import IO
 
 from limberlm.errors import UserError
 from limberlm.study.run.effort import Message
-from limberlm.study.run.tasks import Board, Task
+from limberlm.study.run.jobs import Board, Job
 
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 LOGS = "logs"
@@ -40,14 +40,14 @@ class _Worker:
                 env=environment,
             )
         self.number, self.log = number, log
-        self.task: Task | None = None
+        self.job: Job | None = None
         threading.Thread(target=self._listen, args=(heard,), daemon=True).start()
 
-    def give(self, task: Task, inputs: str) -> None:
-        self.task = task
+    def give(self, job: Job, inputs: str) -> None:
+        self.job = job
         with suppress(BrokenPipeError):  # its death is heard
             stdin = self._pipe(self.process.stdin)
-            stdin.write(json.dumps({"kind": task.kind, "node": task.node.id, "inputs": inputs}) + "\n")
+            stdin.write(json.dumps({"kind": job.kind, "node": job.node.id, "inputs": inputs}) + "\n")
             stdin.flush()
 
     def end(self) -> None:
@@ -92,11 +92,11 @@ class Crew:
     def _hire(self, number: int) -> _Worker:
         return _Worker(self.root, number, self._threads, self._heard)
 
-    def give(self, task: Task) -> None:
-        """Give a task to a worker that has none."""
-        next(worker for worker in self._workers if worker.task is None).give(task, self._inputs)
+    def give(self, job: Job) -> None:
+        """Give a job to a worker that has none."""
+        next(worker for worker in self._workers if worker.job is None).give(job, self._inputs)
 
-    def hear(self, timeout: float) -> list[tuple[Task, Message]]:
+    def hear(self, timeout: float) -> list[tuple[Job, Message]]:
         """What workers have told since, waiting for the first of it so many seconds.
 
         Raises:
@@ -111,21 +111,21 @@ class Crew:
                 item = self._heard.get_nowait()
         return told
 
-    def _understood(self, worker: _Worker, line: str | None) -> Iterator[tuple[Task, Message]]:
-        task = worker.task
+    def _understood(self, worker: _Worker, line: str | None) -> Iterator[tuple[Job, Message]]:
+        job = worker.job
         if line is None:
             self._workers[worker.number] = self._hire(worker.number)
-            if task is not None:
-                yield task, Message("died", error=_death(worker))
+            if job is not None:
+                yield job, Message("died", error=_death(worker))
             return
         content = json.loads(line)
         if "user_error" in content:
             raise UserError(content["user_error"])
         message = Message(**content)
         if message.kind != "progress":
-            worker.task = None
-        assert task is not None
-        yield task, message
+            worker.job = None
+        assert job is not None
+        yield job, message
 
 
 def _death(worker: _Worker) -> str:

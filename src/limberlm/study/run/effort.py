@@ -1,4 +1,4 @@
-"""Doing one task under its lease, and telling how it goes: the same in this process and in a worker's."""
+"""Doing one job under its lease, and telling how it goes: the same in this process and in a worker's."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 
 from limberlm.errors import NodeFailed, UserError, storage_problem
-from limberlm.study.run.tasks import Board, Task
+from limberlm.study.run.jobs import Board, Job
 from limberlm.study.store.lease import LeaseLost, Leases
 
 NO_MEMORY = "out of memory: a smaller per_device_train_batch_size or max_length helps"
@@ -18,7 +18,7 @@ NO_MEMORY = "out of memory: a smaller per_device_train_batch_size or max_length 
 
 @dataclass(frozen=True)
 class Message:
-    """What is told of a task: how far it is, or how it ended.
+    """What is told of a job: how far it is, or how it ended.
 
     `progress` comes any number of times; then one of `finished`, `failed` (recorded in the store), `elsewhere` (another
     process has it), and, of a worker process, `died`.
@@ -33,52 +33,52 @@ class Message:
 
 
 class Effort:
-    """Does tasks of a study, one after the other, as one owner of leases."""
+    """Does jobs of a study, one after the other, as one owner of leases."""
 
     def __init__(self, board: Board) -> None:
         self.board = board
         self.leases = Leases(board.store.root / "leases")
 
-    def make(self, task: Task, tell: Callable[[Message], None]) -> None:
-        """Do a task, unless another process has it or it is done by now.
+    def make(self, job: Job, tell: Callable[[Message], None]) -> None:
+        """Do a job, unless another process has it or it is done by now.
 
         Raises:
             UserError: the study cannot go on: wrong settings that only training shows, or a full disk.
 
         """
-        if not self.leases.take(task.name):
+        if not self.leases.take(job.name):
             tell(Message("elsewhere"))
             return
-        with self.leases.kept(task.name):
-            if self.board.states()[task] != "ready":  # another process ended it between the look and the lease
+        with self.leases.kept(job.name):
+            if self.board.states()[job] != "ready":  # another process ended it between the look and the lease
                 tell(Message("elsewhere"))
                 return
-            tell(self._made(task, tell))
+            tell(self._made(job, tell))
 
-    def _made(self, task: Task, tell: Callable[[Message], None]) -> Message:
+    def _made(self, job: Job, tell: Callable[[Message], None]) -> Message:
         def report(phase: str, done: int, total: int, value: float | None) -> None:
             tell(Message("progress", phase, done, total, value))
 
         try:
-            self.board.perform(task, report, lambda: self.leases.holding(task.name))
+            self.board.perform(job, report, lambda: self.leases.holding(job.name))
         except LeaseLost:
             return Message("elsewhere")
         except (torch.OutOfMemoryError, MemoryError):
-            return self._failed(task, NO_MEMORY)
+            return self._failed(job, NO_MEMORY)
         except NodeFailed as error:
-            return self._failed(task, str(error))
+            return self._failed(job, str(error))
         except UserError:
             raise
         except Exception as error:
             if "can't allocate memory" in str(error):  # torch on a CPU
-                return self._failed(task, NO_MEMORY)
+                return self._failed(job, NO_MEMORY)
             problem = storage_problem(error)
             if problem:
                 place = getattr(error, "filename", None) or self.board.store.root
                 raise UserError(f"{place}: {problem}") from error
-            return self._failed(task, f"{type(error).__name__}: {error}\n{traceback.format_exc()}")
+            return self._failed(job, f"{type(error).__name__}: {error}\n{traceback.format_exc()}")
         return Message("finished")
 
-    def _failed(self, task: Task, error: str) -> Message:
-        self.board.store.record_failure(task.name, error)
+    def _failed(self, job: Job, error: str) -> Message:
+        self.board.store.record_failure(job.name, error)
         return Message("failed", error=error)

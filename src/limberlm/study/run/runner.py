@@ -1,4 +1,4 @@
-"""The runner: task after task, or several at once; what is there is kept, what failed holds up nothing but itself."""
+"""The runner: job after job, or several at once; what is there is kept, what failed holds up nothing but itself."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from limberlm.study.plan.tree import Node, Plan
 from limberlm.study.plan.workplace import Workplace
 from limberlm.study.run.crew import Crew
 from limberlm.study.run.effort import Effort, Message
-from limberlm.study.run.tasks import Board, Task
+from limberlm.study.run.jobs import Board, Job
 from limberlm.study.settings.config import StudySettings
 from limberlm.study.settings.resolve import resolve
 from limberlm.study.store.run_folder import open_run
 
 POLL = 0.5  # seconds between looks at what other runners do
-ATTEMPTS = 2  # of a task whose process dies under it
+ATTEMPTS = 2  # of a job whose process dies under it
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def run_study(
         out: its run directory.
         folder: where its relative paths start.
         watch: called with every event.
-        jobs: so many tasks at once, each in a process of its own; 1 works in this process.
+        jobs: so many jobs at once, each in a process of its own; 1 works in this process.
         retry: try again what failed before.
 
     Raises:
@@ -92,29 +92,29 @@ def run_study(
         size = min(jobs, sum(state != "done" for state in board.states().values()))
         with Crew(board, size) if jobs > 1 and size else nullcontext(_Here(board, runner.hear)) as hands:
             runner.run(hands)
-        failures = {task: store.failure(task.name) for task, state in board.states().items() if state == "failed"}
+        failures = {job: store.failure(job.name) for job, state in board.states().items() if state == "failed"}
     if failures:
-        task, error = next(iter(failures.items()))
+        job, error = next(iter(failures.items()))
         error = next(iter(str(error).splitlines()), "")  # a traceback may follow, which is in the store
         others = f" (and {len(failures) - 1} more)" if len(failures) > 1 else ""
         raise NodeFailed(
-            f"{task.node.id}: {error}{others}; all that does not depend on it is done; to try again: --retry"
+            f"{job.node.id}: {error}{others}; all that does not depend on it is done; to try again: --retry"
         )
     return plan
 
 
 class _Here:
-    """This process as the only hand: it tells while it works, and has told all when a task is given back."""
+    """This process as the only hand: it tells while it works, and has told all when a job is given back."""
 
     size = 1
 
-    def __init__(self, board: Board, tell: Callable[[Task, Message], None]) -> None:
+    def __init__(self, board: Board, tell: Callable[[Job, Message], None]) -> None:
         self._effort, self._tell = Effort(board), tell
 
-    def give(self, task: Task) -> None:
-        self._effort.make(task, partial(self._tell, task))
+    def give(self, job: Job) -> None:
+        self._effort.make(job, partial(self._tell, job))
 
-    def hear(self, timeout: float) -> list[tuple[Task, Message]]:
+    def hear(self, timeout: float) -> list[tuple[Job, Message]]:
         return []
 
 
@@ -122,56 +122,56 @@ class _Runner:
     def __init__(self, board: Board, watch: Watch) -> None:
         self.board, self.watch = board, watch
         self.positions = {node.id: position for position, node in enumerate(board.plan.nodes)}
-        self.busy: set[Task] = set()
-        self.deaths: dict[Task, int] = {}
-        self.later: dict[Task, float] = {}
+        self.busy: set[Job] = set()
+        self.deaths: dict[Job, int] = {}
+        self.later: dict[Job, float] = {}
 
     def say_what_is_there(self) -> None:
         states = self.board.states()
         for node in self.board.plan.nodes:
-            if all(states[task] == "done" for task in self.board.tasks if task.node == node):
+            if all(states[job] == "done" for job in self.board.jobs if job.node == node):
                 self._say(node, "kept")
 
     def run(self, hands: Crew | _Here) -> None:
         while True:
-            ready = [task for task, state in self.board.states().items() if state == "ready"]
+            ready = [job for job, state in self.board.states().items() if state == "ready"]
             if not ready and not self.busy:
                 return
             self._give(hands, ready)
-            for task, message in hands.hear(POLL if self.busy else 0):
-                self.hear(task, message)
+            for job, message in hands.hear(POLL if self.busy else 0):
+                self.hear(job, message)
             if not self.busy and self.later:
                 time.sleep(POLL)
 
-    def _give(self, hands: Crew | _Here, ready: list[Task]) -> None:
+    def _give(self, hands: Crew | _Here, ready: list[Job]) -> None:
         now = time.monotonic()
-        free = [task for task in ready if task not in self.busy and self.later.get(task, now) <= now]
+        free = [job for job in ready if job not in self.busy and self.later.get(job, now) <= now]
         if hands.size > 1:
             free.sort(key=self.board.urgency)
-        for task in free[: hands.size - len(self.busy)]:
-            self.busy.add(task)
-            hands.give(task)
+        for job in free[: hands.size - len(self.busy)]:
+            self.busy.add(job)
+            hands.give(job)
 
-    def hear(self, task: Task, message: Message) -> None:
+    def hear(self, job: Job, message: Message) -> None:
         if message.kind == "progress":
-            self._say(task.node, message.phase, message.done, message.total, message.value)
+            self._say(job.node, message.phase, message.done, message.total, message.value)
             return
-        self.busy.discard(task)
-        self.later.pop(task, None)
+        self.busy.discard(job)
+        self.later.pop(job, None)
         if message.kind == "elsewhere":
-            self.later[task] = time.monotonic() + POLL
+            self.later[job] = time.monotonic() + POLL
         elif message.kind == "died":
-            self._died(task, message.error)
+            self._died(job, message.error)
         elif message.kind == "failed":
-            self._say(task.node, "failed", error=message.error)
+            self._say(job.node, "failed", error=message.error)
         else:
-            self._say(task.node, "made" if task.kind == "make" else "done")
+            self._say(job.node, "made" if job.kind == "make" else "done")
 
-    def _died(self, task: Task, error: str) -> None:
-        self.deaths[task] = self.deaths.get(task, 0) + 1
-        if self.deaths[task] >= ATTEMPTS:
-            self.board.store.record_failure(task.name, error)
-            self._say(task.node, "failed", error=error)
+    def _died(self, job: Job, error: str) -> None:
+        self.deaths[job] = self.deaths.get(job, 0) + 1
+        if self.deaths[job] >= ATTEMPTS:
+            self.board.store.record_failure(job.name, error)
+            self._say(job.node, "failed", error=error)
 
     def _say(
         self, node: Node, phase: str, done: int = 0, total: int = 1, value: float | None = None, error: str = ""

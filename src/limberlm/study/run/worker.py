@@ -1,4 +1,4 @@
-"""A worker process: `python -m limberlm.study.run.worker RUN_DIR` does the tasks that come in on its standard input."""
+"""A worker process: `python -m limberlm.study.run.worker RUN_DIR` does the jobs that come in on its standard input."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from limberlm.study.plan.tree import Plan
 from limberlm.study.plan.workplace import Workplace
 from limberlm.study.run.crew import as_line
 from limberlm.study.run.effort import Effort, Message
-from limberlm.study.run.tasks import Board, Task
+from limberlm.study.run.jobs import Board, Job
 from limberlm.study.settings.config import load_settings
 from limberlm.study.store.store import Store
 
 
 def main(root: Path) -> None:
-    """Do tasks until the input ends."""
+    """Do jobs until the input ends."""
     output = _own_output()
-    tasks: queue.Queue[str] = queue.Queue()
-    threading.Thread(target=_listen, args=(tasks,), daemon=True).start()
+    jobs: queue.Queue[str] = queue.Queue()
+    threading.Thread(target=_listen, args=(jobs,), daemon=True).start()
     board = Board(Workplace(load_settings(root / "study.yaml")), Store(root), Plan.read(root / "plan.json"))
     effort = Effort(board)
 
@@ -33,11 +33,11 @@ def main(root: Path) -> None:
         output.flush()
 
     while True:
-        asked = json.loads(tasks.get())
+        asked = json.loads(jobs.get())
         try:
             if asked["inputs"] != board.inputs:
                 raise UserError(f"{root}: the study's base, rows or probe changed while it ran; run it again")
-            effort.make(Task(asked["kind"], board.plan.node(asked["node"])), tell)
+            effort.make(Job(asked["kind"], board.plan.node(asked["node"])), tell)
         except (UserError, OSError) as error:  # OSError: a lease that cannot be written
             output.write(json.dumps({"user_error": str(error)}) + "\n")
             output.flush()
@@ -50,10 +50,10 @@ def _own_output() -> IO[str]:
     return output
 
 
-def _listen(tasks: queue.Queue[str]) -> None:
+def _listen(jobs: queue.Queue[str]) -> None:
     for line in sys.stdin:
-        tasks.put(line)
-    os._exit(0)  # whoever gave the tasks is gone; what is half made was in a scratch folder
+        jobs.put(line)
+    os._exit(0)  # whoever gave the jobs is gone; what is half made was in a scratch folder
 
 
 if __name__ == "__main__":

@@ -47,23 +47,23 @@ class Leases:
         self.owner = uuid.uuid4().hex
         self._seen: dict[str, tuple[str, float]] = {}
 
-    def take(self, task: str) -> bool:
+    def take(self, job: str) -> bool:
         """Take a lease that is free, stale or already this process's; False while another holds it."""
         with self._guard():
-            if not self._is_free(task):
+            if not self._is_free(job):
                 return False
-            self._write(task, 0)
+            self._write(job, 0)
             return True
 
-    def held_by_another(self, task: str) -> bool:
+    def held_by_another(self, job: str) -> bool:
         """Whether another process, as far as is known alive, holds a lease; a look that writes nothing."""
-        return not self._is_free(task)
+        return not self._is_free(job)
 
     @contextmanager
-    def kept(self, task: str) -> Iterator[None]:
+    def kept(self, job: str) -> Iterator[None]:
         """Give signs of life while the block runs, then give the lease back; it must have been taken."""
         ended = threading.Event()
-        thread = threading.Thread(target=self._beats, args=(task, ended), daemon=True)
+        thread = threading.Thread(target=self._beats, args=(job, ended), daemon=True)
         thread.start()
         try:
             yield
@@ -71,11 +71,11 @@ class Leases:
             ended.set()
             thread.join()
             with self._guard():
-                if self._is_mine(task):
-                    self._path(task).unlink(missing_ok=True)
+                if self._is_mine(job):
+                    self._path(job).unlink(missing_ok=True)
 
     @contextmanager
-    def holding(self, task: str) -> Iterator[None]:
+    def holding(self, job: str) -> Iterator[None]:
         """Nobody can take the lease while the block runs: what it publishes, it publishes as the owner.
 
         Raises:
@@ -83,52 +83,52 @@ class Leases:
 
         """
         with self._guard():
-            if not self._is_mine(task):
-                raise LeaseLost(f"{task}: another process took over, for this one gave no sign of life; left to it")
+            if not self._is_mine(job):
+                raise LeaseLost(f"{job}: another process took over, for this one gave no sign of life; left to it")
             yield
 
-    def _beats(self, task: str, ended: threading.Event) -> None:
+    def _beats(self, job: str, ended: threading.Event) -> None:
         count = 0
         while not ended.wait(self.beat):
             count += 1
             with suppress(OSError), self._guard():
-                if not self._is_mine(task):
+                if not self._is_mine(job):
                     return
-                self._write(task, count)
+                self._write(job, count)
 
-    def _is_free(self, task: str) -> bool:
-        content = self._read(task)
+    def _is_free(self, job: str) -> bool:
+        content = self._read(job)
         if content is None:
-            self._seen.pop(task, None)
+            self._seen.pop(job, None)
             return True
         holder = _parsed(content)
         if holder.get("owner") == self.owner or _is_dead(holder):
             return True
         now = self.clock()
-        before, since = self._seen.get(task, ("", now))
+        before, since = self._seen.get(job, ("", now))
         if before != content:
-            self._seen[task] = (content, now)
+            self._seen[job] = (content, now)
             return False
         return now - since > self.stale
 
-    def _is_mine(self, task: str) -> bool:
-        content = self._read(task)
+    def _is_mine(self, job: str) -> bool:
+        content = self._read(job)
         return content is not None and _parsed(content).get("owner") == self.owner
 
-    def _path(self, task: str) -> Path:
-        return self.folder / f"{task}.lease"
+    def _path(self, job: str) -> Path:
+        return self.folder / f"{job}.lease"
 
-    def _read(self, task: str) -> str | None:
+    def _read(self, job: str) -> str | None:
         try:
-            return self._path(task).read_text(encoding="utf-8", errors="replace")
+            return self._path(job).read_text(encoding="utf-8", errors="replace")
         except (FileNotFoundError, NotADirectoryError):
             return None
 
-    def _write(self, task: str, count: int) -> None:
+    def _write(self, job: str, count: int) -> None:
         content = {"owner": self.owner, "machine": _machine(), "pid": os.getpid(), "beat": count}
         scratch = self.folder / f".{self.owner}.tmp"
         scratch.write_text(json.dumps(content), encoding="utf-8")
-        os.replace(scratch, self._path(task))
+        os.replace(scratch, self._path(job))
 
     @contextmanager
     def _guard(self) -> Iterator[None]:

@@ -135,21 +135,21 @@ class Store:
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
 
-    def failure(self, task: str) -> str | None:
-        """Why a task failed the last time; None if it did not."""
+    def failure(self, job: str) -> str | None:
+        """Why a job failed the last time; None if it did not."""
         try:
-            return str(json.loads((self.nodes / f"{task}{FAILED}").read_text())["error"])
+            return str(json.loads((self.nodes / f"{job}{FAILED}").read_text())["error"])
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError):
             return "the record of its failure cannot be read"
 
-    def record_failure(self, task: str, error: str) -> None:
-        """Remember why a task failed, so that it is not tried again unasked."""
-        write_text(self.nodes / f"{task}{FAILED}", json.dumps({"error": error}) + "\n")
+    def record_failure(self, job: str, error: str) -> None:
+        """Remember why a job failed, so that it is not tried again unasked."""
+        write_text(self.nodes / f"{job}{FAILED}", json.dumps({"error": error}) + "\n")
 
     def forget_failures(self) -> None:
-        """Let failed tasks be tried again."""
+        """Let failed jobs be tried again."""
         for path in self.nodes.glob(f"*{FAILED}"):
             path.unlink(missing_ok=True)
 

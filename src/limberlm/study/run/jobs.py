@@ -19,7 +19,7 @@ State = Literal["done", "ready", "waiting", "failed", "blocked"]
 
 
 @dataclass(frozen=True)
-class Task:
+class Job:
     """One thing to do: make a node, or measure what is missing of it."""
 
     kind: Kind
@@ -33,18 +33,18 @@ class Task:
 
 @dataclass(frozen=True)
 class Board:
-    """The tasks of a study and how they stand, read from its run directory each time; what is done stays done."""
+    """The jobs of a study and how they stand, read from its run directory each time; what is done stays done."""
 
     place: Workplace
     store: Store
     plan: Plan
-    _done: set[Task] = field(default_factory=set, compare=False)
+    _done: set[Job] = field(default_factory=set, compare=False)
 
     @cached_property
-    def tasks(self) -> tuple[Task, ...]:
+    def jobs(self) -> tuple[Job, ...]:
         """All of them, in the plan's order, each node's making before its measuring."""
         kinds: tuple[Kind, ...] = ("make", "measure")
-        return tuple(Task(kind, node) for node in self.plan.nodes for kind in kinds)
+        return tuple(Job(kind, node) for node in self.plan.nodes for kind in kinds)
 
     @cached_property
     def _parts(self) -> dict[str, list[Part]]:
@@ -65,49 +65,47 @@ class Board:
                 heights[before] = max(heights[before], heights[node.id] + 1)
         return heights
 
-    def urgency(self, task: Task) -> tuple[bool, int]:
-        """Sorts tasks so that the longest way through the tree is begun first, and measuring waits."""
-        return task.kind == "measure", -self._heights[task.node.id]
+    def urgency(self, job: Job) -> tuple[bool, int]:
+        """Sorts jobs so that the longest way through the tree is begun first, and measuring waits."""
+        return job.kind == "measure", -self._heights[job.node.id]
 
-    def states(self) -> dict[Task, State]:
-        """How every task stands."""
+    def states(self) -> dict[Job, State]:
+        """How every job stands."""
         made: dict[str, State] = {}
-        found: dict[Task, State] = {}
-        for task in self.tasks:
-            after = task.node.after if task.kind == "make" else (task.node.id,)
-            found[task] = self._state(task, {made[identity] for identity in after})
-            if task.kind == "make":
-                made[task.node.id] = found[task]
+        found: dict[Job, State] = {}
+        for job in self.jobs:
+            after = job.node.after if job.kind == "make" else (job.node.id,)
+            found[job] = self._state(job, {made[identity] for identity in after})
+            if job.kind == "make":
+                made[job.node.id] = found[job]
         return found
 
-    def _state(self, task: Task, before: set[State]) -> State:
-        if task in self._done or self._is_done(task):
-            self._done.add(task)
+    def _state(self, job: Job, before: set[State]) -> State:
+        if job in self._done or self._is_done(job):
+            self._done.add(job)
             return "done"
-        if self.store.failure(task.name) is not None:
+        if self.store.failure(job.name) is not None:
             return "failed"
         if before & {"failed", "blocked"}:
             return "blocked"
         return "ready" if before <= {"done"} else "waiting"
 
-    def _is_done(self, task: Task) -> bool:
-        if task.kind == "make":
-            return is_made(self.store, task.node)
-        return self.store.is_complete(task.node.id) and not self._missing(task.node)
+    def _is_done(self, job: Job) -> bool:
+        if job.kind == "make":
+            return is_made(self.store, job.node)
+        return self.store.is_complete(job.node.id) and not self._missing(job.node)
 
     def _missing(self, node: Node) -> list[Part]:
         return missing_parts(self.store, node, self._parts[node.id])
 
-    def perform(
-        self, task: Task, report: Callable[[str, int, int, float | None], None], publishing: Publishing
-    ) -> None:
-        """Do a task whose turn it is.
+    def perform(self, job: Job, report: Callable[[str, int, int, float | None], None], publishing: Publishing) -> None:
+        """Do a job whose turn it is.
 
         Raises:
             NodeFailed: it cannot be done, for a reason that lies in the run.
 
         """
-        if task.kind == "make":
-            make_node(self.place, self.store, task.node, report, publishing)
+        if job.kind == "make":
+            make_node(self.place, self.store, job.node, report, publishing)
         else:
-            make_parts(self.place, self.store, task.node, self._missing(task.node), report, publishing)
+            make_parts(self.place, self.store, job.node, self._missing(job.node), report, publishing)

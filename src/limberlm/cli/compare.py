@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from limberlm.cli.console import JsonOption, out, print_json, print_table
+from limberlm.cli.console import JsonOption, print_json, print_table, say
 
 SHOWN = 8
 LEVEL = 0.05
@@ -38,7 +38,7 @@ def compare(
     if not full:
         _print_depth(found)
         _print_others(found)
-    out.print("Intervals are over probe sequences for these two checkpoints; they say nothing about training seeds.")
+    say("Intervals are over probe sequences for these two checkpoints; they say nothing about training seeds.")
 
 
 def _print_rows(title: str, rows: list[dict[Any, Any]]) -> None:
@@ -64,7 +64,7 @@ def _print_others(found: Any) -> None:
     table = found.table[~found.table["headline"] & found.table["site"].isin(["band", "logits"])]
     sure = table[table["p_adjusted"] < LEVEL].sort_values("p_value", kind="stable")
     if len(sure) == 0:
-        out.print(f"Nothing else is found to have changed, of {len(table)} other numbers.")
+        say(f"Nothing else is found to have changed, of {len(table)} other numbers.")
         return
     shown = sure.drop_duplicates("metric").head(SHOWN)
     title = f"What else changed: {len(sure)} of {len(table)} other numbers (exploratory; the surest first)"

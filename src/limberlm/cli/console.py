@@ -13,10 +13,22 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-# Names and paths may hold what rich would read as markup.
-out = Console(highlight=False, markup=False, emoji=False)
-out.soft_wrap = not out.is_terminal  # a file gets whole lines
-err = Console(stderr=True, highlight=False, markup=False, emoji=False)
+
+class _Plain(Console):
+    """A console for names from outside, in which a bracket is a bracket and `:x:` three characters."""
+
+    def __init__(self, *, stderr: bool = False, width: int | None = None) -> None:
+        super().__init__(stderr=stderr, width=width, highlight=False, markup=False, emoji=False)
+
+    def on_broken_pipe(self) -> None:
+        """The command ends, not the process: it knows the exit code."""
+        raise  # the BrokenPipeError that rich is handling
+
+
+out, err = _Plain(), _Plain(stderr=True)
+
+WIDEST = 100_000
+"""Columns of a table that is piped: as many as it has."""
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on stdout instead of a table.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress display.")]
@@ -27,16 +39,35 @@ def print_json(value: Any) -> None:
     typer.echo(json.dumps(_plain(value), indent=2, allow_nan=False))
 
 
+def one_line(text: str) -> str:
+    r"""Text that stays on its line and gives the terminal no orders: what cannot be shown is spelled out.
+
+    >>> one_line("a\nb\x1b[31m")
+    'a\\nb\\x1b[31m'
+    """
+    return "".join(c if c.isprintable() or c == "\xa0" else ascii(c)[1:-1] for c in text)
+
+
+def say(text: str = "") -> None:
+    """Print a line of results on stdout; broken between words on a terminal, and nowhere in a file."""
+    out.print(one_line(text), soft_wrap=not out.is_terminal)
+
+
+def tell(text: str, style: str | None = None) -> None:
+    """Print a line about the work on stderr."""
+    err.print(one_line(text), style=style, soft_wrap=True)
+
+
 def print_table(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a table, the first column to the left and the others to the right; never cut when piped."""
-    table = Table(title=title, title_justify="left", title_style="bold", header_style="bold", box=None, pad_edge=False)
+    table = Table(header_style="bold", box=None, pad_edge=False)
     for position, head in enumerate(heads):
-        table.add_column(
-            head, justify="left" if position == 0 else "right", no_wrap=not out.is_terminal, overflow="fold"
-        )
+        table.add_column(one_line(head), justify="left" if position == 0 else "right", no_wrap=not out.is_terminal)
     for row in rows:
-        table.add_row(*row)
-    Console(highlight=False, markup=False, emoji=False, width=None if out.is_terminal else 400).print(table)
+        table.add_row(*map(one_line, row))
+    console = _Plain(width=None if out.is_terminal else WIDEST)
+    console.print(one_line(title), style="bold", soft_wrap=True)  # a table's own title is broken at the table's width
+    console.print(table)
 
 
 @contextmanager
@@ -44,7 +75,7 @@ def progress_bar(quiet: bool) -> Iterator[Progress]:
     """A progress display on stderr: shown on a terminal, nothing where output is piped or `quiet`."""
     with Progress(
         SpinnerColumn(),
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import typer
-
-from limberlm.cli.console import print_table
+from limberlm.cli.console import print_table, say
 from limberlm.report.study.data import ReportData, list_runs
 from limberlm.report.study.headline import COLUMNS, headline_rows
 from limberlm.report.study.overview import Overview, overview
@@ -44,7 +42,7 @@ def _print_overview(found: Overview, runs: int) -> None:
         ["", "seeds", *(measure.title for measure in found.measures)],
         rows,
     )
-    typer.echo(f"{runs} runs; the report shows each of them, stage by stage")
+    say(f"{runs} runs; the report shows each of them, stage by stage")
 
 
 def overview_json(data: ReportData) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from rich.live import Live
 from rich.table import Table
 
-from limberlm.cli.console import err
+from limberlm.cli.console import err, tell
 
 if TYPE_CHECKING:
     from limberlm.study.run.runner import Event
@@ -92,7 +92,7 @@ def shown(quiet: bool) -> Iterator[Callable[[Event], None]]:
         if event.phase in ENDED and not quiet:
             why = f": {event.error.splitlines()[0]}" if event.error else ""
             line = f"[{len(display.ended)}/{event.nodes}] {event.node.id}: {ENDED[event.phase]}{why}"
-            err.print(line, soft_wrap=True)
+            tell(line)
 
     if quiet or not err.is_terminal:
         yield watch

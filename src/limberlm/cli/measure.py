@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from limberlm.cli.console import JsonOption, QuietOption, err, print_json, print_table, progress_bar
+from limberlm.cli.console import JsonOption, QuietOption, one_line, print_json, print_table, progress_bar, tell
 from limberlm.errors import UserError
 
 
@@ -52,7 +52,7 @@ def measure(
         for name, checkpoint in names.items():
             path = str(BUNDLED_BASE) if checkpoint == "bundled" else checkpoint
             tokenizer = load_tokenizer(path)
-            task = bar.add_task(name, total=None)
+            task = bar.add_task(one_line(name), total=None)
             found = measure_one(
                 path,
                 probe_source(probe, bool(tokenizer.chat_template)),
@@ -79,10 +79,9 @@ def measure(
     _print(results, preset)
     for name, found in results.items():
         for flag in found.manifest.get("flags", []):
-            err.print(f"{name}: {flag}", style="yellow", soft_wrap=True)
+            tell(f"{name}: {flag}", style="yellow")
     pair = " ".join(str(out / f"{name}.geometry") for name in list(names)[:2])
-    hint = f"; next: limber compare {pair}" if len(names) > 1 else ""
-    err.print(f"saved in {out}{hint}", soft_wrap=True)  # a command broken by a newline is no command
+    tell(f"saved in {out}" + (f"; next: limber compare {pair}" if len(names) > 1 else ""))
 
 
 def _names(checkpoints: list[str], adapter: str | None) -> dict[str, str]:

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import Annotated
 
 import typer
+from rich.text import Text
 
 from limberlm.cli.console import JsonOption, out, print_json, print_table
 from limberlm.errors import UserError, nearest
@@ -38,8 +39,7 @@ def metrics(
         print_json(list(records.values()))
     elif name is not None:
         for field, value in records[name].items():
-            out.print(f"{field:10} ", style="bold", end="")
-            out.print(str(value))
+            out.print(Text.assemble((f"{field:10} ", "bold"), str(value)))
     else:
         rows = [
             [key, record["family"], record["bounds"], record["direction"], record["title"]]

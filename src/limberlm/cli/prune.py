@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from limberlm.cli.console import JsonOption, out, print_json, print_table
+from limberlm.cli.console import JsonOption, print_json, print_table, say
 
 
 def prune(
@@ -43,4 +43,4 @@ def prune(
     if found:
         rows = [[str(each.folder.relative_to(folder)), each.why, f"{each.size / 1e6:.1f}"] for each in found]
         print_table(f"{len(found)} folders {verb}", ["folder", "why", "MB"], rows)
-    out.print(f"{freed / 1e6:.1f} MB {verb}")
+    say(f"{freed / 1e6:.1f} MB {verb}")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from limberlm.cli.console import JsonOption, QuietOption, print_json
+from limberlm.cli.console import JsonOption, QuietOption, print_json, say
 
 if TYPE_CHECKING:
     from limberlm.study import Results, Study
@@ -70,4 +70,4 @@ def finish(results: Results, as_json: bool) -> None:
         print_json({"report": str(path), "overview": overview_json(data), "chains": headline_json(data)})
         return
     print_headline(data)
-    typer.echo(f"report: {path}")
+    say(f"report: {path}")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from limberlm.cli.console import JsonOption, out, print_json, print_table
+from limberlm.cli.console import JsonOption, print_json, print_table, say
 
 if TYPE_CHECKING:
     from limberlm.study.store.store import Store
@@ -44,7 +44,7 @@ def status(
     print_table(f"{finished} of {len(nodes)} nodes finished", heads, rows)
     for node in nodes:
         for why in node["failed"]:
-            out.print(f"{node['node']}: {why.partition(chr(10))[0]}")
+            say(f"{node['node']}: {why.partition(chr(10))[0]}")
 
 
 def _node(store: Store, identity: str, after: str | None) -> dict[str, Any]:

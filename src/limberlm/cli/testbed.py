@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from limberlm.cli.console import JsonOption, QuietOption, err, print_json, print_table, progress_bar
+from limberlm.cli.console import JsonOption, QuietOption, print_json, print_table, progress_bar, tell
 
 
 def skills(
@@ -52,7 +52,7 @@ def skills(
     if as_json:
         print_json({"file": str(path), "skill": skill, "split": split, "format": form, "rows": rows, "seed": seed})
     else:
-        err.print(f"{rows} rows in {path}")
+        tell(f"{rows} rows in {path}")
 
 
 def _list(as_json: bool) -> None:

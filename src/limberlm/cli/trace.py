@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from limberlm.cli.console import JsonOption, QuietOption, err, print_json, print_table, progress_bar
+from limberlm.cli.console import JsonOption, QuietOption, print_json, print_table, progress_bar, say, tell
 
 if TYPE_CHECKING:
     from limberlm.study.series.series import Series
@@ -70,7 +70,7 @@ def _run_with_progress(series: Series, out: Path, quiet: bool) -> Traced:
                 return
             spent = ", ".join(f"{phase} {seconds:.1f}" for phase, seconds in event.seconds.items())
             said = f"measured in {sum(event.seconds.values()):.1f} s ({spent})" if spent else "already there, kept"
-            err.print(f"{place}: {said}", soft_wrap=True)
+            tell(f"{place}: {said}")
 
         return run_trace(series, out, watch)
 
@@ -85,17 +85,17 @@ def _finish(done: Traced, as_json: bool) -> None:
     rows = trace_rows(done.out)
     report = trace_report(done.out)
     for note in done.notes:
-        err.print(note, style="yellow", soft_wrap=True)
+        tell(note, style="yellow")
     if as_json:
         print_json({"out": str(done.out), "report": str(report), "checkpoints": rows, **found})
         return
     print_table(TITLE, HEADS, table_rows(rows))
-    typer.echo(f"probe: {done.probe}")
+    say(f"probe: {done.probe}")
     for stage, record in found["stages"].items():
-        typer.echo(f"{stage}: {record['verdict']}")
+        say(f"{stage}: {record['verdict']}")
     for stage, record in found["directions"].items():
-        typer.echo(f"{stage}: {record['sentence']}")
-    typer.echo(f"report: {report}")
+        say(f"{stage}: {record['sentence']}")
+    say(f"report: {report}")
 
 
 def _print_plan(series: Series, out: Path, as_json: bool) -> None:
@@ -103,11 +103,11 @@ def _print_plan(series: Series, out: Path, as_json: bool) -> None:
 
     plan = plan_trace(series, out)
     for note in series.notes:
-        err.print(note, style="yellow", soft_wrap=True)
+        tell(note, style="yellow")
     if as_json:
         print_json(plan.as_dict())
         return
     heads = ["checkpoint", series.x, "revision", "from", "size"]
     print_table(f"{len(series.checkpoints)} checkpoints, traced in {out}", heads, plan.rows())
     for line in plan.in_words():
-        typer.echo(line)
+        say(line)

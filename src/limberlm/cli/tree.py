@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from limberlm.cli.console import out, print_json, print_table
+from limberlm.cli.console import print_json, print_table, say
 
 if TYPE_CHECKING:
     from limberlm.study import Study
@@ -77,10 +77,10 @@ def _print_table(study: Study, plan: Plan, nodes: list[dict[str, Any]]) -> None:
     title = f"{len(plan.chains)} chain(s), {len(nodes)} nodes, in {study.out}"
     print_table(title, ["node", "steps", "tokens, about", "chains", "state"], rows)
     for line in plan.advice:
-        out.print(line)
+        say(line)
     sums = _sums(plan, nodes)
     for name, words in (("all", "in all"), ("to_do", "still to do"), ("without_sharing", "if nothing were shared")):
-        out.print(f"{words}: {sums[name]['steps']:,} steps, about {sums[name]['tokens']:,} tokens")
+        say(f"{words}: {sums[name]['steps']:,} steps, about {sums[name]['tokens']:,} tokens")
 
 
 def _state(node: dict[str, Any]) -> str:

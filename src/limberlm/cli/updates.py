@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from limberlm.cli.console import JsonOption, QuietOption, err, out, print_json, print_table, progress_bar
+from limberlm.cli.console import JsonOption, QuietOption, print_json, print_table, progress_bar, say, tell
 
 
 def updates(
@@ -61,11 +61,11 @@ def updates(
         return
     _print(found)
     for flag in found.manifest["flags"]:
-        err.print(flag, style="yellow", soft_wrap=True)
+        tell(flag, style="yellow")
     for reason, count in Counter(found.manifest["left_out"].values()).items():
-        err.print(f"left out {count} tensors or modules: {reason}", soft_wrap=True)
+        tell(f"left out {count} tensors or modules: {reason}")
     if saved is not None:
-        err.print(f"saved in {saved}", soft_wrap=True)
+        tell(f"saved in {saved}")
 
 
 def _print(found: Any) -> None:
@@ -81,7 +81,7 @@ def _print(found: Any) -> None:
     )
     pairs = [(s, t) for i, s in enumerate(stages) for t in stages[i + 1 :]]
     if pairs:
-        out.print()
+        say()
         print_table(
             "How two stages' changes lie to each other",
             [
@@ -98,8 +98,8 @@ def _print(found: Any) -> None:
             ],
             [[f"{s} -> {t}", *_pair(values, s, t)] for s, t in pairs],
         )
-    out.print()
-    out.print("Means over modules, weighted by the size of the changes. No texts are read, so there is no interval.")
+    say()
+    say("Means over modules, weighted by the size of the changes. No texts are read, so there is no interval.")
 
 
 def _stage(values: _Values, stage: str, columns: list[str]) -> list[str]:

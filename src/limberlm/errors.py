@@ -45,6 +45,17 @@ def nearest(word: str, options: Iterable[str]) -> str:
     return f' (did you mean "{close[0]}"?)' if close else ""
 
 
+def reason_of(error: BaseException) -> str:
+    r"""What an exception of another library says, in one line; with its name where that alone says little.
+
+    >>> reason_of(ValueError("bad field:\n  x is 3\nmore")), reason_of(KeyError("metadata")), reason_of(MemoryError())
+    ('bad field: x is 3', "KeyError: 'metadata'", 'MemoryError')
+    """
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    said = " ".join(lines[: 2 if lines and lines[0].endswith(":") else 1])
+    return said if said and not isinstance(error, KeyError) else f"{type(error).__name__}: {said}".removesuffix(": ")
+
+
 def storage_problem(error: BaseException | None) -> str | None:
     """What to do about an error whose cause is the user's disk, path or limits, or None if it is something else.
 

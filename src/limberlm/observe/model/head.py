@@ -180,7 +180,7 @@ def _probes(width: int) -> Tensor:
 def _example(model: nn.Module, sites: Sites) -> tuple[Tensor, Tensor]:
     """Final states [1, t, d] and the model's own logits [1, t, V] of a few tokens."""
     config = sites.backbone.config.get_text_config()
-    tokens = min(TOKENS, getattr(config, "max_position_embeddings", None) or TOKENS)
+    tokens = max(1, min(TOKENS, getattr(config, "max_position_embeddings", None) or TOKENS))
     ids = torch.arange(1, tokens + 1, device=sites.device)[None] % config.vocab_size
     with untouched(model), sites.reading([FINAL_NORM]) as states, torch.compiler.set_stance("force_eager"):
         base = unwrapped(model)

@@ -11,9 +11,12 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from limberlm.errors import UserError
+from limberlm.errors import UserError, reason_of
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+NO_CODE = {"trust_remote_code": False}
+"""Left open, transformers asks whoever sits at the terminal whether to run the code that comes with a checkpoint."""
 
 Model = PreTrainedModel | PeftModel
 
@@ -24,15 +27,18 @@ def load_model(
     adapter: str | Path | None = None,
     dtype: str | torch.dtype | None = None,
     device: str | torch.device | None = None,
+    headless: bool = False,
 ) -> Model:
     """A causal language model from a local folder or a hub id (`owner/name`), and a PEFT adapter on top.
 
     Local folders are never looked up on the hub, only safetensors are read, and no code that comes with a
     checkpoint is run. `dtype` is the checkpoint's own unless given, `device` the GPU if there is one. A model
-    that is already in memory is returned as it is.
+    that is already in memory is returned as it is. `headless`: whether a checkpoint without the weights of its head
+    will do; its head is then None.
 
     Raises:
-        UserError: nothing is there, it cannot be read, lacks weights, or a model in memory would have to change.
+        UserError: nothing is there, it cannot be read, lacks weights or has others, or a model in memory would have
+            to change.
     """
     wanted = _dtype(dtype)
     if not isinstance(model, str | Path):
@@ -47,27 +53,56 @@ def load_model(
         AutoModelForCausalLM.from_pretrained,
         model,
         "a model",
+        **NO_CODE,
         dtype=wanted or "auto",
         use_safetensors=True,
+        ignore_mismatched_sizes=True,  # they are refused below, by name
         output_loading_info=True,
     )
-    # transformers fills missing weights at random, with a warning; the head alone is not needed to measure
-    missing = sorted(key for key in report["missing_keys"] if key.startswith(f"{loaded.base_model_prefix}."))
-    if missing:
-        raise UserError(
-            f"{model}: {len(missing)} weights are missing ({missing[0]}, ...); the checkpoint is incomplete"
-        )
+    _refuse_unlike(loaded, report, str(model), headless)
     if adapter is not None:
         if Path(adapter).is_dir() and not (Path(adapter) / "adapter_model.safetensors").is_file():
             raise UserError(f"{adapter}: not an adapter: adapter_model.safetensors is not in it")
-        loaded = _load(
-            lambda name, **options: PeftModel.from_pretrained(loaded, name, **options), adapter, "an adapter"
-        )
+        loaded = _load(lambda name, **options: put_on(loaded, name, **options), adapter, "an adapter")
+    where = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        placed: Model = loaded.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    except (RuntimeError, AssertionError) as error:  # no such device, or not enough memory on it
-        raise UserError(f"device={device}: {str(error).partition(chr(10))[0]}") from None
+        torch.zeros(1, device=where).item()  # `meta` keeps no numbers
+        placed: Model = loaded.to(where)
+    except Exception as error:  # no such device, or not enough memory on it; each kind raises its own
+        raise UserError(f"device={device}: {reason_of(error)}") from None
     return placed.eval()
+
+
+def put_on(
+    model: PreTrainedModel, folder: str | Path, name: str = "default", *, trainable: bool = False, **options: Any
+) -> PeftModel:
+    """A PEFT adapter on a model: all of it, and nothing that is not in it.
+
+    Raises:
+        UserError: it lacks weights of its modules, or has some of modules that the model lacks.
+    """
+    options |= {"is_trainable": trainable, "torch_device": str(model.device)}
+    adapted: PeftModel = PeftModel.from_pretrained(model, str(folder), name, **options)
+    found = adapted.load_adapter(str(folder), name, **options)  # again, for what `from_pretrained` only warns of
+    for keys, problem in ((found.missing_keys, "are missing"), (found.unexpected_keys, "have no place in the model")):
+        if keys:
+            raise UserError(
+                f"{folder}: {len(keys)} weights of the adapter {problem} ({keys[0]}, ...); give its own base"
+            )
+    return adapted
+
+
+def _refuse_unlike(loaded: Any, report: dict[str, Any], path: str, headless: bool) -> None:
+    """Refuse weights that transformers would fill at random, with a warning; a missing head is taken off."""
+    if unlike := sorted(str(key) for key, *_ in report["mismatched_keys"]):
+        raise UserError(f"{path}: {len(unlike)} weights have other shapes than config.json says ({unlike[0]}, ...)")
+    missing = sorted(report["missing_keys"])
+    own = [key for key in missing if key.startswith(f"{loaded.base_model_prefix}.")]
+    if own or (missing and not headless):
+        named = (own or missing)[0]
+        raise UserError(f"{path}: {len(missing)} weights are missing ({named}, ...); the checkpoint is incomplete")
+    if missing:
+        loaded.set_output_embeddings(None)
 
 
 def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
@@ -76,7 +111,7 @@ def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
     Raises:
         UserError: nothing is there, or it cannot be read.
     """
-    tokenizer: PreTrainedTokenizerBase = _load(AutoTokenizer.from_pretrained, path, "a tokenizer")
+    tokenizer: PreTrainedTokenizerBase = _load(AutoTokenizer.from_pretrained, path, "a tokenizer", **NO_CODE)
     return tokenizer
 
 
@@ -103,7 +138,8 @@ def _load(loader: Callable[..., Any], path: str | Path, what: str, **options: An
         raise UserError(f"{path}: no such folder; give a local folder, or a hub id like owner/name")
     try:
         return loader(str(path), local_files_only=local, **options)
+    except UserError:
+        raise
     except Exception as error:  # each loader and file format raises its own
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
         hint = "" if local else "no such folder here, and not from the hub: "
-        raise UserError(f"{path}: {what} cannot be loaded from it ({hint}{reason})") from None
+        raise UserError(f"{path}: {what} cannot be loaded from it ({hint}{reason_of(error)})") from None

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from inspect import signature
+from numbers import Integral
 from typing import Any, cast
 
 import torch
@@ -53,8 +54,8 @@ class Sites:
         total = len(self.blocks)
         chosen = range(total) if layers is None else layers
         for layer in chosen:
-            if not -total <= layer < total:
-                raise UserError(f"layers: {layer} does not exist; the model has blocks 0 to {total - 1}")
+            if not isinstance(layer, Integral) or not -total <= layer < total:
+                raise UserError(f"layers: {layer!r} does not exist; the model has blocks 0 to {total - 1}")
         return [EMBED, *(f"block.{i}" for i in sorted({layer % total for layer in chosen})), FINAL_NORM]
 
     def forward(self, **inputs: Tensor) -> None:
@@ -189,7 +190,7 @@ def _blocks(backbone: nn.Module, depths: set[Any], name: str) -> tuple[nn.Module
     lists = {path: module for path, module in backbone.named_modules() if isinstance(module, nn.ModuleList)}
     # a list inside a block (experts, say) may happen to be as long as the list of blocks
     outer = [path for path in lists if not any(path.startswith(f"{other}.") for other in lists)]
-    found = [path for path in outer if len(lists[path]) in depths]
+    found = [path for path in outer if len(lists[path]) in depths - {0}]
     if len(found) != 1:
         listed = f" ({', '.join(found)})" if found else ""
         sizes = " or ".join(map(str, sorted(depths)))

@@ -15,7 +15,7 @@ from huggingface_hub import snapshot_download
 from safetensors import safe_open
 from torch import Tensor
 
-from limberlm.errors import UserError
+from limberlm.errors import UserError, reason_of
 
 INDEX, SINGLE, CONFIG = "model.safetensors.index.json", "model.safetensors", "config.json"
 
@@ -45,7 +45,7 @@ class Stored:
             with safe_open(self.file, framework="pt") as handle:
                 tensor: Tensor = handle.get_tensor(self.name)
         except Exception as error:  # safetensors has one class for damage, the system has others
-            raise UserError(f"{self.file}: cannot be read ({_first_line(error)})") from None
+            raise UserError(f"{self.file}: cannot be read ({reason_of(error)})") from None
         if not tensor.is_floating_point() or tensor.element_size() < 2:
             raise UserError(f"{self.file}: {self.name} is stored as {self.dtype}; give weights that are not quantised")
         if not bool(torch.isfinite(tensor).all()):
@@ -126,7 +126,7 @@ def local_folder(path: str | Path) -> Path:
     try:
         return Path(snapshot_download(str(path), allow_patterns=["*.safetensors", "*.json"]))
     except Exception as error:  # the hub client raises its own, and those of the network
-        raise UserError(f"{path}: no such folder here, and not from the hub: {_first_line(error)}") from None
+        raise UserError(f"{path}: no such folder here, and not from the hub: {reason_of(error)}") from None
 
 
 def headers(file: Path) -> dict[str, Stored]:
@@ -144,7 +144,7 @@ def headers(file: Path) -> dict[str, Stored]:
                 for name, part in slices.items()
             }
     except Exception as error:
-        raise UserError(f"{file}: cannot be read ({_first_line(error)})") from None
+        raise UserError(f"{file}: cannot be read ({reason_of(error)})") from None
 
 
 def read_json(file: Path) -> dict[str, Any]:
@@ -156,7 +156,7 @@ def read_json(file: Path) -> dict[str, Any]:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{file}: cannot be read ({_first_line(error)})") from None
+        raise UserError(f"{file}: cannot be read ({reason_of(error)})") from None
     if not isinstance(content, dict):
         raise UserError(f"{file}: holds no JSON object")
     return content
@@ -187,7 +187,3 @@ def _by_suffix(name: str, names: Iterable[str]) -> list[str]:
 
 def _is_embedding(module: str) -> bool:
     return _EMBEDDING.search(module) is not None
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().partition("\n")[0] or type(error).__name__

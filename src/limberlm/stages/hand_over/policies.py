@@ -23,7 +23,7 @@ from peft import LoraConfig, PeftModel
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from limberlm.observe.model.loading import load_model
+from limberlm.observe.model.loading import load_model, put_on
 from limberlm.observe.updates.changes import HandOver
 from limberlm.stages.adapter import AdapterSettings, refuse_other_settings
 from limberlm.stages.hand_over.rounding import ADAPTER, MergeRounding, fixed_logits
@@ -92,7 +92,7 @@ def merge_adapters(base: Any, adapters: Sequence[Path]) -> PreTrainedModel:
     for folder in adapters:
         if model.dtype != torch.float32:
             raise ValueError(f"adapters are merged in float32 only, and the base is in {model.dtype}")
-        model = _put_on(model, folder).merge_and_unload()
+        model = put_on(model, folder, ADAPTER).merge_and_unload()
     return model
 
 
@@ -117,7 +117,7 @@ def unmerged(base: Path | str, left: Sequence[Left], hand_over: HandOver, *, tra
     """The same function with the last stage's adapter still on, as that stage ended; plain where it trained in full."""
     origin, adapters = ingredients(base, left, hand_over)
     model = merge_adapters(load_model(origin, dtype=torch.float32), adapters[:-1])
-    return _put_on(model, adapters[-1], trainable) if adapters else _plain(model)
+    return put_on(model, adapters[-1], ADAPTER, trainable=trainable) if adapters else _plain(model)
 
 
 def stage_start(
@@ -164,11 +164,6 @@ def ingredients(base: Path | str, left: Sequence[Left], hand_over: HandOver) -> 
         else:
             adapters = [each.folder] if hand_over == "continue" else [*adapters, each.folder]
     return origin, adapters
-
-
-def _put_on(model: PreTrainedModel, folder: Path, trainable: bool = False) -> Any:
-    device = str(model.device)
-    return PeftModel.from_pretrained(model, folder, ADAPTER, is_trainable=trainable, torch_device=device)
 
 
 def _plain(model: Any) -> PreTrainedModel:

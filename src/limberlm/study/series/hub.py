@@ -11,7 +11,7 @@ from typing import Any
 import huggingface_hub
 from huggingface_hub.errors import LocalEntryNotFoundError
 
-from limberlm.errors import UserError
+from limberlm.errors import UserError, reason_of
 from limberlm.study.series.sources import Source, missing_shards
 
 FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")
@@ -151,5 +151,4 @@ def _asked(call: Callable[[], Any], what: str, problem: str) -> Any:
     try:
         return call()
     except Exception as error:  # the client raises its own errors, those of httpx, and plain ones
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
-        raise UserError(f"{what}: {problem} ({reason})") from None
+        raise UserError(f"{what}: {problem} ({reason_of(error)})") from None

@@ -12,8 +12,9 @@ from typing import Any, BinaryIO
 
 from transformers import AutoConfig
 
-from limberlm.errors import UserError
+from limberlm.errors import UserError, reason_of
 from limberlm.observe import load_tokenizer
+from limberlm.observe.model.loading import NO_CODE
 from limberlm.testbed.tokenizer import tokenizer_digest
 
 ADAPTER_CARD, ADAPTER_WEIGHTS, CONFIG = "adapter_config.json", "adapter_model.safetensors", "config.json"
@@ -78,10 +79,9 @@ def facts_of(folder: Path) -> Facts:
     if (folder / ADAPTER_CARD).is_file():
         return Facts(_adapter_digest(folder), tokenizer, 0, 0)
     try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True).get_text_config()
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, **NO_CODE).get_text_config()
     except Exception as error:  # transformers raises what the file makes it raise
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
-        raise UserError(f"{folder / CONFIG}: cannot be read as a model's config ({reason})") from None
+        raise UserError(f"{folder / CONFIG}: cannot be read as a model's config ({reason_of(error)})") from None
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise UserError(f"{folder}: holds no .safetensors file, and no other format is read; convert the checkpoint")

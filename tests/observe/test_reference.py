@@ -140,7 +140,7 @@ def test_geometries_beside_two_references_are_not_compared(moved):
     model = tiny(seed=1)
     model.config._name_or_path = "other/base"
     other = measure(_moved(), PROBE, metrics=["cka"], reference=model)
-    with pytest.raises(UserError, match=r"^reference differs: in memory against other/base;"):
+    with pytest.raises(UserError, match=r"^reference differs: in memory, weights [0-9a-f]{16} against other/base;"):
         compare(moved, other)
     mine, alone = measure(_moved(), PROBE, metrics=["cka", "entropy"], reference=tiny()), measure(tiny(), PROBE)
     assert set(compare(alone, mine).table["metric"]) == {"entropy"}
@@ -164,3 +164,13 @@ def test_a_state_of_zero_norm_in_the_reference_is_a_reason_not_a_traceback():
     assert "zero norm" in geometry.manifest["undefined"]["embed/rms/cka"]
     assert np.isfinite(geometry.value("cka", "embed", "raw"))
     assert np.isfinite(geometry.value("cka", "block.1"))
+
+
+def test_two_references_without_a_name_are_told_apart_by_their_weights():
+    """And one is taken for itself, whatever copy of it was at hand."""
+    one, same, other = (
+        measure(tiny(), PROBE, metrics=["cka"], reference=model) for model in (tiny(), tiny(), _moved())
+    )
+    assert (compare(one, same).table["p_value"].dropna() == 1).all()
+    with pytest.raises(UserError, match=r"^reference differs: in memory, weights "):
+        compare(one, other)

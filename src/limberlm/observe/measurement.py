@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from hashlib import blake2b
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -75,13 +77,16 @@ def measure(
     Raises:
         UserError: one line that names the file, field or value, and what to do.
     """
+    for name, number in (("batch_size", batch_size), ("max_length", max_length), ("max_tokens", max_tokens)):
+        if number is not None and not isinstance(number, Integral):
+            raise UserError(f"{name}={number!r}: give a whole number")
     if batch_size < 1:
         raise UserError(f"batch_size={batch_size}: must be at least 1")
     request = _request(preset, suite, metrics, reference is not None)
     with same_random_states():
         source = _source(model)
         reader = tokenizer if tokenizer is not None or isinstance(probe, ProbeSet) else _tokenizer(source)
-        loaded = load_model(model, adapter=adapter, dtype=dtype, device=device)
+        loaded = load_model(model, adapter=adapter, dtype=dtype, device=device, headless=True)
         subject, problems = _subject(loaded, request)
         beside = None if reference is None else _reference(reference, subject, request, device, dtype)
         ready = _probe(probe, reader, subject.sites, request, max_length, max_tokens)
@@ -107,7 +112,7 @@ def measure(
     worn = IN_MEMORY if isinstance(loaded, PeftModel) else None
     checkpoint = {"model": source, "adapter": worn if adapter is None else str(adapter)}
     if reference is not None:
-        checkpoint["reference"] = _source(reference)
+        checkpoint["reference"] = _told_apart(reference)
     cells = summarise(observation)
     manifest = manifest_of(checkpoint, observation, cells, subject.sites, problems)
     manifest["batch_size"] = choice.batch_size
@@ -152,7 +157,7 @@ def _reference(
     Raises:
         UserError: its blocks, width or vocabulary are not those of the checkpoint; names both numbers.
     """
-    found, _ = _subject(load_model(reference, dtype=dtype, device=device), request)
+    found, _ = _subject(load_model(reference, dtype=dtype, device=device, headless=True), request)
     for what, mine, its in (
         ("blocks", len(subject.sites.blocks), len(found.sites.blocks)),
         ("width", _config(subject.sites).hidden_size, _config(found.sites).hidden_size),
@@ -211,6 +216,17 @@ def _source(model: str | Path | Model) -> str:
     if isinstance(model, str | Path):
         return str(model)
     return getattr(getattr(model, "config", None), "_name_or_path", "") or IN_MEMORY
+
+
+def _told_apart(reference: str | Path | Model) -> str:
+    """The source of a reference; of one without a name its weights too, so that two are not taken for one."""
+    name = _source(reference)
+    if name != IN_MEMORY or isinstance(reference, str | Path):
+        return name
+    digest = blake2b(digest_size=8)
+    for weight in reference.state_dict().values():
+        digest.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return f"{IN_MEMORY}, weights {digest.hexdigest()}"
 
 
 def _tokenizer(source: str) -> PreTrainedTokenizerBase:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import inf
 
 import psutil
 import torch
@@ -64,7 +65,7 @@ def parsed(memory: str | float | None) -> int | None:
         return None
     written = str(int(memory)) if isinstance(memory, float) and memory.is_integer() else str(memory)
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)i?b?\s*", written.lower())
-    if found is None or float(found[1]) == 0:
+    if found is None or not 0 < float(found[1]) < inf:
         raise UserError(f'memory: "{memory}" is not a size; give one such as 6GB or 800MB')
     return int(float(found[1]) * _UNITS[found[2]])
 

@@ -221,7 +221,7 @@ def _tokenised(
             yield f"{path} window {number}", "text", stream[start : start + max_length]
         return
     else:
-        problem = "not a probe" if path.is_file() else "no such file"
+        problem = "not a probe" if path.exists() else "no such file"
         raise UserError(f"{path}: {problem}; give a .jsonl, .txt or .txt.xz file")
     for origin, row in rows:
         yield origin, domain_of(row, origin), token_ids(row, origin, tokenizer)

@@ -24,6 +24,8 @@ def read_bytes(path: Path) -> bytes:
     Raises:
         UserError: the file is missing, a folder, unreadable, or damaged.
     """
+    if path.exists() and not path.is_file():
+        raise UserError(f"{path}: a folder, pipe or device; give a .jsonl, .txt or .txt.xz file as the probe")
     try:
         return lzma.decompress(path.read_bytes()) if path.suffix == ".xz" else path.read_bytes()
     except FileNotFoundError:

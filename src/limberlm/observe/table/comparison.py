@@ -59,6 +59,8 @@ def compare(a: Geometry, b: Geometry) -> Comparison:
     _refuse_unlike(a, b)
     pairs = _paired(a, b)
     rows = [_row(pair) for pair in pairs.to_dict("records") if pair["metric"] in CATALOG]
+    if not rows:
+        raise UserError("the two have no number in common; measure both with the same metrics and layers")
     table = pd.DataFrame(rows)
     for chosen, adjust in ((table["headline"], holm), (~table["headline"], benjamini_hochberg)):
         table.loc[chosen, "p_adjusted"] = adjust(table.loc[chosen, "p_value"].to_numpy())

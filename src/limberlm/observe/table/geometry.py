@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from limberlm.errors import UserError, nearest
+from limberlm.errors import UserError, nearest, reason_of
 from limberlm.files import content_digest, file_digest, whole_folder
 from limberlm.geometry import CATALOG, Metric
 from limberlm.observe.names import BAND, EMBED, FINAL_NORM, LOGITS, RMS
@@ -140,7 +140,7 @@ class Geometry:
             if _read(folder / name, file_digest) != digest:
                 raise UserError(f"{folder / name}: differs from the digest in {MANIFEST}; measure again")
         table = _read(folder / METRICS, pq.read_table)
-        if not table.schema.equals(SCHEMA):
+        if not table.schema.equals(SCHEMA) or any(column.null_count for column in table.columns):
             raise UserError(f"{folder / METRICS}: its columns are not those of format {FORMAT}; measure again")
         frame = table.to_pandas()
         frame["replicates"] = [list(values) for values in frame["replicates"]]
@@ -188,8 +188,7 @@ def _read(path: Path, reader: Callable[[Path], Any]) -> Any:
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; give a folder written by `limber measure`") from None
     except Exception as error:  # three file formats, each with its own exceptions for damage
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{path}: cannot be read ({reason})") from None
+        raise UserError(f"{path}: cannot be read ({reason_of(error)})") from None
 
 
 def _manifest(folder: Path) -> dict[str, Any]:
@@ -203,4 +202,6 @@ def _manifest(folder: Path) -> dict[str, Any]:
     if not REQUIRED.issubset(manifest):
         lacking = ", ".join(sorted(REQUIRED.difference(manifest)))
         raise UserError(f"{folder / MANIFEST}: lacks {lacking}; measure again")
+    if not all(isinstance(manifest[name], dict) for name in REQUIRED) or "digest" not in manifest["probe"]:
+        raise UserError(f"{folder / MANIFEST}: {', '.join(sorted(REQUIRED))} are not what they were; measure again")
     return manifest

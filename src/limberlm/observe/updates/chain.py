@@ -119,7 +119,7 @@ def _common(found: Sequence[Collection[str]], names: Sequence[str], left_out: di
             left_out[module] = f"not changed in {', '.join(lacking)}"
     common = everything.difference(left_out)
     if not common:
-        reasons = Counter(left_out[module] for module in everything)
+        reasons = Counter(left_out[module] for module in sorted(everything))
         raise UserError(
             f"{', '.join(names)}: no module can be measured in every stage ({reasons.most_common(1)[0][0]})"
         )

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from limberlm.errors import UserError, nearest
+from limberlm.errors import UserError, nearest, reason_of
 from limberlm.files import whole_file
 from limberlm.geometry.catalog.updates import METRICS
 from limberlm.geometry.low_rank import KEPT
@@ -95,8 +95,9 @@ class Updates:
             table = pq.read_table(path)
             metadata = json.loads((table.schema.metadata or {}).get(_METADATA, b"{}"))
         except Exception as error:  # pyarrow has several classes for damage
-            reason = str(error).strip().partition("\n")[0]
-            raise UserError(f"{path}: cannot be read ({reason}); give a file written by `limber updates`") from None
+            raise UserError(
+                f"{path}: cannot be read ({reason_of(error)}); give a file written by `limber updates`"
+            ) from None
         if metadata.get("format") != FORMAT or not table.schema.remove_metadata().equals(SCHEMA):
             raise UserError(f"{path}: no update table of format {FORMAT}; run `limber updates` again")
         frame = table.to_pandas()
@@ -141,6 +142,10 @@ def measure_updates(
     adapters = [adapters] if isinstance(adapters, str | Path) else list(adapters)
     if not adapters:
         raise UserError("adapters: give at least one adapter or checkpoint")
+    if not 0 <= seed < 2**63:
+        raise UserError(f"seed={seed}: must be from 0 to 2^63 - 1")
+    if adapter_rank is not None and adapter_rank < 1:
+        raise UserError(f"adapter_rank={adapter_rank}: must be at least 1")
     _refuse_device(device)
     terms = Terms(None if base is None else _base(base), hand_over, intruders, seed, device, adapter_rank)
     chain = open_chain(adapters, terms)
@@ -193,9 +198,9 @@ class _Others:
 
 def _refuse_device(device: str) -> None:
     try:
-        torch.zeros(1, dtype=torch.float64, device=device)
-    except (RuntimeError, AssertionError, TypeError) as error:  # no such device, or one without float64
-        raise UserError(f"device={device}: {str(error).partition(chr(10))[0]}") from None
+        torch.zeros(1, dtype=torch.float64, device=device).item()
+    except Exception as error:  # no such device, one without float64, or `meta`, which keeps no numbers
+        raise UserError(f"device={device}: {reason_of(error)}") from None
 
 
 def _base(path: str | Path) -> Checkpoint:

@@ -28,6 +28,10 @@ NO_DIRECTION = "all states are zero"
 """Why no state can be normalised."""
 
 
+ALIKE = 1e-12
+"""Spread, as a share of the squared mean, that float32 makes of equal states: what is left is no spectrum."""
+
+
 class Sums:
     """Sums by jackknife block; what takes `out` leaves that block out.
 
@@ -85,7 +89,7 @@ class Sums:
         if reads == "output":
             final = self.site == FINAL_NORM  # its states have been multiplied by the norm's weights already
             sums = through_head(sums, self.seen.head_factor if final else self.seen.output_factor)
-        return eigenvalues(sums.covariance)
+        return eigenvalues(_covariance(sums))
 
     def products(self, out: int) -> BlockProducts:
         """Products between blocks, the empty ones left out."""
@@ -146,6 +150,13 @@ class Sums:
     def width(self) -> int:
         """Coordinates of a state."""
         return len(next(iter(self.seen.moments.packed[self.source, self.base].values())).total)
+
+
+def _covariance(sums: Moments) -> Tensor:
+    covariance = sums.covariance
+    if 0 < float(covariance.trace()) <= ALIKE * float(sums.mean.square().sum()):
+        raise Undefined("all states are equal but for rounding")
+    return covariance
 
 
 class _Mergeable(Protocol):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -69,6 +70,15 @@ def write_text(path: Path, text: str) -> None:
     """
     with whole_file(path) as draft:
         draft.write_text(text, encoding="utf-8")
+
+
+def plain_name(name: str, otherwise: str) -> str:
+    """A name of letters, digits, dots, dashes and underscores, as near to `name` as there is.
+
+    >>> plain_name("my base (2)", "series"), plain_name("_", "series")
+    ('my-base--2-', 'series')
+    """
+    return re.sub(r"[^A-Za-z0-9._-]", "-", name).lstrip("._-") or otherwise
 
 
 def remove_drafts(folder: Path) -> None:

@@ -48,7 +48,7 @@ def parse_settings(text: str, where: str, what: str) -> dict[str, Any]:
         raise UserError(f"{where}{line}: not valid YAML ({getattr(error, 'problem', None) or error})") from None
     except RecursionError:
         raise UserError(f"{where}: nested too deeply for a {what}") from None
-    except ValueError as error:  # a date or a number that is none
+    except (ValueError, AttributeError) as error:  # a number or a date that is none
         raise UserError(f"{where}: not valid YAML ({error})") from None
     if not isinstance(content, dict):
         raise UserError(f"{where}: a {what} is a mapping from settings to values")

@@ -23,6 +23,7 @@ def world(tmp_path_factory: pytest.TempPathFactory, tiny_model_folder: Path) -> 
     folder = tmp_path_factory.mktemp("world")
     write_run(tiny_model_folder, folder / "run", STEPS)
     write_series(folder / "series.yaml", [ENTRY], name="tiny", outcomes={"tasks": []}, phases={"resamples": 19})
+    write_series(folder / "no_corpus.yaml", [ENTRY], memorization={"corpus": "gone.npy"})
     return folder
 
 
@@ -101,6 +102,7 @@ def test_the_default_place_is_the_name_of_the_series(limber: Limber, world: Path
 
 
 WRONG = [
+    (("no_corpus.yaml", "--dry-run"), "memorization.corpus: gone.npy: no such file"),
     (("gone.yaml",), "gone.yaml: no such series file, nor a folder of checkpoints"),
     (("series.yaml", "--probe", "gone.jsonl"), "gone.jsonl: no such file"),
     (("series.yaml", "--sequences", "1"), "probe.sequences: "),

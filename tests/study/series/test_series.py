@@ -57,6 +57,24 @@ def refused(tmp_path: Path, *entries: dict[str, Any], **settings: Any) -> str:
 # --- what a series is read from
 
 
+@pytest.mark.parametrize("name", ["runs[1]", "my runs", "été", "*", "[a-z]"])
+def test_folders_and_files_of_any_name_are_read(run: Path, tmp_path: Path, name: str) -> None:
+    folder = tmp_path / name
+    shutil.copytree(run, folder / "run")
+    series = load_series(folder / "run")
+    assert [one.step for one in series.checkpoints] == list(STEPS)
+    (folder / f"{name}.yaml").write_text(yaml.safe_dump({"checkpoints": [{"path": "run/step-*"}]}))
+    assert len(load_series(folder / f"{name}.yaml").checkpoints) == len(STEPS)
+    (tmp_path / "again.yaml").write_text(resolved_yaml(series))
+    assert load_series(tmp_path / "again.yaml").checkpoints == series.checkpoints
+
+
+@pytest.mark.parametrize("entry", [{"step": 2**63}, {"tokens": 2**63}, {"tokens_per_step": 2**62}], ids=str)
+def test_steps_and_tokens_that_no_table_holds_are_refused(run: Path, tmp_path: Path, entry: dict[str, int]) -> None:
+    entries = [{"path": str(run / "step-0")}, {"path": str(run / "step-10"), **entry}]
+    assert "are more than 9,223,372,036,854,775,807" in refused(tmp_path, *entries)
+
+
 def test_a_plain_folder_of_checkpoints_is_a_series_by_step(run: Path) -> None:
     found = load_series(run)
     assert (found.name, found.x) == ("run", "step")

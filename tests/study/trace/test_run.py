@@ -478,6 +478,22 @@ def test_the_folder_of_the_series_itself_is_no_place_for_its_trace(world: Path, 
     assert (world / "series.yaml").read_bytes() == before
 
 
+def test_a_node_that_was_damaged_is_named(small: Series, undisturbed: Traced, tmp_path: Path) -> None:
+    shutil.copytree(undisturbed.out, tmp_path / "trace")
+    table = next((tmp_path / "trace" / "nodes").glob("*/geometry/metrics.parquet"))
+    table.write_bytes(table.read_bytes()[:1000])
+    with pytest.raises(UserError, match=r"metrics\.parquet: cannot be read .*; delete its node and run again$"):
+        run_trace(small, tmp_path / "trace")
+
+
+@pytest.mark.parametrize("content", ["a: [", "[]", "\0"])
+def test_a_record_that_was_damaged_is_named(small: Series, undisturbed: Traced, tmp_path: Path, content: str) -> None:
+    shutil.copytree(undisturbed.out, tmp_path / "trace")
+    (tmp_path / "trace" / "series.yaml").write_text(content)
+    with pytest.raises(UserError, match=r"trace/series\.yaml"):
+        run_trace(small, tmp_path / "trace")
+
+
 def test_the_trace_of_another_series_is_left_alone(world: Path, traced: Traced) -> None:
     other = load_series(write_series(world / "second.yaml", [PRETRAINING], name="second"))
     with pytest.raises(UserError, match='is the trace of "world", not of "second"'):

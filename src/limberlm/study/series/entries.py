@@ -73,13 +73,13 @@ class Finder:
         if given == BUNDLED:
             return [Found(_fixed_step(entry, where, given), given, Source(path=BUNDLED_BASE))]
         pattern = str(self.folder / given)
-        if not has_magic(given):
+        if not has_magic(given) or Path(pattern).is_dir():
             folder = self.adapter_folder(pattern, entry, where)
             step = step_of_folder(Path(given).name) if entry.step == "from_name" else entry.step
             if step is None:
                 raise UserError(f'{where}.step: "{Path(given).name}" names no step; add `step:`')
             return [Found(step, Path(given).name, Source(path=folder))]
-        folders = sorted(Path(path) for path in glob(pattern) if Path(path).is_dir())
+        folders = sorted(path for path in map(self.folder.joinpath, glob(given, root_dir=self.folder)) if path.is_dir())
         return [found for path in folders if (found := self._from_name(path, entry, where)) is not None]
 
     def _from_name(self, path: Path, entry: Entry, where: str) -> Found | None:

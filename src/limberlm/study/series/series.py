@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from limberlm.errors import UserError
+from limberlm.files import plain_name
 from limberlm.study.results.checkpoints import chain_series
 from limberlm.study.series.entries import Finder, Found
 from limberlm.study.series.register import Checkpoint, Register
@@ -17,6 +18,8 @@ from limberlm.study.series.settings import Entry, SeriesSettings, read_series_fi
 from limberlm.study.series.sources import ADAPTER_CARD, CONFIG, Facts, Source, adapter_base, facts_of
 
 SERIES = "series.yaml"
+MOST = 2**63 - 1
+"""Steps, and tokens: what the tables hold."""
 X = Literal["tokens", "step"]
 
 
@@ -111,12 +114,7 @@ def _of_folder(folder: Path) -> SeriesSettings:
             raise UserError(f"{folder}: its adapters name no base; write a {SERIES} with `adapter: true` and `base:`")
         # a trainer writes the path as it was typed, so it starts where the command was started
         entry |= {"adapter": True, "base": str(Path(base).resolve()) if Path(base).is_dir() else base}
-    return series_settings({"checkpoints": [entry]}, str(folder), _name_of(folder))
-
-
-def _name_of(folder: Path) -> str:
-    kept = "".join(c if c.isalnum() or c in "._-" else "-" for c in folder.resolve().name).lstrip("._-")
-    return kept or "series"
+    return series_settings({"checkpoints": [entry]}, str(folder), plain_name(folder.resolve().name, "series"))
 
 
 def resolve(settings: SeriesSettings, folder: Path) -> Series:
@@ -234,6 +232,8 @@ def _refuse_order(checkpoints: Sequence[Checkpoint], x: X) -> None:
             names = f"{twin.sources[-1].where} and {one.sources[-1].where}"
             raise UserError(f"checkpoints: step {one.step} of {one.stage} is there twice: {names}")
     for last, one in pairwise(checkpoints):
+        if max(one.x, one.step, one.tokens or 0) > MOST:
+            raise UserError(f"{one.label}: its step, or its tokens, are more than {MOST:,}; correct them")
         if one.x <= last.x:
             advice = "; tokens count from the start of the series" if x == "tokens" else ""
             raise UserError(

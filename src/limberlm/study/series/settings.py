@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from limberlm.errors import UserError, nearest
+from limberlm.files import plain_name
 from limberlm.outcomes.diversity import SamplingSettings
 from limberlm.settings_file import read_settings
 from limberlm.study.settings.problems import first_problem
@@ -23,7 +24,7 @@ LONGEST = 512
 
 
 class _Settings(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Entry(_Settings):
@@ -165,7 +166,7 @@ class OutcomeSettings(_Settings):
 class AblationSettings(_Settings):
     """Accuracy with eigen-directions removed, or with them alone."""
 
-    k: tuple[int, ...] = (10, 50)
+    k: tuple[Annotated[int, Field(ge=1)], ...] = Field((10, 50), min_length=1)
     random: int = Field(5, ge=1)
     items: int = Field(128, ge=2, le=400)
 
@@ -186,7 +187,7 @@ class SeriesSettings(_Settings):
     keep: bool = Field(False, description="keep what is downloaded")
     dtype: str = "float32"
     device: str | None = None
-    seed: int = 0
+    seed: int = Field(0, ge=0, lt=2**63)
     allow_mixed_width: bool = False
     null: bool = Field(False, description="a control series: weights may be equal")
 
@@ -197,7 +198,7 @@ def read_series_file(path: Path) -> SeriesSettings:
     Raises:
         UserError: unreadable file, a YAML error (with its line), or a setting that is unknown or out of range.
     """
-    return series_settings(read_settings(path, "series file"), str(path), path.stem)
+    return series_settings(read_settings(path, "series file"), str(path), plain_name(path.stem, "series"))
 
 
 def series_settings(content: Mapping[str, Any], where: str, name: str) -> SeriesSettings:

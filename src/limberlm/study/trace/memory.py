@@ -61,15 +61,25 @@ class Memory:
         return memorization_table(memorization_rows(scores, self.index, self.spans, references=self.references))
 
 
+def corpus_file(settings: MemorizationSettings, folder: Path) -> Path:
+    """Where the corpus is.
+
+    Raises:
+        UserError: it is not there.
+    """
+    path = folder / settings.corpus
+    if not path.is_file():
+        raise UserError(f"memorization.corpus: {path}: no such file; give the .npy of a pretraining, or a text file")
+    return path
+
+
 def corpus_digest(settings: MemorizationSettings, folder: Path, tokenizer_digest: str) -> str:
     """What decides the memorization numbers besides the model.
 
     Raises:
         UserError: the corpus is not there.
     """
-    path = folder / settings.corpus
-    if not path.is_file():
-        raise UserError(f"memorization.corpus: {path}: no such file; give the .npy of a pretraining, or a text file")
+    path = corpus_file(settings, folder)
     content = {"corpus": file_digest(path), "tokenizer": tokenizer_digest, **settings.model_dump(exclude={"corpus"})}
     return content_digest(content)
 
@@ -115,7 +125,7 @@ def _indexed(
     """The windows that corpus spans are drawn from, and the index."""
     wanted = json.dumps({"corpus": file_digest(path), "tokenizer": tokenizer_digest}, sort_keys=True) + "\n"
     record, kept = out / RECORD, out / INDEX
-    there = record.is_file() and record.read_text() == wanted
+    there = record.is_file() and record.read_bytes() == wanted.encode()
     if path.suffix == ".npy":
         corpus = load_rows(path)
         if corpus.tokenizer != tokenizer_digest:

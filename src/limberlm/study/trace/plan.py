@@ -13,6 +13,7 @@ from limberlm.study.series.hub import is_cached, readable, size_of
 from limberlm.study.series.register import Checkpoint
 from limberlm.study.series.series import Series
 from limberlm.study.series.sources import TOKENIZER_FILES, Source
+from limberlm.study.trace.memory import corpus_file
 from limberlm.study.trace.probe import build_probe
 
 BYTES = {"float32": 4, "float64": 8}
@@ -75,6 +76,8 @@ def plan_trace(series: Series, out: Path) -> TracePlan:
     Raises:
         UserError: the hub does not answer, or the probe cannot be read.
     """
+    if series.settings.memorization is not None:
+        corpus_file(series.settings.memorization, series.folder)
     sources = list(dict.fromkeys(source for one in series.checkpoints for source in one.sources))
     asked = {source.hub: source for source in reversed(sources) if source.path is None}
     by_hub = {hub: size_of(source) for hub, source in asked.items()}

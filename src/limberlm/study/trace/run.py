@@ -7,12 +7,12 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-import yaml
 from transformers import PreTrainedTokenizerBase
 
 from limberlm.errors import UserError
 from limberlm.files import PARTIAL, remove_drafts, whole_folder, write_text
 from limberlm.observe import load_tokenizer
+from limberlm.settings_file import read_settings
 from limberlm.study.series.hub import fetch, is_cached, refuse_too_large, release, size_of
 from limberlm.study.series.register import Checkpoint, Register
 from limberlm.study.series.resolved import resolved_yaml
@@ -233,7 +233,7 @@ def _refuse_foreign(out: Path, series: Series) -> None:
     if recorded.is_file():
         if not (out / ".lock").is_file():
             raise UserError(f"{out}: holds the series' own file, not a trace of it; choose another --out")
-        owner = (yaml.safe_load(recorded.read_text(encoding="utf-8")) or {}).get("name")
+        owner = read_settings(recorded, "series file").get("name")
         if owner != series.name:
             raise UserError(f'{out}: is the trace of "{owner}", not of "{series.name}"; choose another --out')
     elif out.is_dir() and any(not _ours(entry.name) for entry in out.iterdir()):

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from limberlm.errors import UserError, reason_of
 from limberlm.files import whole_file, write_text
 from limberlm.study.series.register import Checkpoint
 from limberlm.study.series.series import Series
@@ -46,7 +47,7 @@ def write_tables(
     parts = [
         _labelled(_asked(pa.concat_tables(tables), series.settings.measure), one)
         for one in measured
-        for tables in [[pq.read_table(one.node / name) for name in METRICS]]
+        for tables in [[_read(one.node / name) for name in METRICS]]
     ]
     _write(pa.concat_tables(parts), out / TRACE)
     for own, together in TABLES.items():
@@ -67,7 +68,14 @@ def write_tables(
 def _parts(measured: Sequence[Measured], name: str) -> Iterator[tuple[Measured, pa.Table]]:
     for one in measured:
         if (one.node / name).is_file():
-            yield one, pq.read_table(one.node / name)
+            yield one, _read(one.node / name)
+
+
+def _read(path: Path) -> pa.Table:
+    try:
+        return pq.read_table(path)
+    except Exception as error:  # pyarrow has several classes for damage
+        raise UserError(f"{path}: cannot be read ({reason_of(error)}); delete its node and run again") from None
 
 
 def _asked(table: pa.Table, settings: MeasureSettings) -> pa.Table:

@@ -152,6 +152,14 @@ def test_an_unwritable_geometry_folder(limber: Limber, probe: Path, tmp_path: Pa
     assert str(tmp_path / "file") in line
 
 
+@pytest.mark.parametrize("content", ["[]", "null", "5", "{", '{"a":' * 30_000, "\0"], ids=lambda text: text[:6])
+def test_settings_of_a_pretraining_that_are_none(limber: Limber, tmp_path: Path, content: str) -> None:
+    (tmp_path / "settings.json").write_text(content)
+    words = ("--settings", tmp_path / "settings.json", "--out", tmp_path / "p")
+    assert "settings.json: " in refused(limber, "pretrain", *words)
+    assert not (tmp_path / "p").exists()
+
+
 def test_a_folder_of_another_study(limber: Limber, tmp_path: Path, study: Callable[..., Path]) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "study.yaml").write_text(yaml.safe_dump({"name": "other", "stages": {"s": STAGE}}))

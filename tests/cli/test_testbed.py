@@ -79,3 +79,9 @@ def test_what_cannot_be_written_is_refused(limber: Limber, tmp_path: Path) -> No
     (tmp_path / "file").write_text("x")
     assert "exists already" in refused(limber, "testbed", "cipher", "--out", tmp_path / "file")
     assert str(tmp_path / "file") in refused(limber, "testbed", "cipher", "--out", tmp_path / "file" / "rows.jsonl")
+
+
+def test_more_rows_than_can_be_counted_are_refused(limber: Limber, tmp_path: Path) -> None:
+    words = ("--rows", 10**30, "--repeats", "--out", tmp_path / "rows.jsonl")
+    assert refused(limber, "testbed", "arithmetic", *words).startswith(f"rows: {10**30}; ask for")
+    assert not any(tmp_path.iterdir())

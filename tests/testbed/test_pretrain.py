@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
+import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +17,20 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from limberlm.errors import UserError
+from limberlm.files import plain_name
+from limberlm.study.series.settings import SeriesSettings
 from limberlm.testbed import corpus
 from limberlm.testbed import pretrain as pretraining
-from limberlm.testbed.pretrain import PretrainSettings, folder_digests, kept_steps, log_spaced, model_config, pretrain
+from limberlm.testbed.pretrain import (
+    PretrainSettings,
+    folder_digests,
+    kept_steps,
+    log_spaced,
+    model_config,
+    pretrain,
+    series,
+)
 from limberlm.testbed.prose import documents
 from limberlm.testbed.tokenizer import tokenizer_digest
 
@@ -110,6 +124,9 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes(tmp_path: Path, monkeypatc
 
     with pytest.raises(KeyboardInterrupt):
         pretrain(settings, broken, stop)
+    torn = broken / "trainer" / "checkpoint-29"  # as a kill leaves it: the trainer writes its state last
+    shutil.copytree(broken / "trainer" / "checkpoint-20", torn)
+    (torn / "trainer_state.json").unlink()
     steps: list[int] = []
     pretrain(settings, broken, lambda step, total, loss: steps.append(step))
     assert steps == [30, 34]  # it went on from step 20
@@ -173,8 +190,30 @@ def test_heads_are_32_wide_and_the_embedding_is_shared(tiny_tokenizer) -> None:
         {"precision": "fp8"},
         {"mix": {"arithmetic": 1.5}},
         {"repeats": {0: 1.0}},
+        {"repeats": {10**9: 1.0}},
+        {"mix": {"arithmetics": 0.1}},
+        {"mix": {"arithmetic": float("nan")}},
+        {"learning_rate": float("inf")},
+        {"checkpoints": 10**13},
+        {"vocab_size": 10**9},
+        {"seed": -1},
+        {"seed": 2**32},
     ],
 )
 def test_settings_out_of_range_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         PretrainSettings(**wrong)
+
+
+def test_one_process_at_a_time_is_at_work_on_a_folder(tmp_path: Path) -> None:
+    held = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(held, fcntl.LOCK_EX)
+    with pytest.raises(UserError, match="another pretraining is at work here"):
+        pretrain(TINY, tmp_path)
+    os.close(held)
+    assert not any(tmp_path.iterdir())
+
+
+def test_the_series_of_a_folder_of_any_name_can_be_read() -> None:
+    names = [plain_name(name, "pretraining") for name in ("base", "my base (2)", "été", "_", "...")]
+    assert [SeriesSettings.model_validate(dict(series(TINY, name))).name for name in names] == names

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from limberlm.cli.console import JsonOption, QuietOption, err, print_json, progress_bar
+from limberlm.cli.console import JsonOption, QuietOption, print_json, progress_bar, tell
 from limberlm.errors import UserError
 
 if TYPE_CHECKING:
@@ -33,18 +32,18 @@ def pretrain(
     """
     from pydantic import ValidationError
 
+    from limberlm.observe.model.weights import read_json
     from limberlm.testbed.pretrain import PretrainSettings
     from limberlm.testbed.pretrain import pretrain as train
 
+    given = read_json(settings) if settings else {}
+    chosen = given | {k: v for k, v in (("steps", steps), ("seed", seed)) if v is not None}
     try:
-        given = json.loads(settings.read_text()) if settings else {}
-        chosen = given | {k: v for k, v in (("steps", steps), ("seed", seed)) if v is not None}
         parsed = PretrainSettings.model_validate(chosen)
     except ValidationError as error:
         problem = error.errors()[0]
-        raise UserError(f"{'.'.join(map(str, problem['loc']))}: {problem['msg']} (got {problem['input']!r})") from error
-    except (OSError, ValueError) as error:
-        raise UserError(f"{settings}: cannot be read as settings ({error})") from error
+        name = ".".join(map(str, problem["loc"])) or "settings"
+        raise UserError(f"{name}: {problem['msg'].removeprefix('Value error, ')} (got {problem['input']!r})") from error
     _refuse_foreign(out, parsed)
     with progress_bar(quiet) as bar:
         task = bar.add_task("pretraining", total=parsed.steps)
@@ -56,7 +55,7 @@ def pretrain(
     if as_json:
         print_json({"model": str(last), "settings": parsed.model_dump()})
     else:
-        err.print(f"the model is in {last}, the loss curve in {out / 'loss.json'}", soft_wrap=True)
+        tell(f"the model is in {last}, the loss curve in {out / 'loss.json'}")
 
 
 def _refuse_foreign(out: Path, settings: PretrainSettings) -> None:
@@ -66,7 +65,7 @@ def _refuse_foreign(out: Path, settings: PretrainSettings) -> None:
     record = out / "settings.json"
     if not record.is_file():
         raise UserError(f"{out}: is not an empty folder; choose another --out")
-    if record.read_text() != settings.model_dump_json(indent=2) + "\n":
+    if record.read_bytes() != settings.model_dump_json(indent=2).encode() + b"\n":
         raise UserError(f"{out}: holds a pretraining of other settings; choose another --out")
     if (out / "digests.json").is_file():
         raise UserError(f"{out}: this pretraining is finished; choose another --out")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from itertools import islice
@@ -80,8 +81,8 @@ def export_rows(
         raise UserError(f"no such split: {split}{nearest(split, SPLITS)}; there are {', '.join(SPLITS)}")
     if form not in FORMATS:
         raise UserError(f"no such format: {form}{nearest(form, FORMATS)}; there are {', '.join(FORMATS)}")
-    if count < 1:
-        raise UserError(f"rows: {count}; ask for at least one")
+    if not 0 < count <= sys.maxsize:
+        raise UserError(f"rows: {count}; ask for at least one, and for no more than a file can hold")
     if form == "dpo" and SKILLS[skill].kind != "dpo":
         able = ", ".join(name for name, each in SKILLS.items() if each.kind == "dpo")
         raise UserError(f"{skill} has no rejected answers: the dpo format is for {able}")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import math
+import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +28,11 @@ from transformers import (
     TrainingArguments,
     set_seed,
 )
-from transformers.trainer_utils import get_last_checkpoint
+from transformers.trainer import TRAINER_STATE_NAME
 
-from limberlm.files import file_digest
+from limberlm.errors import UserError, nearest
+from limberlm.files import file_digest, plain_name, remove_drafts, whole_file, whole_folder, write_text
+from limberlm.testbed import SKILLS
 from limberlm.testbed.corpus import tokenizer_texts, windows
 from limberlm.testbed.tokenizer import tokenizer_digest, train_tokenizer
 
@@ -39,6 +44,7 @@ MODEL_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
 )
+MOST_REPEATS = 10_000
 RESUME_EVERY = 100  # steps between the trainer's own checkpoints, which an interrupted run goes on from
 
 Progress = Callable[[int, int, float], None]  # step, steps, loss
@@ -47,17 +53,17 @@ Progress = Callable[[int, int, float], None]  # step, steps, loss
 class PretrainSettings(BaseModel):
     """Everything that determines the base. The defaults are those of the shipped one."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    hidden_size: int = Field(192, ge=32, multiple_of=32)
-    layers: int = Field(6, ge=1)
-    intermediate_size: int = Field(512, ge=32)
-    vocab_size: int = Field(1024, ge=512)
-    steps: int = Field(1500, ge=1)
-    batch_size: int = Field(32, ge=1)
+    hidden_size: int = Field(192, ge=32, le=2**14, multiple_of=32)
+    layers: int = Field(6, ge=1, le=1000)
+    intermediate_size: int = Field(512, ge=32, le=2**17)
+    vocab_size: int = Field(1024, ge=512, le=2**16)
+    steps: int = Field(1500, ge=1, le=10**7)
+    batch_size: int = Field(32, ge=1, le=10**5)
     window: int = Field(256, ge=32, le=512)
     learning_rate: float = Field(3e-3, gt=0)
-    warmup_steps: int = Field(60, ge=0)
+    warmup_steps: int = Field(60, ge=0, le=10**7)
     weight_decay: float = Field(0.1, ge=0)
     mix: dict[str, float] = Field(
         {"instructions": 0.10, "arithmetic": 0.09, "refusals": 0.02, "programs": 0.03, "long_arithmetic": 0.04},
@@ -68,16 +74,18 @@ class PretrainSettings(BaseModel):
         description="share of the prose windows that are read so many times",
         min_length=1,
     )
-    checkpoints: int = Field(40, ge=1)
+    checkpoints: int = Field(40, ge=1, le=10**5)
     precision: str = Field("bf16", pattern="^(fp32|bf16)$")
-    seed: int = 0
+    seed: int = Field(0, ge=0, lt=2**32)
 
     @model_validator(mode="after")
     def _shares(self) -> PretrainSettings:
+        if unknown := [name for name in self.mix if name not in SKILLS]:
+            raise ValueError(f"mix: no such skill: {unknown[0]}{nearest(unknown[0], SKILLS)}")
         if min(self.mix.values(), default=0) < 0 or sum(self.mix.values()) > 1:
             raise ValueError(f"mix: shares must not be negative, nor sum to more than 1; these sum to {self.mix}")
-        if min(self.repeats) < 1 or min(self.repeats.values()) <= 0:
-            raise ValueError(f"repeats: times of 1 or more with shares above 0 (got {self.repeats})")
+        if not 1 <= min(self.repeats) <= max(self.repeats) <= MOST_REPEATS or min(self.repeats.values()) <= 0:
+            raise ValueError(f"repeats: times of 1 to {MOST_REPEATS} with shares above 0 (got {self.repeats})")
         return self
 
 
@@ -135,9 +143,9 @@ class _Keeper(TrainerCallback):
 
     def _save(self, step: int, model: Any) -> None:
         if step in self.keep:
-            folder = checkpoint_folder(self.out, step)
-            model.save_pretrained(folder)
-            self.tokenizer.save_pretrained(folder)
+            with whole_folder(checkpoint_folder(self.out, step)) as draft:
+                model.save_pretrained(draft)
+                self.tokenizer.save_pretrained(draft)
 
 
 def checkpoint_folder(out: Path, step: int) -> Path:
@@ -154,15 +162,41 @@ def pretrain(settings: PretrainSettings, out: Path, progress: Progress = lambda 
     `out/corpus.npy` ([windows, length] uint16: what the model reads, in order) with `out/corpus.json`,
     `out/series.yaml` (for `limber trace`), `out/loss.json` (mean loss in nats per token since the entry before) and,
     last, `out/digests.json` (of the last checkpoint's files).
+
+    Raises:
+        UserError: the folder cannot be written, or another pretraining is at work in it.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "settings.json").write_text(settings.model_dump_json(indent=2) + "\n")
+    with _alone(out):
+        return _pretrain(settings, out, progress)
+
+
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """The folder, for one process at a time; left with what is whole."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        folder = os.open(out, os.O_RDONLY)  # locked itself: a file of ours in it would be one too many
+    except OSError as error:
+        raise UserError(f"{out}: cannot be written ({error.strerror}); choose another --out") from None
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        remove_drafts(out)
+        yield
+    except BlockingIOError:
+        raise UserError(f"{out}: another pretraining is at work here; wait for it to end") from None
+    finally:
+        os.close(folder)
+
+
+def _pretrain(settings: PretrainSettings, out: Path, progress: Progress) -> Path:
+    write_text(out / "settings.json", settings.model_dump_json(indent=2) + "\n")
     tokenizer = train_tokenizer(tokenizer_texts(settings.mix), settings.vocab_size)
     rows = windows(
         tokenizer, settings.steps * settings.batch_size, settings.window, settings.mix, settings.repeats, settings.seed
     )
     _write_corpus(rows, tokenizer, out)
-    (out / "series.yaml").write_text(yaml.safe_dump(series(settings, out.resolve().name), sort_keys=False))
+    name = plain_name(out.resolve().name, "pretraining")
+    write_text(out / "series.yaml", yaml.safe_dump(series(settings, name), sort_keys=False))
     set_seed(settings.seed)
     model = LlamaForCausalLM(model_config(settings, tokenizer))
     scratch = out / "trainer"
@@ -173,13 +207,23 @@ def pretrain(settings: PretrainSettings, out: Path, progress: Progress = lambda 
         callbacks=[_Keeper(out, kept_steps(settings), tokenizer, progress)],
     )
     trainer.remove_callback(PrinterCallback)
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(scratch)) if scratch.is_dir() else None)
+    trainer.train(resume_from_checkpoint=_last_whole(scratch))
     curve = [{"step": entry["step"], "loss": entry["loss"]} for entry in trainer.state.log_history if "loss" in entry]
-    (out / "loss.json").write_text(json.dumps(curve) + "\n")
+    write_text(out / "loss.json", json.dumps(curve) + "\n")
     shutil.rmtree(scratch, ignore_errors=True)
     last = checkpoint_folder(out, settings.steps)
-    (out / "digests.json").write_text(json.dumps(folder_digests(last), indent=2) + "\n")
+    write_text(out / "digests.json", json.dumps(folder_digests(last), indent=2) + "\n")
     return last
+
+
+def _last_whole(scratch: Path) -> str | None:
+    """The last of the trainer's own checkpoints that it finished: its state is what it writes last."""
+    for folder in sorted(scratch.glob("checkpoint-*"), key=lambda folder: -int(folder.name.rpartition("-")[2])):
+        with suppress(OSError, ValueError):
+            json.loads((folder / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
+            return str(folder)
+        shutil.rmtree(folder)
+    return None
 
 
 def series(settings: PretrainSettings, name: str) -> Mapping[str, Any]:
@@ -202,14 +246,15 @@ def series(settings: PretrainSettings, name: str) -> Mapping[str, Any]:
 
 
 def _write_corpus(rows: np.ndarray, tokenizer: PreTrainedTokenizerFast, out: Path) -> None:
-    np.save(out / "corpus.npy", rows, allow_pickle=False)
+    with whole_file(out / "corpus.npy") as draft, draft.open("wb") as file:
+        np.save(file, rows, allow_pickle=False)
     record = {
         "tokenizer": tokenizer_digest(tokenizer),
         "rows": rows.shape[0],
         "length": rows.shape[1],
         "vocab_size": len(tokenizer),
     }
-    (out / "corpus.json").write_text(json.dumps(record, indent=2) + "\n")
+    write_text(out / "corpus.json", json.dumps(record, indent=2) + "\n")
 
 
 def folder_digests(folder: Path) -> dict[str, str]:

@@ -92,3 +92,36 @@ def test_the_digest_of_a_file_is_blake2b_of_its_bytes(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(bytes(range(256)) * 5000)
     expected = hashlib.blake2b(bytes(range(256)) * 5000, digest_size=16).hexdigest()
     assert file_digest(tmp_path / "file") == expected
+
+
+def test_stopped_between_its_two_renames_a_folder_is_the_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with whole_folder(tmp_path / "folder") as draft:
+        (draft / "old").touch()
+    rename = Path.rename
+
+    def stopping(path: Path, target: Path) -> Path:
+        if path == made:
+            raise Stopped
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", stopping)
+    with suppress(Stopped), whole_folder(tmp_path / "folder") as made:
+        (made / "new").touch()
+    assert names(tmp_path) == ["folder", "folder/old"]
+
+
+def test_of_several_who_write_one_folder_at_once_the_last_one_stays(tmp_path: Path) -> None:
+    """None fails, none is mixed with another, and nothing is left beside it."""
+    code = (
+        "import sys; from pathlib import Path; from limberlm.files import whole_folder\n"
+        "for _ in range(150):\n"
+        "    with whole_folder(Path(sys.argv[1])) as draft:\n"
+        "        for name in 'ab': (draft / name).write_text(sys.argv[2])\n"
+    )
+    words = [sys.executable, "-c", code, str(tmp_path / "folder")]
+    writers = [subprocess.Popen([*words, str(number)]) for number in range(3)]
+    assert [writer.wait() for writer in writers] == [0, 0, 0]
+    assert names(tmp_path) == ["folder", "folder/a", "folder/b"]
+    assert (tmp_path / "folder" / "a").read_text() == (tmp_path / "folder" / "b").read_text()

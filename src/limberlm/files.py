@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -53,13 +54,29 @@ def whole_folder(path: Path) -> Iterator[Path]:
             yield draft
             for part in draft.rglob("*"):
                 sync(part)
-            if path.exists():
-                path.rename(old)
-            draft.rename(path)
+            _replace(path, draft, old)
             sync(path.parent)
         finally:
             shutil.rmtree(draft, ignore_errors=True)
             shutil.rmtree(old, ignore_errors=True)
+
+
+def _replace(path: Path, draft: Path, old: Path) -> None:
+    """Put `draft` where `path` is, and what was there at `old`; of several who do so at once the last one stays."""
+    try:
+        while draft.exists():
+            shutil.rmtree(old, ignore_errors=True)
+            with suppress(FileNotFoundError):
+                path.rename(old)
+            try:
+                draft.rename(path)
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                    raise
+    except BaseException:
+        with suppress(OSError):
+            old.rename(path)  # stopped between the two renames
+        raise
 
 
 def write_text(path: Path, text: str) -> None:

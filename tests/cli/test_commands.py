@@ -94,6 +94,15 @@ def test_two_checkpoints_of_one_name_are_not_overwritten(
     assert "would overwrite" in done.err
 
 
+def test_the_folder_one_stands_in_is_called_by_its_name(
+    limber: Limber, probe: Path, tmp_path: Path, tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tiny_model_folder)
+    done = limber("measure", ".", "--probe", probe, "--out", tmp_path / "g", "--layers", 0, "--json")
+    assert list(done.json) == [tiny_model_folder.name]
+    assert [path.name for path in (tmp_path / "g").iterdir()] == [f"{tiny_model_folder.name}.geometry"]
+
+
 def test_status_counts_finished_nodes(limber: Limber, finished: Study) -> None:
     nodes = limber("status", finished.out, "--json").json["nodes"]
     assert len(nodes) == 3

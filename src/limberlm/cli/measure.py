@@ -87,15 +87,21 @@ def measure(
 def _names(checkpoints: list[str], adapter: str | None) -> dict[str, str]:
     names: dict[str, str] = {}
     for checkpoint in checkpoints:
-        name = Path(checkpoint.rstrip("/")).name or checkpoint
+        name = _called(checkpoint)
         if adapter is not None:
-            name += f"+{Path(adapter.rstrip('/')).name}"
+            name += f"+{_called(adapter)}"
         if name in names:
             raise UserError(
                 f"{checkpoint}: its results would overwrite those of {names[name]}; measure it with another --out"
             )
         names[name] = checkpoint
     return names
+
+
+def _called(path: str) -> str:
+    """The last part of a path or hub id; of `.` and `..` that of the folder they stand for."""
+    name = Path(path).name
+    return name if name not in ("", "..") else Path(path).resolve().name
 
 
 def _layers(text: str | None) -> list[int] | None:

@@ -149,7 +149,7 @@ def test_a_bad_file_is_named(tmp_path):
         (tmp_path / "none", "no such file"),
         (cut_short, "cannot be read"),
         (latin, "line 3: not UTF-8"),
-        (folder, "cannot be read"),
+        (folder, "a folder, pipe or device"),
         (tmp_path, "not a probe|no such file"),
     ]:
         with pytest.raises(UserError, match=message) as caught:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
 from limberlm.cli.console import one_line, print_table
 from tests.cli.conftest import Limber
@@ -108,7 +112,9 @@ def test_nobody_listening_changes_nothing() -> None:
 def test_stopped_it_says_so_and_leaves_no_draft(tmp_path: Path, number: signal.Signals, code: int) -> None:
     out = tmp_path / "rows.jsonl"
     words = command("testbed", "arithmetic", "--rows", 10**9, "--repeats", "--out", out)
-    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    # what runs in the background of a shell is born deaf to Ctrl-C
+    with subprocess.Popen(words, preexec_fn=lambda: signal.signal(number, signal.SIG_DFL), **pipes) as process:
         while not any(tmp_path.iterdir()):
             time.sleep(0.01)
         process.send_signal(number)
@@ -120,3 +126,16 @@ def test_stopped_it_says_so_and_leaves_no_draft(tmp_path: Path, number: signal.S
 
 def test_json_is_piped_whole(limber: Limber) -> None:
     assert json.loads(limber("metrics", "--json").out)
+
+
+@pytest.mark.parametrize("columns", [40, 60, 200])
+def test_a_narrow_terminal_folds_numbers_and_cuts_none(monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
+    shown = io.StringIO()
+    terminal = Console(file=shown, width=columns, force_terminal=True, color_system=None)
+    monkeypatch.setattr("limberlm.cli.console.out", terminal)
+    monkeypatch.setattr("limberlm.cli.console._Plain", lambda width: terminal)
+    cells = [f"{number}.{number}{number} %" for number in range(10, 19)]
+    print_table("title", list("abcdefghi"), [cells])
+    digits = re.sub(r"\x1b\[\d*m", "", shown.getvalue())
+    assert "…" not in digits
+    assert Counter(re.sub(r"\D", "", digits)) == Counter(re.sub(r"\D", "", "".join(cells)))

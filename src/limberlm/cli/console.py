@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
+from rich.console import Console, JustifyMethod
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -59,10 +59,12 @@ def tell(text: str, style: str | None = None) -> None:
 
 
 def print_table(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table, the first column to the left and the others to the right; never cut when piped."""
+    """Print a table, the first column to the left and the others to the right; never cut, nor broken when piped."""
     table = Table(header_style="bold", box=None, pad_edge=False)
     for position, head in enumerate(heads):
-        table.add_column(one_line(head), justify="left" if position == 0 else "right", no_wrap=not out.is_terminal)
+        side: JustifyMethod = "left" if position == 0 else "right"
+        # folded, not cut: half a number is another number
+        table.add_column(one_line(head), justify=side, no_wrap=not out.is_terminal, overflow="fold")
     for row in rows:
         table.add_row(*map(one_line, row))
     console = _Plain(width=None if out.is_terminal else WIDEST)

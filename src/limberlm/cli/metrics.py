@@ -39,7 +39,7 @@ def metrics(
         print_json(list(records.values()))
     elif name is not None:
         for field, value in records[name].items():
-            out.print(Text.assemble((f"{field:10} ", "bold"), str(value)))
+            out.print(Text.assemble((f"{field:10} ", "bold"), str(value)), soft_wrap=not out.is_terminal)
     else:
         rows = [
             [key, record["family"], record["bounds"], record["direction"], record["title"]]

@@ -17,8 +17,8 @@ from limberlm.study import Results, Study
 from limberlm.study.plan.workplace import Workplace
 from limberlm.study.results.results import TableName
 from limberlm.study.run import runner
-from limberlm.study.run.runner import Event, prepare
 from limberlm.study.run.jobs import Board
+from limberlm.study.run.runner import Event, prepare
 from limberlm.study.store.run_folder import open_run
 from tests.study.run_folder import digests
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from limberlm.errors import UserError, reason_of
-
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+from limberlm.observe.model.weights import HUB_ID
 
 NO_CODE = {"trust_remote_code": False}
 """Left open, transformers asks whoever sits at the terminal whether to run the code that comes with a checkpoint."""
@@ -134,7 +132,7 @@ def _device(device: str | torch.device) -> torch.device:
 def _load(loader: Callable[..., Any], path: str | Path, what: str, **options: Any) -> Any:
     """`loader(path)`, offline for a local folder; anything it raises becomes one line."""
     local = Path(path).is_dir()
-    if not local and not _HUB_ID.fullmatch(str(path)):
+    if not local and not HUB_ID.fullmatch(str(path)):
         raise UserError(f"{path}: no such folder; give a local folder, or a hub id like owner/name")
     try:
         return loader(str(path), local_files_only=local, **options)

@@ -19,7 +19,7 @@ from limberlm.errors import UserError, reason_of
 
 INDEX, SINGLE, CONFIG = "model.safetensors.index.json", "model.safetensors", "config.json"
 
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _EMBEDDING = re.compile(r"(^|\.)(embed_tokens|embed_in|wte|wpe|word_embeddings|embed_positions|tok_embeddings)$")
 # Their linear layers are Conv1D modules, which keep their weight as [d_in, d_out].
 _CONV1D_MODELS = {"gpt2", "openai-gpt", "imagegpt", "decision_transformer"}
@@ -121,7 +121,7 @@ def local_folder(path: str | Path) -> Path:
     folder = Path(path)
     if folder.is_dir():
         return folder
-    if folder.exists() or not _HUB_ID.fullmatch(str(path)):
+    if folder.exists() or not HUB_ID.fullmatch(str(path)):
         raise UserError(f"{path}: no such folder; give a local folder, or a hub id like owner/name")
     try:
         return Path(snapshot_download(str(path), allow_patterns=["*.safetensors", "*.json"]))

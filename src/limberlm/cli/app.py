@@ -1,23 +1,19 @@
-"""The command line as a whole: its commands, and what every error looks like."""
+"""The command line as a whole: its commands, its streams, and how it is run."""
 
 from __future__ import annotations
 
 import io
 import os
-import select
-import signal
 import sys
-import threading
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 
 import typer
-from typer.exceptions import TyperException
 
 from limberlm.cli.compare import compare
-from limberlm.cli.console import tell
 from limberlm.cli.demo import demo
+from limberlm.cli.exits import give_up_unwritable_output, stop_in_order, told
 from limberlm.cli.measure import measure
 from limberlm.cli.metrics import metrics
 from limberlm.cli.pretrain import pretrain
@@ -28,10 +24,8 @@ from limberlm.cli.status import status
 from limberlm.cli.testbed import skills
 from limberlm.cli.trace import trace
 from limberlm.cli.updates import updates
-from limberlm.errors import LimberError, UserError, storage_problem
+from limberlm.errors import UserError
 from limberlm.version import __version__
-
-STOPPED = "stopped; run the same command again to go on"
 
 app = typer.Typer(
     help="See what a chain of post-training stages does to a model's representations, and how sure you can be.",
@@ -75,7 +69,7 @@ def main(arguments: list[str] | None = None) -> None:
     debug = "--debug" in given
     _quiet_libraries(debug)
     _prepare_streams()
-    _stop_in_order()
+    stop_in_order()
     try:
         _refuse_empty(given)
         command = typer.main.get_command(app)
@@ -87,8 +81,8 @@ def main(arguments: list[str] | None = None) -> None:
     except BaseException as error:
         if debug and not isinstance(error, SystemExit | typer.Exit):
             raise
-        code = _told(error)
-        _give_up_unwritable_output()
+        code = told(error)
+        give_up_unwritable_output()
     sys.exit(code)
 
 
@@ -101,73 +95,11 @@ def _prepare_streams() -> None:
             stream.reconfigure(errors="replace")  # a terminal without our minus sign still gets the numbers
 
 
-class _Killed(SystemExit):
-    """A `kill`: drafts are removed on the way out, as they are after Ctrl-C."""
-
-
-def _stop_in_order() -> None:
-    def stop(number: int, frame: object) -> None:
-        raise _Killed(128 + number)
-
-    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
-        signal.signal(signal.SIGTERM, stop)
-
-
 def _refuse_empty(given: list[str]) -> None:
     """Refuse empty words: what they come from is a variable of the shell that is not set."""
     for before, word in zip(["", *given], given, strict=False):
         if not word or (word.startswith("--") and word.endswith("=")):
             raise UserError(f"{word or before or 'the command'}: followed by nothing; give a value, or leave it out")
-
-
-def _told(error: BaseException) -> int:
-    if isinstance(error, _Killed):
-        return _fail(STOPPED, int(str(error)))
-    if isinstance(error, BrokenPipeError) and _is_unread():
-        return 128 + signal.SIGPIPE
-    if isinstance(error, SystemExit | typer.Exit):
-        return int(getattr(error, "exit_code", getattr(error, "code", 0)) or 0)
-    if isinstance(error, TyperException):
-        return _usage(error)
-    if isinstance(error, LimberError):
-        return _fail(str(error), error.exit_code)
-    if problem := storage_problem(error):
-        return _fail(f"{getattr(error, 'filename', None) or 'the output folder'}: {problem}", UserError.exit_code)
-    if isinstance(error, KeyboardInterrupt | typer.Abort):
-        return _fail(STOPPED, 130)
-    if isinstance(error, MemoryError):
-        return _fail("out of memory: a smaller model or batch, or a larger machine, helps", 1)
-    text = " ".join(str(error).split())
-    return _fail(f"{type(error).__name__}: {text} (an error of limberlm's own; --debug shows where)", 1)
-
-
-def _usage(error: TyperException) -> int:
-    """A command typed wrongly; a bare `limber` shows the help, which typer also raises as an error."""
-    message = error.format_message()
-    if type(error).__name__ == "NoArgsIsHelpError":
-        typer.echo(message)
-        return 0
-    return _fail(" ".join(message.split()) + " See --help.", UserError.exit_code)
-
-
-def _is_unread() -> bool:
-    """Whether whoever read our output has closed it, as `head` does: no error, and nothing more to say."""
-    poll = select.poll()
-    poll.register(sys.stdout.fileno(), 0)
-    return any(event & select.POLLERR for _, event in poll.poll(0))
-
-
-def _give_up_unwritable_output() -> None:
-    """Python would try once more as it ends, and tell of it in its own way."""
-    try:
-        sys.stdout.flush()
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _fail(message: str, code: int) -> int:
-    tell(f"limber: {message}", style="red")
-    return code
 
 
 def _quiet_libraries(debug: bool) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -224,7 +225,7 @@ def test_an_interrupt_says_how_to_go_on(limber: Limber, monkeypatch: pytest.Monk
 
 
 def test_a_name_of_several_lines_is_told_in_one(limber: Limber, tmp_path: Path) -> None:
-    assert refused(limber, "run", tmp_path / "a\nb.yaml").startswith(f"{tmp_path}/a b.yaml: no such study file")
+    assert refused(limber, "run", tmp_path / "a\nb.yaml").startswith(f"{tmp_path}/a\\nb.yaml: no such study file")
 
 
 @pytest.mark.parametrize("words", [("status",), ("status", "--json")], ids=" ".join)
@@ -234,7 +235,7 @@ def test_a_reader_who_is_gone_ends_a_command_without_a_word(finished: Study, wor
     command = [sys.executable, "-m", "limberlm", *words, str(finished.out)]
     done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, check=False)
     os.close(writing)
-    assert (done.returncode, done.stderr) == (1, b"")
+    assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, b"")
 
 
 def test_output_that_cannot_be_written_is_told(finished: Study) -> None:

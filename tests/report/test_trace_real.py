@@ -46,6 +46,7 @@ def traced(tmp_path_factory: pytest.TempPathFactory, tiny_model_folder: Path) ->
         ],
         name="world",
         phases={"warmup_end": 2, "resamples": 19},
+        measure={"sites": ["all"], "conventions": ["last", "rms"]},
         memorization=memory,
         outcomes={"tasks": ["instructions"], "items": 4, "pass_at_k": tries},
         ablation={"k": [2], "random": 2, "items": 4},

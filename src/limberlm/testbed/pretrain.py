@@ -179,11 +179,12 @@ def _alone(out: Path) -> Iterator[None]:
     except OSError as error:
         raise UserError(f"{out}: cannot be written ({error.strerror}); choose another --out") from None
     try:
-        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"{out}: another pretraining is at work here; wait for it to end") from None
         remove_drafts(out)
         yield
-    except BlockingIOError:
-        raise UserError(f"{out}: another pretraining is at work here; wait for it to end") from None
     finally:
         os.close(folder)
 

@@ -18,15 +18,15 @@ from tests.observe.tiny import tiny
 
 @pytest.mark.filterwarnings("ignore:FSDP is switching")  # one process
 def test_fsdp_is_refused_by_name(tmp_path: Path) -> None:
-    refuse_sharded(tiny())
+    refuse_sharded(tiny(), "GeometryCallback")
     dist.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
     try:
         with pytest.raises(UserError, match="sharded by FSDP, "):
-            refuse_sharded(FullyShardedDataParallel(tiny(), device_id=torch.device("cpu")))
+            refuse_sharded(FullyShardedDataParallel(tiny(), device_id=torch.device("cpu")), "GeometryCallback")
         model = tiny()
         fully_shard(model, mesh=dist.init_device_mesh("cpu", (1,)))
         with pytest.raises(UserError, match=r"sharded by FSDP2 or tensor parallelism \(model.embed_tokens.weight"):
-            refuse_sharded(model)
+            refuse_sharded(model, "GeometryCallback")
     finally:
         dist.destroy_process_group()
 

@@ -107,7 +107,7 @@ class GeometryCallback(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Prepare the probe and measure; refuse now what could not be measured later."""
         model = kwargs["model"]
-        refuse_sharded(model)
+        refuse_sharded(model, type(self).__name__)
         handler = calling_handler()
         if handler is None:
             _log.warning("%s: no CallbackHandler above this call: the trackers will not see the numbers", self.name)

@@ -17,25 +17,26 @@ from limberlm.errors import LimberError, UserError
 _Result = TypeVar("_Result")
 
 
-def refuse_sharded(model: nn.Module) -> None:
-    """Refuse a model that no single process holds whole.
+def refuse_sharded(model: nn.Module, who: str) -> None:
+    """Refuse a model that no single process holds whole, for `who` needs it so.
 
     Raises:
         UserError: names what shards it, and one parameter.
     """
     if any(isinstance(module, FullyShardedDataParallel) for module in model.modules()):
-        raise _sharded("FSDP")
+        raise _sharded(who, "FSDP")
     for name, parameter in model.named_parameters():
         if isinstance(parameter, DTensor):
-            raise _sharded(f"FSDP2 or tensor parallelism ({name} is a DTensor)")
+            raise _sharded(who, f"FSDP2 or tensor parallelism ({name} is a DTensor)")
         if hasattr(parameter, "ds_id"):
-            raise _sharded(f"DeepSpeed ZeRO-3 ({name})")
+            raise _sharded(who, f"DeepSpeed ZeRO-3 ({name})")
 
 
-def _sharded(by: str) -> UserError:
+def _sharded(who: str, by: str) -> UserError:
+    instead = " and run `limber measure` on the saved checkpoints" if who == "GeometryCallback" else ""
     return UserError(
-        f"GeometryCallback: the parameters are sharded by {by}, and no process holds the whole model; leave the "
-        "callback out and run `limber measure` on the saved checkpoints"
+        f"{who}: the parameters are sharded by {by}, and no process holds the whole model; leave the callback out"
+        f"{instead}"
     )
 
 

@@ -11,8 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from limberlm.errors import UserError, nearest
 from limberlm.files import plain_name
 from limberlm.outcomes.diversity import SamplingSettings
+from limberlm.problems import first_problem
 from limberlm.settings_file import read_settings
-from limberlm.study.settings.problems import first_problem
 from limberlm.testbed import SKILLS
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"

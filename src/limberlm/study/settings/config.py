@@ -13,11 +13,11 @@ from limberlm.outcomes.calibration import CalibrationSettings
 from limberlm.outcomes.diversity import DiversitySettings
 from limberlm.outcomes.lm_eval import LmEvalTask
 from limberlm.outcomes.plasticity import FUTURE_TASKS, PlasticitySettings
+from limberlm.problems import first_problem
 from limberlm.settings_file import read_settings
 from limberlm.stages import TRAINERS, AdapterSettings
 from limberlm.stages.reward import VERIFIER
 from limberlm.study.settings.orderings import OrderingSettings, expand
-from limberlm.study.settings.problems import first_problem
 from limberlm.testbed import SKILLS
 
 NONE = "none"  # the arm without an intervention

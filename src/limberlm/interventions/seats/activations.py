@@ -164,7 +164,8 @@ class ActivationPenalty(Intervention):
         states, rest = (output[0], output[1:]) if isinstance(output, tuple) else (output, None)
         if tuple(states.shape[:2]) != self._batch.shape or not states.requires_grad:
             return output
-        states = _AddGradient.apply(states, self._batch.index, partial(self._added, self._batch, site))
+        added = partial(self._added, self._batch, site)
+        states = _AddGradient.apply(states, self._batch.index, added)  # type: ignore[no-untyped-call]
         return states if rest is None else (states, *rest)
 
     def _added(self, batch: Batch, site: str, states: Tensor, upstream: Tensor) -> Tensor | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from limberlm.observe.probe.probe_set import ProbeSet
 
-Row = Mapping[str, Any]
+Row = dict[str, Any]
 Rows = Sequence[Row]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -12,7 +12,14 @@ from limberlm.problems import first_problem
 
 
 class InterventionSettings(BaseModel):
-    """Settings of one intervention: keyword arguments in a script, a mapping in a study file."""
+    """Settings of one intervention: keyword arguments in a script, a mapping in a study file.
+
+    Class attributes:
+        paths: settings that may name a file or folder; in a study file, from where that lies.
+
+    """
+
+    paths: ClassVar[tuple[str, ...]] = ()
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 

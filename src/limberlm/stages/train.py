@@ -79,6 +79,7 @@ def train_stage(
     *,
     base_name: str,
     checkpoints: int = 0,
+    callbacks: Sequence[TrainerCallback] = (),
     progress: Progress = lambda step, steps, value: None,
 ) -> StageRun:
     """Train a stage on what the stages before it left, and write what it trained to `out`.
@@ -96,6 +97,7 @@ def train_stage(
             none of them is there.
         base_name: what the adapter's card names as its base.
         checkpoints: keep the adapter or model at so many log-spaced steps, in `checkpoints/step-NNNNNN/`.
+        callbacks: further callbacks of the trainer. Those with a `detach` are told when the stage is over, however.
         progress: called after every step.
 
     Raises:
@@ -116,13 +118,14 @@ def train_stage(
     try:
         start = stage_start(base, left, hand_over, adapter, reload if loads_reference else None)
         save = _save(start, tokenizer, base_name)
-        callbacks = [watch, Keeper(out / FOLDER, checkpoints, save)]
-        trainer = _trainer(kind, config, start, tokenizer, data, callbacks)
+        trainer = _trainer(
+            kind, config, start, tokenizer, data, [watch, *callbacks, Keeper(out / FOLDER, checkpoints, save)]
+        )
         if drops_out(trainer.model, start):
             watch.expected = {}
         trained, continuity = start.trained, same_function(trainer.model, start.ended)
         reference = same_reference(trainer, start.ended)
-        _train(trainer)
+        _train(trainer, callbacks)
         model = trainer.accelerator.unwrap_model(trainer.model)
         save(model, own.folder)
         ended, training = fixed_logits(model), _history(trainer.state.log_history)
@@ -178,7 +181,7 @@ def _trainer(
     return trainer
 
 
-def _train(trainer: Any) -> None:
+def _train(trainer: Any, callbacks: Sequence[TrainerCallback]) -> None:
     try:
         trainer.train()
     except RuntimeError as error:
@@ -188,16 +191,19 @@ def _train(trainer: Any) -> None:
             f"after step {trainer.state.global_step} no completion can be sampled, for the model's probabilities are "
             "not finite: lower the learning rate"
         ) from error
+    finally:  # after an exception a trainer tells its callbacks nothing
+        for callback in callbacks:
+            getattr(callback, "detach", lambda: None)()
 
 
 def _history(log: list[dict[str, Any]]) -> pd.DataFrame:
     """The trainer's log as a table of numbers, without wall times, which would differ from run to run."""
-    rows = [
-        {key: _number(value) for key, value in entry.items() if not key.endswith(("runtime", "per_second", "time"))}
-        for entry in log
-        if "loss" in entry
-    ]
-    table = pd.DataFrame(rows)
+    rows: dict[int, dict[str, float]] = {}
+    for entry in log:
+        kept = {key: _number(v) for key, v in entry.items() if not key.endswith(("runtime", "per_second", "time"))}
+        if "loss" in entry or any(key.startswith("limber/") for key in entry):
+            rows.setdefault(entry["step"], {}).update(kept)
+    table = pd.DataFrame([row for row in rows.values() if "loss" in row])
     if "num_tokens" in table:  # a cumulative count, which GRPO logs only where it samples
         table["num_tokens"] = table["num_tokens"].ffill().astype("int64")
     return table.astype({"step": "int64"})[["step", "loss", *sorted(set(table.columns) - {"step", "loss"})]]

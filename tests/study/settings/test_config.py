@@ -49,8 +49,8 @@ WRONG: list[tuple[dict[str, Any], str]] = [
         {"stages": {"s": STAGE}, "interventions": {"none": [{"args": {"max_steps": 1}}]}},
         '"none" is the arm that changes',
     ),
-    ({"stages": {"s": STAGE}, "interventions": {"low": [{}]}}, "interventions.low.0.args: missing"),
-    ({"stages": {"s": STAGE}, "interventions": {"low": [{"args": {}}]}}, "interventions.low.0.args"),
+    ({"stages": {"s": STAGE}, "interventions": {"low": [{}]}}, "interventions.low.0: says nothing: give args, or one of "),
+    ({"stages": {"s": STAGE}, "interventions": {"low": [{"args": {}}]}}, "interventions.low.0: says nothing"),
     (
         {"stages": {"s": STAGE}, "interventions": {"low": [{"args": {"max_steps": 1}, "stages": ["t"]}]}},
         'interventions.low: no stage is called "t"',

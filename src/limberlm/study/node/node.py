@@ -7,21 +7,23 @@ import platform
 import shutil
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 
 import pandas as pd
 import torch
 
-from limberlm.errors import NodeFailed
+from limberlm.errors import NodeFailed, UserError
 from limberlm.files import file_digest
+from limberlm.interventions.kinds import callbacks, changed_rows, digests, from_plain
 from limberlm.stages.adapter import AdapterSettings
 from limberlm.stages.controls.random_adapter import random_adapter, random_update
 from limberlm.stages.hand_over import Left, checkpoint
 from limberlm.stages.hand_over.keep import kept_steps
 from limberlm.stages.settings.arguments import trainer_config
 from limberlm.stages.train import train_stage
+from limberlm.study.node.context import stage_context
 from limberlm.study.plan.tree import Node
 from limberlm.study.plan.workplace import Workplace
 from limberlm.study.store.store import Publishing, Store
@@ -119,22 +121,32 @@ def _train(place: Workplace, store: Store, node: Node, folder: Path, report: Rep
     stage = node.stage_settings
     kind, scratch = place.kind(stage), folder / "trainer"
     where = f"stages.{node.stage.partition('.')[0]}.args"
+    left, chosen = left_by(store, node.path[:-1]), from_plain(node.interventions)
+    context = stage_context(place, store, node, left)
+    data = place.rows_of(node)
+    if digests(chosen) != node.files:
+        raise UserError(f"{', '.join(node.files)}: changed while the study ran; run it again")
+    if chosen:
+        data = replace(data, train=list(changed_rows(chosen, context, data.train)))
     run = train_stage(
         kind,
         trainer_config(kind, stage.args, where=where, seed=node.stage_seed, scratch=scratch),
         place.base,
-        left_by(store, node.path[:-1]),
+        left,
         place.settings.hand_over,
         place.tokenizer,
-        place.rows_of(node),
+        data,
         node.adapter if isinstance(node.adapter, AdapterSettings) else None,
         folder,
         base_name=place.settings.base,
         checkpoints=stage.checkpoints,
+        callbacks=callbacks(chosen, context),
         progress=lambda step, steps, value: report("training", step, steps, value),
     )
     run.training.to_parquet(folder / "training.parquet", index=False)
     _keep_completions(scratch, folder)
+    for record in sorted(scratch.glob("limber-*.json")):  # what interventions wrote down of the run
+        shutil.copy(record, folder / record.name)
     shutil.rmtree(scratch, ignore_errors=True)
     return asdict(run.hand_over)
 

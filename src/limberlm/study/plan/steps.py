@@ -7,11 +7,13 @@ other than what the stages taught (our choice of controls: see docs/guides/order
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from limberlm.errors import UserError
+from limberlm.interventions.kinds import KINDS
+from limberlm.interventions.settings import InterventionSettings
 from limberlm.study.plan.cost import Cost
 from limberlm.study.settings.config import NONE, Adapter, Change, Control, Names, StageSettings, StudySettings
 
@@ -33,6 +35,7 @@ class Step:
         occurrence: how often the chain ran it before.
         random: not trained: the trained stage's singular values in random directions.
         joined: the stages whose rows it trains on together, where it is several in one.
+        interventions: of its arm, settings by key.
 
     """
 
@@ -42,6 +45,7 @@ class Step:
     occurrence: int
     random: bool = False
     joined: Names = ()
+    interventions: Mapping[str, InterventionSettings] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -77,7 +81,7 @@ def courses(settings: StudySettings, cost: Callable[[Step], Cost]) -> list[Cours
 
     """
     found = [
-        Course(ordering, tuple(_steps(settings, ordering, changes)), arm)
+        Course(ordering, tuple(_charged(step, cost) for step in _steps(settings, ordering, changes)), arm)
         for arm, changes in settings.interventions.items()
         for ordering in settings.chains
     ]
@@ -98,11 +102,26 @@ def distinct(items: Iterable[T]) -> list[T]:
 
 def _steps(settings: StudySettings, ordering: Names, changes: tuple[Change, ...] = ()) -> Iterator[Step]:
     for position, name in enumerate(ordering):
-        stage = settings.stages[name]
+        stage, added = settings.stages[name], dict[str, InterventionSettings]()
         for change in changes:
             if change.stages is None or name in change.stages:
                 stage = stage.model_copy(update={"args": stage.args | change.args})
-        yield Step(name, stage, stage.adapter or settings.adapter, ordering[:position].count(name))
+                added |= change.interventions
+        at_work = {key: each for key, each in added.items() if position or not KINDS[key].needs_earlier(each)}
+        adapter = stage.adapter or settings.adapter
+        yield Step(name, stage, adapter, ordering[:position].count(name), interventions=at_work)
+
+
+def _charged(step: Step, cost: Costs) -> Step:
+    """The step without the optimiser steps that its interventions take for themselves: all arms cost the same."""
+    takers = {key: KINDS[key].steps for key in step.interventions}
+    if not takers:
+        return step
+    steps = cost(step).steps
+    left = steps - sum(taken(step.interventions[key], steps) for key, taken in takers.items())
+    if left < 1:
+        raise UserError(f"stages.{step.name}: {', '.join(takers)} take all its {steps} steps; give it more")
+    return step if left == steps else _with_args(step, max_steps=left)
 
 
 def _zero(settings: StudySettings, ordering: Names, cost: Costs) -> Iterator[Course]:
@@ -174,8 +193,11 @@ CONTROLS: dict[Control, Callable[[StudySettings, Names, Costs], Iterator[Course]
 
 
 def _changed(step: Step, note: str, **args: Any) -> Step:
-    stage = step.stage.model_copy(update={"args": step.stage.args | args})
-    return replace(step, label=f"{step.label}.{note}", stage=stage)
+    return replace(_with_args(step, **args), label=f"{step.label}.{note}")
+
+
+def _with_args(step: Step, **args: Any) -> Step:
+    return replace(step, stage=step.stage.model_copy(update={"args": step.stage.args | args}))
 
 
 def _alone(step: Step, control: str) -> Course:

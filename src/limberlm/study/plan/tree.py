@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,6 +12,7 @@ from pydantic import BaseModel, ConfigDict
 
 from limberlm.errors import UserError
 from limberlm.files import content_digest
+from limberlm.interventions.kinds import digests, plain
 from limberlm.study.plan.steps import Course, Step
 from limberlm.study.settings.config import Adapter, Names, StageSettings, StudySettings
 from limberlm.study.settings.orderings import OrderingSettings, advice, balance
@@ -41,6 +43,8 @@ class Node(_Record):
         adapter: what it trains.
         joined: the stages whose rows it trains on together, where there are several.
         data_digest: of its rows.
+        interventions: of its arm, settings by key.
+        files: digests of the files that they name.
 
     """
 
@@ -56,6 +60,8 @@ class Node(_Record):
     adapter: Adapter | None = None
     joined: Names = ()
     data_digest: str | None = None
+    interventions: dict[str, dict[str, Any]] = {}
+    files: dict[str, str] = {}
 
     def __hash__(self) -> int:
         return hash(self.id)
@@ -185,7 +191,12 @@ class _Tree:
             "data": rows,
             "seed": derived,
         }
-        return self._add(step, seed, derived, path, determinants, data_digest=rows)
+        added = plain(step.interventions)
+        files = digests(step.interventions)
+        if added:
+            determinants |= {"interventions": added, "files": files}
+        more = {"data_digest": rows, "interventions": added, "files": files}
+        return self._add(step, seed, derived, path, determinants, **more)
 
     def _random(self, step: Step, seed: int, path: Names) -> Node:
         like = self._trained(_untwinned(step), seed, path)
@@ -212,7 +223,7 @@ class _Tree:
 
 
 def _untwinned(step: Step) -> Step:
-    return Step(step.label.removesuffix(".random"), step.stage, step.adapter, step.occurrence)
+    return replace(step, label=step.label.removesuffix(".random"), random=False)
 
 
 def _identity(stage: str, determinants: dict[str, Any]) -> str:

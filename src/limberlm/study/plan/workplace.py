@@ -12,7 +12,9 @@ from transformers import PreTrainedTokenizerBase
 
 from limberlm.errors import UserError
 from limberlm.files import known_digest
+from limberlm.interventions.seats.activations import chosen_sites
 from limberlm.observe import ProbeSet, load_model, load_tokenizer
+from limberlm.observe.model.sites import locate
 from limberlm.outcomes.lm_eval import check_task
 from limberlm.stages import TRAINERS
 from limberlm.stages.controls.joint import joint_data
@@ -162,8 +164,12 @@ class Workplace:
         return plan_study(settings, self.base_digest, chains, self._data_digest)
 
     def _refuse_unreadable(self) -> None:
-        """Whatever cannot be read is told before anything is trained."""
-        load_model(self.base)
+        """Whatever cannot be read, or is not there, is told before anything is trained."""
+        model = locate(load_model(self.base))
+        for arm, changes in self.settings.interventions.items():
+            for key, added in (pair for change in changes for pair in change.interventions.items()):
+                if hasattr(added, "sites"):
+                    chosen_sites(added.sites, model, f"interventions.{arm}: {key}")
         _ = self.probe
         for task in self.settings.outcomes.lm_eval:
             check_task(task.task, task.include_path)

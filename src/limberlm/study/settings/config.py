@@ -9,6 +9,8 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from limberlm.errors import UserError, nearest
+from limberlm.interventions.kinds import KINDS, problem
+from limberlm.interventions.settings import InterventionSettings
 from limberlm.outcomes.calibration import CalibrationSettings
 from limberlm.outcomes.diversity import DiversitySettings
 from limberlm.outcomes.lm_eval import LmEvalTask
@@ -92,10 +94,21 @@ class StageSettings(_Settings):
 
 
 class Change(_Settings):
-    """One intervention of an arm: what is different in the stages it applies to."""
+    """What an arm changes in the stages it applies to."""
 
-    args: dict[str, Any] = Field(min_length=1, description="TRL's settings that replace the stages' own")
     stages: Names | None = Field(None, min_length=1, description="the stages it applies to; default: all")
+    args: dict[str, Any] = Field({}, description="TRL's settings that replace the stages' own")
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Change:
+        if not self.args and not self.interventions:
+            raise ValueError(f"says nothing: give args, or one of {', '.join(KINDS)}")
+        return self
+
+    @property
+    def interventions(self) -> dict[str, InterventionSettings]:
+        """The interventions that it adds, by key."""
+        return {key: getattr(self, key) for key in KINDS if getattr(self, key) is not None}
 
 
 class MeasureSettings(_Settings):
@@ -165,12 +178,26 @@ class StudySettings(_Settings):
         for arm, changes in self.interventions.items():
             for stage in (stage for change in changes for stage in change.stages or ()):
                 self._known_stage(stage, f"interventions.{arm}")
+            for stage in self.stages:
+                self._fit(arm, stage)
         if self.interventions.get(NONE):
             raise ValueError(f'interventions: "{NONE}" is the arm that changes nothing; call this one something else')
         for name in ("seeds", "controls"):
             if len(set(getattr(self, name))) < len(getattr(self, name)):
                 raise ValueError(f"{name}: the same one twice")
         return self
+
+    def _fit(self, arm: str, stage: str) -> None:
+        chosen: dict[str, InterventionSettings] = {}
+        for change in self.interventions[arm]:
+            if change.stages is None or stage in change.stages:
+                twice = chosen.keys() & change.interventions
+                if twice:
+                    raise ValueError(f'interventions.{arm}: {min(twice)} twice in stage "{stage}"; keep one')
+                chosen |= change.interventions
+        found = problem(chosen, self.stages[stage].trainer, self.hand_over)
+        if found is not None:
+            raise ValueError(f'interventions.{arm}, stage "{stage}": {found}; or name the `stages` it is for')
 
     def _known_stage(self, stage: str, where: str) -> None:
         if stage not in self.stages:

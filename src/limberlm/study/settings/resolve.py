@@ -9,12 +9,13 @@ from typing import Any
 import yaml
 
 from limberlm.errors import UserError
+from limberlm.interventions.kinds import located
 from limberlm.outcomes.lm_eval import LmEvalTask
 from limberlm.stages import TRAINERS, AdapterSettings
 from limberlm.stages.data.sources import local_path
 from limberlm.stages.reward import VERIFIER
 from limberlm.stages.settings.trl_yaml import read_trl_yaml
-from limberlm.study.settings.config import StageSettings, StudySettings
+from limberlm.study.settings.config import Change, StageSettings, StudySettings
 
 BUNDLED = "bundled"
 TESTBED = "testbed"
@@ -34,17 +35,24 @@ def resolve(settings: StudySettings, folder: Path) -> StudySettings:
     if measure.probe != TESTBED:
         measure = measure.model_copy(update={"probe": realpath(folder / measure.probe)})
     tasks = tuple(_benchmark(task, folder) for task in settings.outcomes.lm_eval)
+    arms = {
+        arm: tuple(_change(change, folder) for change in changes) for arm, changes in settings.interventions.items()
+    }
     outcomes = settings.outcomes.model_copy(update={"lm_eval": tasks})
     base = settings.base if settings.base == BUNDLED else _located(settings.base, folder)
     own = any(stage.reward not in (None, VERIFIER) for stage in stages.values())
     modules = realpath(folder / (settings.modules or "")) if own else None
     changed = {"stages": stages, "measure": measure, "base": base, "modules": modules, "outcomes": outcomes}
-    return settings.model_copy(update=changed)
+    return settings.model_copy(update=changed | {"interventions": arms})
 
 
 def as_yaml(settings: StudySettings) -> str:
     """The settings as a study file."""
     return yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False)
+
+
+def _change(change: Change, folder: Path) -> Change:
+    return change.model_copy(update={key: located(each, folder) for key, each in change.interventions.items()})
 
 
 def _stage(name: str, stage: StageSettings, folder: Path) -> StageSettings:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import typer
 
+from limberlm.cli.analyze import analyze
 from limberlm.cli.compare import compare
 from limberlm.cli.demo import demo
 from limberlm.cli.exits import give_up_unwritable_output, stop_in_order, told
@@ -42,6 +43,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "run": run,
     "status": status,
     "prune": prune,
+    "analyze": analyze,
     "trace": trace,
     "report": report,
     "metrics": metrics,

@@ -1,0 +1,226 @@
+"""Arms against none: what each intervention does to the geometry, to what is taught, and to what can still be learnt.
+
+Every chain under an arm is paired with the chain of the same ordering and seed without one, which saw the same rows and
+began from the same fresh adapters. An effect is the mean over these pairs with Student's interval; the share of the
+target gain that is kept is a ratio of two such means, with Fieller's.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.stats import nct, t
+
+from limberlm.errors import UserError
+from limberlm.geometry.uncertainty import holm
+
+Floats = NDArray[np.float64]
+KEYS = ["ordering", "seed"]
+POWER = 0.8
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """One number of a chain's end, and which way is better.
+
+    Attributes:
+        name: in the table.
+        what: in words, with its unit.
+        better: 1 if more of it is, -1 if less is, 0 where neither is by itself.
+        scale: `difference`, or `percent` for a change in per cent of none's value (a difference of logarithms).
+
+    """
+
+    name: str
+    what: str
+    better: int
+    scale: str = "difference"
+
+
+GEOMETRY = Quantity("effective_rank", "effective rank of the depth band, change in %", 1, "percent")
+FUTURE = Quantity("future_loss", "loss on future tasks after learning them, nats", -1)
+TARGET = Quantity("target_loss", "held-out loss on the last stage's own task, nats", -1)
+OTHERS = (
+    Quantity("target_accuracy", "accuracy on the last stage's own task", 1),
+    Quantity("earlier_loss", "held-out loss on the tasks of the stages before it, nats", -1),
+    Quantity("ood_loss", "loss on the out-of-domain splits of the chain's tasks, nats", -1),
+    Quantity("prose_loss", "loss on held-out prose, nats", -1),
+    Quantity("future_score", "accuracy on future tasks after learning them", 1),
+)
+QUANTITIES = (GEOMETRY, TARGET, FUTURE, *OTHERS)
+KEPT = "target_kept"
+ORDER = list(dict.fromkeys([GEOMETRY.name, KEPT, FUTURE.name, *(quantity.name for quantity in QUANTITIES)]))
+"""The three ways of the report first: geometry, target gain kept, future tasks."""
+
+
+def ends(results: Any) -> pd.DataFrame:
+    """One row per finished chain that is no control: arm, ordering, seed, and the quantities at its end.
+
+    `target_gain` is how much lower the held-out loss on the last stage's own task is than the base's: what that stage
+    taught, before another could undo it.
+
+    Args:
+        results: of a study, `limberlm.study.results.results.Results`.
+
+    """
+    geometry, outcomes = results.table("geometry"), results.table("outcomes")
+    rows = [row for row in _rows(results, geometry, outcomes) if row is not None]
+    if not rows:
+        raise UserError(f"{results.store.root}: no chain is finished and measured yet; run the study first")
+    return pd.DataFrame(rows)
+
+
+def arms_table(table: pd.DataFrame, none: str = "none") -> pd.DataFrame:
+    """Every arm against `none`, one row per arm and quantity.
+
+    Columns: `arm, quantity, effect, low, high` (95 %), `p`, `p_adjusted` (Holm's over the arms of a quantity), `pairs`,
+    `detectable` (the smallest true effect that this many pairs, this variable, would find four times in five), and
+    `verdict`: helps, harms, or no difference found. `target_kept` is the share of none's target gain that the arm
+    keeps; its p asks whether any of it is lost or added.
+
+    Args:
+        table: as from `ends`.
+        none: the arm that the others are held against.
+
+    Raises:
+        UserError: there is no such arm, or nothing to compare it with.
+
+    """
+    if none not in set(table["arm"]):
+        raise UserError(f'arms: the study has no chain of arm "{none}", which the others are compared with')
+    plain = table[table["arm"] == none].set_index(KEYS)
+    rows = []
+    for arm in (name for name in table["arm"].unique() if name != none):
+        own = table[table["arm"] == arm].set_index(KEYS)
+        shared = own.index.intersection(plain.index)
+        rows += list(_compared(arm, own.loc[shared], plain.loc[shared]))
+    if not rows:
+        raise UserError("arms: the study has one arm only; add others under `interventions`")
+    found = pd.DataFrame(rows)
+    found["p_adjusted"] = found.groupby("quantity")["p"].transform(lambda p: holm(p.to_numpy()))
+    found["verdict"] = [_verdict(row) for _, row in found.iterrows()]
+    return found.sort_values("quantity", key=lambda names: names.map(ORDER.index), kind="stable", ignore_index=True)
+
+
+def paired(differences: Floats) -> dict[str, float]:
+    """Mean of paired differences [n], Student's 95 % interval, p against zero, and the detectable effect.
+
+    Below two pairs there is only a mean. Differences that are all the same have no spread: the interval is a point.
+
+    >>> {name: round(value, 3) for name, value in paired(np.array([1.0, 2.0, 3.0])).items()}
+    {'effect': 2.0, 'low': -0.484, 'high': 4.484, 'p': 0.074, 'detectable': 3.264}
+
+    """
+    n, mean = len(differences), float(differences.mean()) if len(differences) else math.nan
+    if n < 2:
+        return {"effect": mean, "low": math.nan, "high": math.nan, "p": math.nan, "detectable": math.nan}
+    error = float(differences.std(ddof=1)) / math.sqrt(n)
+    half = float(t.ppf(0.975, n - 1)) * error
+    p = float(2 * t.sf(abs(mean) / error, n - 1)) if error else float(mean == 0)
+    return {"effect": mean, "low": mean - half, "high": mean + half, "p": p, "detectable": _noncentral(n) * error}
+
+
+def fieller(top: Floats, bottom: Floats) -> tuple[float, float, float]:
+    """The ratio of two paired means, top [n] over bottom [n], and Fieller's (1954) 95 % interval for it.
+
+    NaN where the bottom mean is within two standard errors of zero (outcomes reference, section 8): there is no gain to
+    keep a share of.
+
+    >>> [round(x, 3) for x in fieller(np.array([1.9, 2.1, 2.0, 2.2]), np.array([2.0, 2.1, 2.2, 2.3]))]
+    [0.953, 0.895, 1.014]
+
+    """
+    n = len(top)
+    if n < 2:
+        return math.nan, math.nan, math.nan
+    a, b = float(top.mean()), float(bottom.mean())
+    (vaa, vab), (_, vbb) = np.cov(top, bottom) / n
+    if abs(b) < 2 * math.sqrt(vbb):
+        return math.nan, math.nan, math.nan
+    g = float(t.ppf(0.975, n - 1)) ** 2
+    # the ratios r for which (a - r b)^2 <= g var(a - r b)
+    quadratic, linear, constant = float(b * b - g * vbb), float(-2 * (a * b - g * vab)), float(a * a - g * vaa)
+    if quadratic <= 0:
+        return a / b, -math.inf, math.inf
+    root = math.sqrt(max(linear * linear - 4 * quadratic * constant, 0.0))
+    return a / b, (-linear - root) / (2 * quadratic), (-linear + root) / (2 * quadratic)
+
+
+def _noncentral(n: int) -> float:
+    """How many standard errors a true effect must be, for a two-sided test at 5 % to find it with the wanted power."""
+    limit, low, high = float(t.ppf(0.975, n - 1)), 0.0, 100.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if nct.sf(limit, n - 1, middle) < POWER else (low, middle)
+    return high
+
+
+def _compared(arm: str, own: pd.DataFrame, plain: pd.DataFrame) -> Iterator[dict[str, Any]]:
+    kept = own["target_gain"].to_numpy(float), plain["target_gain"].to_numpy(float)
+    ratio, low, high = fieller(*kept)
+    lost = paired(kept[0] - kept[1])
+    yield {"arm": arm, "quantity": KEPT, **lost, "effect": ratio, "low": low, "high": high, "pairs": len(own)}
+    for quantity in QUANTITIES:
+        a, b = own[quantity.name].to_numpy(float), plain[quantity.name].to_numpy(float)
+        percent = quantity.scale == "percent"
+        difference = 100 * (np.log(a) - np.log(b)) if percent else a - b
+        there = np.isfinite(difference)
+        if there.any():
+            yield {"arm": arm, "quantity": quantity.name, **paired(difference[there]), "pairs": int(there.sum())}
+
+
+def _verdict(row: pd.Series) -> str:
+    if not row["p_adjusted"] < 0.05:
+        return "no difference found"
+    if row["quantity"] == KEPT:
+        return "helps" if row["effect"] > 1 else "harms"
+    better = next(quantity.better for quantity in QUANTITIES if quantity.name == row["quantity"])
+    return "helps" if row["effect"] * better > 0 else "harms"
+
+
+def _rows(results: Any, geometry: pd.DataFrame, outcomes: pd.DataFrame) -> Iterator[dict[str, Any] | None]:
+    by_node = {str(node): own for node, own in outcomes.drop_duplicates(_ROW).groupby("node")}
+    ranks = geometry[
+        (geometry["metric"] == "effective_rank")
+        & (geometry["site"] == "band")
+        & (geometry["convention"] == "rms")
+        & (geometry["domain"] == "all")
+    ].drop_duplicates("node")
+    rank = dict(zip(ranks["node"], ranks["value"], strict=True))
+    for chain in results.plan.chains:
+        start, end = chain.nodes[0], chain.nodes[-1]
+        if chain.control is None and {start, end} <= by_node.keys() & rank.keys():
+            tasks = [results.record(node)["task"] for node in chain.nodes[1:]]
+            row = _at(by_node[end], tasks) | {"effective_rank": rank[end]}
+            gain = _at(by_node[start], tasks)["target_loss"] - row["target_loss"]
+            yield {"arm": chain.arm, "ordering": " > ".join(chain.ordering), "seed": chain.seed, **row} | {
+                "target_gain": gain
+            }
+
+
+_ROW = ["node", "outcome", "task", "split", "step"]
+
+
+def _at(outcomes: pd.DataFrame, tasks: Sequence[str]) -> dict[str, float]:
+    """The quantities of one checkpoint of a chain that teaches these tasks, each a mean over them; NaN over none."""
+
+    def mean(outcome: str, of: Collection[str] | None, split: str = "in_domain") -> float:
+        chosen = outcomes[(outcomes["outcome"] == outcome) & (outcomes["split"] == split)]
+        return float(chosen[chosen["task"].isin(chosen["task"] if of is None else of)]["value"].mean())
+
+    last, earlier = {tasks[-1]}, set(tasks[:-1]) - {tasks[-1]}
+    return {
+        "target_loss": mean("loss", last),
+        "target_accuracy": mean("accuracy", last),
+        "earlier_loss": mean("loss", earlier),
+        "ood_loss": mean("loss", set(tasks), "out_of_domain"),
+        "prose_loss": mean("loss", {"prose"}),
+        "future_loss": mean("loss_after", None),
+        "future_score": mean("future_score", None),
+    }

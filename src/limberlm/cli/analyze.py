@@ -1,0 +1,48 @@
+"""`limber analyze`: what a study's interventions changed, and how sure that is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from limberlm.cli.console import JsonOption, print_json, print_table, say
+
+
+def analyze(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A run directory.")],
+    full: Annotated[bool, typer.Option("--full", help="Every quantity, not only the three ways.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """What each arm of a study does, against the arm without an intervention.
+
+    Three ways: to the geometry, to what the last stage taught, and to what can still be learnt. Chains of the same
+    ordering and seed are paired.
+
+    Example: limber analyze runs/interventions
+    """
+    from limberlm.analysis.arms import QUANTITIES, arms_table, ends
+    from limberlm.study.results.results import Results
+
+    table = arms_table(ends(Results(folder)))
+    if as_json:
+        print_json(table.to_dict("records"))
+        return
+    for name in dict.fromkeys(table["quantity"]) if full else list(dict.fromkeys(table["quantity"]))[:3]:
+        what = next((quantity.what for quantity in QUANTITIES if quantity.name == name), "share of target gain kept")
+        rows = [_row(row) for row in table[table["quantity"] == name].to_dict("records")]
+        print_table(f"{name}: {what}", ["arm", "effect", "95 % interval", "p, adjusted", "detectable", "verdict"], rows)
+    say(f"{table['pairs'].max()} pairs of chains, equal in ordering and seed; those of one seed share rows and adapters.")
+
+
+def _row(row: dict[Any, Any]) -> list[str]:
+    numbers = [f"{row[name]:+.3g}" for name in ("effect", "low", "high")]
+    return [
+        row["arm"],
+        numbers[0],
+        f"{numbers[1]} to {numbers[2]}",
+        f"{row['p_adjusted']:.2g}",
+        f"{row['detectable']:.2g}",
+        row["verdict"],
+    ]

@@ -70,7 +70,7 @@ def ends(results: Any) -> pd.DataFrame:
 
     """
     geometry, outcomes = results.table("geometry"), results.table("outcomes")
-    rows = [row for row in _rows(results, geometry, outcomes) if row is not None]
+    rows = list(_rows(results, geometry, outcomes))
     if not rows:
         raise UserError(f"{results.store.root}: no chain is finished and measured yet; run the study first")
     return pd.DataFrame(rows)
@@ -184,7 +184,7 @@ def _verdict(row: pd.Series) -> str:
     return "helps" if row["effect"] * better > 0 else "harms"
 
 
-def _rows(results: Any, geometry: pd.DataFrame, outcomes: pd.DataFrame) -> Iterator[dict[str, Any] | None]:
+def _rows(results: Any, geometry: pd.DataFrame, outcomes: pd.DataFrame) -> Iterator[dict[str, Any]]:
     by_node = {str(node): own for node, own in outcomes.drop_duplicates(_ROW).groupby("node")}
     ranks = geometry[
         (geometry["metric"] == "effective_rank")

@@ -49,7 +49,10 @@ WRONG: list[tuple[dict[str, Any], str]] = [
         {"stages": {"s": STAGE}, "interventions": {"none": [{"args": {"max_steps": 1}}]}},
         '"none" is the arm that changes',
     ),
-    ({"stages": {"s": STAGE}, "interventions": {"low": [{}]}}, "interventions.low.0: says nothing: give args, or one of "),
+    (
+        {"stages": {"s": STAGE}, "interventions": {"low": [{}]}},
+        "interventions.low.0: says nothing: give args, or one of ",
+    ),
     ({"stages": {"s": STAGE}, "interventions": {"low": [{"args": {}}]}}, "interventions.low.0: says nothing"),
     (
         {"stages": {"s": STAGE}, "interventions": {"low": [{"args": {"max_steps": 1}, "stages": ["t"]}]}},

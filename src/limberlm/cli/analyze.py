@@ -33,9 +33,7 @@ def analyze(
         what = next((quantity.what for quantity in QUANTITIES if quantity.name == name), "share of target gain kept")
         rows = [_row(row) for row in table[table["quantity"] == name].to_dict("records")]
         print_table(f"{name}: {what}", ["arm", "effect", "95 % interval", "p, adjusted", "detectable", "verdict"], rows)
-    say(
-        f"{table['pairs'].max()} pairs of chains, equal in ordering and seed; those of one seed share rows and adapters."
-    )
+    say(f"{table['pairs'].max()} pairs of chains of one ordering and seed; chains of one seed share rows and adapters.")
 
 
 def _row(row: dict[Any, Any]) -> list[str]:

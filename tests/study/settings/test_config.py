@@ -51,7 +51,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ),
     (
         {"stages": {"s": STAGE}, "interventions": {"low": [{}]}},
-        "interventions.low.0: says nothing: give args, or one of ",
+        "interventions.low.0: says nothing: give args, or ",
     ),
     ({"stages": {"s": STAGE}, "interventions": {"low": [{"args": {}}]}}, "interventions.low.0: says nothing"),
     (

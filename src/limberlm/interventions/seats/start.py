@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from limberlm.errors import UserError
+from limberlm.errors import UserError, reason_of
 from limberlm.files import whole_file
 from limberlm.observe.model.state import same_random_states
 
@@ -57,13 +58,17 @@ class StartParameters:
         """
         now = [(p, p.data, self.values[n]) for n, p in model.named_parameters() if n in self.values]
         modes = [(module, module.training) for module in model.modules()]
+        cached = torch.is_autocast_cache_enabled()
         try:
+            # autocast would go on using its copies of these values after the parameters have their own again
+            torch.set_autocast_cache_enabled(False)
             for parameter, _, start in now:
                 parameter.data = start
             model.eval()
             with same_random_states(), torch.no_grad():
                 yield
         finally:
+            torch.set_autocast_cache_enabled(cached)
             for parameter, data, _ in now:
                 parameter.data = data
             for module, training in modes:
@@ -76,7 +81,10 @@ def _read(path: Path, trained: Mapping[str, Tensor], name: str, step: int) -> di
             f"{path}: no such file, and training resumes at step {step}; {name} is held to the start of the run, so "
             "bring the file back, train from the start, or leave it out"
         )
-    kept = load_file(path)
+    try:
+        kept = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path}: cannot be read ({reason_of(error)}); train from the start") from None
     if {n: v.shape for n, v in kept.items()} != {n: v.shape for n, v in trained.items()}:
         raise UserError(f"{path}: the start of another run ({name} needs this one's); train from the start")
     return {n: v.to(trained[n].device, trained[n].dtype) for n, v in kept.items()}

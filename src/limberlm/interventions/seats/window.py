@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sized
 from typing import Any
 
 
@@ -18,7 +17,9 @@ def window_length(accumulation: int, global_step: int, loader: Any) -> int:
     [4, 2, 4, 2, 4]
 
     """
-    if not isinstance(loader, Sized):
+    try:
+        batches = len(loader)
+    except TypeError:  # a dataloader of a stream has the method, and no length
         return accumulation
-    steps = -(-len(loader) // accumulation)
-    return min(accumulation, len(loader) - (global_step % steps) * accumulation)
+    steps = -(-batches // accumulation)
+    return min(accumulation, batches - (global_step % steps) * accumulation)

@@ -112,7 +112,7 @@ class ActivationPenalty(Intervention):
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Arm the hooks."""
         self._armed, self._micro, self._batch = True, 0, None
-        self._values: list[Tensor] = []
+        self._finite: list[tuple[str, Tensor]] = []
         self._window = window_length(
             args.gradient_accumulation_steps, state.global_step, kwargs.get("train_dataloader")
         )
@@ -126,12 +126,13 @@ class ActivationPenalty(Intervention):
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Disarm the hooks; stop before a gradient that is not finite reaches the weights."""
         self._armed, self._batch = False, None
-        if self._values and not bool(torch.stack(self._values).isfinite().all()):
+        finite, self._finite = self._finite, []
+        if finite and not bool(torch.stack([each.to(finite[0][1].device) for _, each in finite]).all()):
+            site = next(site for site, each in finite if not bool(each))
             raise NodeFailed(
-                f"{self.name}: the penalty is not finite at step {state.global_step + 1}: lower its weight or the "
-                "learning rate"
+                f"{self.name}: the penalty at {site} is not finite at step {state.global_step + 1}: lower its weight "
+                "or the learning rate"
             )
-        self._values = []
 
     def detach(self) -> None:
         """Remove every hook from the model, and disarm."""
@@ -171,9 +172,9 @@ class ActivationPenalty(Intervention):
     def _added(self, batch: Batch, site: str, states: Tensor, upstream: Tensor) -> Tensor | None:
         """What is added to the gradient of the chosen tokens' states [n, d]; None for nothing."""
         value, gradient = self.penalty(states, batch, site)
-        self._values.append(value)
-        self.note("", value)
         size, whole = gradient.norm(), upstream.float().norm()
+        self._finite.append((site, value.isfinite() & size.isfinite()))
+        self.note("", value)
         if self.settings.share is not None:
             factor = torch.where(size > 0, self.settings.share * whole / size, 0.0)
         elif self.weight == 0:

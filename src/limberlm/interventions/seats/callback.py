@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 from transformers import TrainerCallback
@@ -36,7 +37,7 @@ class Intervention(TrainerCallback):
     def __init__(self, **settings: Any) -> None:
         self.settings: Any = checked(self.Settings, settings, self.name)
         self._handles: list[RemovableHandle] = []
-        self._noted: dict[str, list[Tensor]] = {}
+        self._noted: dict[str, tuple[Tensor, int]] = {}
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Refuse what it cannot work with; drop what a run that ended in an exception left."""
@@ -51,7 +52,7 @@ class Intervention(TrainerCallback):
         """Log the means of what was noted since the last log, whenever the trainer is about to log."""
         if not control.should_log or not self._noted:
             return control
-        values = {f"limber/{self.name}{key}": _mean(noted) for key, noted in self._noted.items()}
+        values = {f"limber/{self.name}{key}": float(total) / count for key, (total, count) in self._noted.items()}
         self._noted = {}
         return publish(args, state, control, values)
 
@@ -60,15 +61,12 @@ class Intervention(TrainerCallback):
         self.detach()
 
     def note(self, key: str, value: Tensor) -> None:
-        """Keep a number [] for the log; it is read only when the log is written, so that no device waits."""
-        self._noted.setdefault(key, []).append(value.detach())
+        """Add a number [] to the mean that is logged; it is read only when the log is written: no device waits."""
+        total, count = self._noted.get(key, (torch.zeros((), device=value.device), 0))
+        self._noted[key] = total + value.detach().to(total.device), count + 1
 
     def detach(self) -> None:
         """Remove every hook from the model. Call it where a trainer may raise: `on_train_end` is not reached then."""
         for handle in self._handles:
             handle.remove()
         self._handles, self._noted = [], {}
-
-
-def _mean(noted: list[Tensor]) -> float:
-    return sum(float(each) for each in noted) / len(noted)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import importlib
 import random
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -17,6 +18,8 @@ from datasets import Dataset
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback, Trainer, TrainerCallback
+
+from limberlm.interventions.seats.activations import ActivationPenalty
 
 KINDS = ("sft", "dpo", "kto", "grpo")
 RUNS = (*KINDS, "grpo+kl")
@@ -141,6 +144,7 @@ def trainer(
     callbacks: Sequence[TrainerCallback] = (),
     *,
     dataset: Dataset | None = None,
+    evaluation: Dataset | None = None,
     model: Any = None,
 ) -> Trainer:
     """TRL's own trainer."""
@@ -150,6 +154,7 @@ def trainer(
         model=student(base, setup) if model is None else model,
         args=getattr(trl, f"{kind}Config")(**settings(setup, out)),
         train_dataset=rows(setup.trainer) if dataset is None else dataset,
+        eval_dataset=evaluation,
         processing_class=tokenizer(base),
         callbacks=list(callbacks),
         **({"reward_funcs": variety} if setup.trainer == "grpo" else {}),
@@ -198,6 +203,28 @@ class Look(TrainerCallback):
             self.forwards[-1].append({n: v.clone() if isinstance(v, Tensor) else v for n, v in kwargs.items()})
         else:
             self.others += 1
+
+
+def spied(callback: Any) -> Any:
+    """An activation penalty that counts the micro-batches it is shown, those it reads, and its evaluations."""
+    if not isinstance(callback, ActivationPenalty):
+        return callback
+    prepare, penalty, counts = callback.prepare, callback.penalty, Counter()
+
+    def prepared(batch: Any, model: Any) -> Any:
+        made = prepare(batch, model)
+        counts.update(shown=1, read=made is not None)
+        return made
+
+    def evaluated(states: Tensor, batch: Any, site: str) -> Any:
+        counts.update(evaluated=1)
+        assert not torch.is_autocast_enabled("cpu")
+        assert states.dtype in (torch.float32, torch.float64)
+        assert states.shape[0] == len(batch.index)
+        return penalty(states, batch, site)
+
+    callback.prepare, callback.penalty, callback.counts = prepared, evaluated, counts
+    return callback
 
 
 def random_states() -> tuple[Any, ...]:

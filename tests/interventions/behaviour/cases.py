@@ -64,6 +64,11 @@ class Case:
     def __str__(self) -> str:
         return self.key.replace(" ", "-")
 
+    @property
+    def name(self) -> str:
+        """Of the class, which a trainer takes one of."""
+        return str(self.build(0.0, None).name)  # type: ignore[arg-type]
+
     def serves(self, kind: str) -> bool:
         return kind.partition("+")[0] in self.trainers
 

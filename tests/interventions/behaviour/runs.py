@@ -37,7 +37,7 @@ PRECISIONS = {
 
 @dataclass(frozen=True)
 class Setup:
-    """One trainer, one way to run it. Micro-batches of two rows; four of them are an epoch."""
+    """One trainer, one way to run it. Micro-batches are of two rows."""
 
     kind: str = "sft"
     steps: int = 2  # 0: one epoch
@@ -49,6 +49,7 @@ class Setup:
     frozen: bool = False  # learning rate 0 and no clipping: every step sees the same weights
     seed: int = 0
     base: str = "llama"
+    rows: int = 8
     args: tuple[tuple[str, Any], ...] = ()
 
     @property
@@ -153,7 +154,7 @@ def trainer(
     made = getattr(trl, f"{kind}Trainer")(
         model=student(base, setup) if model is None else model,
         args=getattr(trl, f"{kind}Config")(**settings(setup, out)),
-        train_dataset=rows(setup.trainer) if dataset is None else dataset,
+        train_dataset=rows(setup.trainer, setup.rows) if dataset is None else dataset,
         eval_dataset=evaluation,
         processing_class=tokenizer(base),
         callbacks=list(callbacks),

@@ -108,6 +108,13 @@ def test_under_autocast_the_pass_that_follows_reads_the_parameters_of_now(make: 
     assert all(torch.equal(gradients[name], other_gradients[name]) for name in gradients)
 
 
+def test_a_model_whose_parameters_have_other_names_is_no_start(tmp_path: Path) -> None:
+    model = adapted()
+    start = taken(model, tmp_path)
+    with pytest.raises(KeyError, match="lora"), start.swapped_in(model.get_base_model()):
+        pass
+
+
 def test_a_resumed_run_reads_the_start_of_the_first(tmp_path: Path) -> None:
     model = adapted()
     start = taken(model, tmp_path)

@@ -81,7 +81,7 @@ class ActivationPenalty(Intervention):
         """Whatever must be ready before the first step."""
 
     def prepare(self, batch: Batch, model: nn.Module) -> Batch | None:
-        """Look at a micro-batch before its forward, without gradients; None passes it over.
+        """Look at a micro-batch before its forward, without gradients; None passes it over. The model is `begin`'s.
 
         What it returns is the batch that `penalty` sees: some of the tokens, say.
         """
@@ -104,7 +104,7 @@ class ActivationPenalty(Intervention):
         self._seed, self._rank, self._world = int(args.seed), int(args.process_index), int(args.world_size)
         self.begin(model, args, state)
         whole = unwrapped(model)
-        self._handles.append(whole.register_forward_pre_hook(partial(self._enter, state), with_kwargs=True))
+        self._handles.append(whole.register_forward_pre_hook(partial(self._enter, model, state), with_kwargs=True))
         for site in self.sites:
             part = found.final_norm if site == FINAL_NORM else found.blocks[int(site.removeprefix("block."))]
             self._handles.append(part.register_forward_hook(partial(self._leave, site)))
@@ -139,7 +139,9 @@ class ActivationPenalty(Intervention):
         super().detach()
         self._armed, self._batch = False, None
 
-    def _enter(self, state: Any, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _enter(
+        self, model: nn.Module, state: Any, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
         if not (self._armed and module.training and torch.is_grad_enabled()):
             return  # and keep the batch: a reference pass may come between forward and backward
         inputs = {**kwargs, "input_ids": args[0]} if args else kwargs
@@ -157,7 +159,7 @@ class ActivationPenalty(Intervention):
             batch = Batch(index, sequences, shape, inputs, step, micro, self._seed)
             too_few = len(index) < FEWEST
             self.note("_skipped", torch.tensor(float(too_few)))
-            self._batch = None if too_few else self.prepare(batch, module)
+            self._batch = None if too_few else self.prepare(batch, model)
 
     def _leave(self, site: str, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         if not (self._armed and module.training and torch.is_grad_enabled()) or self._batch is None:

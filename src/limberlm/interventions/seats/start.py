@@ -56,7 +56,8 @@ class StartParameters:
 
         Parameters, modes, gradients and random states are as before on leaving, also after an exception.
         """
-        now = [(p, p.data, self.values[n]) for n, p in model.named_parameters() if n in self.values]
+        named = dict(model.named_parameters())
+        now = [(named[name], named[name].data, start) for name, start in self.values.items()]
         modes = [(module, module.training) for module in model.modules()]
         cached = torch.is_autocast_cache_enabled()
         try:

@@ -27,9 +27,6 @@ from limberlm.interventions.settings import InterventionSettings
 from limberlm.observe.model.sites import Sites, locate, unwrapped
 from limberlm.observe.names import BAND, EMBED, FINAL_NORM, band_sites
 
-FEWEST = 8
-"""Tokens below which a micro-batch is passed over, and counted (our choice)."""
-
 
 class ActivationSettings(InterventionSettings):
     """Settings that all penalties on activations share."""
@@ -58,12 +55,14 @@ class ActivationPenalty(Intervention):
         weight: lambda; whoever drives it may change it between micro-batches.
         driven: whether somebody does, so that hooks are wanted although the weight is 0 now.
         predicting: whether R is about the states that tokens with a label are predicted from.
+        fewest: tokens below which a micro-batch is passed over, and counted (our choice: 8, and 1 where R is a mean).
 
     """
 
     Settings: ClassVar[type[InterventionSettings]] = ActivationSettings
     default_weight: ClassVar[float] = 0.0
     predicting: ClassVar[bool] = False
+    fewest: ClassVar[int] = 8
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
@@ -157,7 +156,7 @@ class ActivationPenalty(Intervention):
             )
             shape = _shape(inputs)
             batch = Batch(index, sequences, shape, inputs, step, micro, self._seed)
-            too_few = len(index) < FEWEST
+            too_few = len(index) < self.fewest
             self.note("_skipped", torch.tensor(float(too_few)))
             self._batch = None if too_few else self.prepare(batch, model)
 
@@ -182,7 +181,7 @@ class ActivationPenalty(Intervention):
         elif self.weight == 0:
             return None
         else:
-            factor = torch.as_tensor(self.weight * self._scale / (self._window * len(self.sites)))
+            factor = torch.as_tensor(self.weight * self._scale * batch.scale / (self._window * len(self.sites)))
         self.note("_share", torch.where(whole > 0, factor * size / whole, 0.0))
         return factor * gradient
 

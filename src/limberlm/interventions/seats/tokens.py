@@ -27,6 +27,7 @@ class Batch:
         step: optimiser steps taken before.
         micro: number of the micro-batch inside its optimiser step, over all processes.
         seed: of the training.
+        scale: by which the gradient of these tokens is multiplied, where they stand for others too.
 
     """
 
@@ -37,6 +38,7 @@ class Batch:
     step: int
     micro: int
     seed: int
+    scale: float = 1.0
 
     def draw(self, purpose: str = "") -> int:
         """A number below 2^32 that seed, step, micro-batch and purpose decide: no random state is touched."""
@@ -53,8 +55,9 @@ def choose(
 ) -> tuple[Tensor, Tensor]:
     """The chosen tokens' positions among the batch's, and the sequence of each.
 
-    Padding and the first token of each sequence are never read (it attracts attention whatever it says); a prompt that
-    several rows share is read once, for causal attention gives each of its copies the same states.
+    Padding is never read, and the first token of each sequence only for what it predicts (its state attracts attention
+    whatever it says); a prompt that several rows share is read once, for causal attention gives each of its copies the
+    same states.
 
     Args:
         inputs: the model's keyword arguments: `input_ids` [batch, length] or `inputs_embeds`; `attention_mask`,
@@ -69,7 +72,7 @@ def choose(
     shaped = given if given is not None else inputs["inputs_embeds"][..., 0]
     mask = inputs.get("attention_mask")
     usable = torch.ones_like(shaped, dtype=torch.bool) if mask is None or mask.ndim != 2 else mask.bool()
-    sequences = _sequences(inputs.get("position_ids"), usable)
+    sequences = sequence_numbers(inputs.get("position_ids"), usable)
     first = torch.ones_like(usable)
     first[:, 1:] = (sequences[:, 1:] != sequences[:, :-1]) | ~usable[:, :-1]
     labels = inputs.get("labels")
@@ -79,7 +82,8 @@ def choose(
         wanted = usable if given is None or labels is None else usable & ~_repeated(given, labels, usable)
     if predicting:
         wanted = torch.cat([wanted[:, 1:] & ~first[:, 1:], torch.zeros_like(wanted[:, :1])], dim=1)
-    index = (usable & ~first & wanted).flatten().nonzero().squeeze(1)
+    read = usable & wanted if predicting else usable & wanted & ~first
+    index = read.flatten().nonzero().squeeze(1)
     chosen = sequences.flatten()[index]
     if most is not None:
         kept = _spaced(chosen, most, start)
@@ -87,7 +91,7 @@ def choose(
     return index, chosen
 
 
-def _sequences(positions: Tensor | None, usable: Tensor) -> Tensor:
+def sequence_numbers(positions: Tensor | None, usable: Tensor) -> Tensor:
     """Number of each token's sequence [batch, length]: its row, or its part of a row in which positions start anew."""
     rows, length = usable.shape
     if positions is None or positions.shape[-1] != length or positions.ndim != 2:

@@ -1,0 +1,1 @@
+"""The cheap rivals that every special-purpose intervention must beat."""

@@ -99,14 +99,15 @@ def test_the_distance_is_logged_and_is_zero_at_first(tiny_model_folder: Path, tm
 
 @pytest.mark.parametrize("kind", EACH)
 @pytest.mark.parametrize("how", ["merge", pytest.param("full", marks=SLOW)])
+@pytest.mark.parametrize("bf16", [False, True])
 def test_a_weight_too_small_to_matter_leaves_every_bit(
-    tiny_model_folder: Path, tmp_path: Path, kind: str, how: str
+    tiny_model_folder: Path, tmp_path: Path, kind: str, how: str, bf16: bool
 ) -> None:
-    """Under dropout, in the adapter and in the attention: no random number is drawn."""
+    """Under dropout, in the adapter and in the attention: no random number is drawn. Autocast keeps no cast of ours."""
     ends = []
     for callbacks in ([FeatureAnchor(weight=1e-30)], []):
         given = start(tiny_model_folder, how) | {"model": load(tiny_model_folder, dropout=0.1)}
-        made = trainer(kind, tiny_model_folder, tmp_path, *callbacks, **given)
+        made = trainer(kind, tiny_model_folder, tmp_path, *callbacks, **given, bf16=bf16)
         made.train()
         flags = [module.training for module in made.model.modules()]
         hooks = [(len(m._forward_hooks), len(m._forward_pre_hooks)) for m in made.model.modules()]

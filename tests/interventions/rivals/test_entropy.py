@@ -9,12 +9,15 @@ from typing import Any
 import pytest
 import torch
 from datasets import Dataset
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 from transformers import AutoTokenizer
 from trl import SFTConfig, SFTTrainer
 
 from limberlm.errors import UserError
-from limberlm.interventions.rivals.entropy import EntropyPreservation
+from limberlm.interventions.rivals.entropy import EntropyPreservation, _stands_for
+from limberlm.interventions.seats.tokens import choose
 from tests.interventions.held import load, logged, parameters, same, without_dropout
 from tests.observe.training.test_callback_trainers import lora, trainer
 
@@ -31,20 +34,16 @@ def gem(outputs: Any, labels: Tensor, num_items_in_batch: Any = None) -> Tensor:
     )
 
 
-def texts(length: int = 14) -> Dataset:
-    """Texts of unequal lengths, every token of which counts: from none to predict to many."""
-    return Dataset.from_dict(
-        {"text": [("one word and " * (1 + 3 * number % 11))[: 5 + 9 * number] for number in range(length)]}
-    )
+def texts(count: int = 14) -> Dataset:
+    """Texts of unequal lengths, every token of which counts."""
+    return Dataset.from_list([{"text": ("one word and " * 12)[: 5 + 9 * number]} for number in range(count)])
 
 
-def sft(
-    base: Path, out: Path, *callbacks: Any, data: Dataset | None = None, loss: Any = None, **args: Any
-) -> SFTTrainer:
+def sft(base: Path, out: Path, *callbacks: Any, loss: Any = None, **args: Any) -> SFTTrainer:
     given = without_dropout({"model": load(base), "adapter": lora()})
-    settings = {
+    arguments = {
         "output_dir": str(out),
-        "max_steps": 5,
+        "max_steps": 4,
         "per_device_train_batch_size": 2,
         "gradient_accumulation_steps": 3,
         "learning_rate": 1e-2,
@@ -59,8 +58,8 @@ def sft(
     }
     made = SFTTrainer(
         model=given["model"],
-        args=SFTConfig(**settings),
-        train_dataset=texts() if data is None else data,
+        args=SFTConfig(**arguments),
+        train_dataset=texts(),
         processing_class=AutoTokenizer.from_pretrained(base),
         peft_config=given["adapter"],
         callbacks=list(callbacks),
@@ -88,39 +87,31 @@ def test_a_run_with_it_is_a_run_whose_loss_is_gems(
     assert norms == pytest.approx(wanted, rel=1e-3)
 
 
-def test_some_tokens_of_each_sequence_stand_for_all(tiny_model_folder: Path, tmp_path: Path) -> None:
-    """Over many draws the gradient is that of all tokens."""
-    first: dict[str, Tensor] = {}
-
-    def gradient(per_sequence: int | None, seed: int) -> Tensor:
-        from tests.interventions.held import Watch
-
-        watch = Watch()
-        penalty = EntropyPreservation(per_sequence=per_sequence)
-        penalty_args = {
-            "max_steps": 1,
-            "learning_rate": 0.0,
-            "seed": seed,
-            "data_seed": 0,
-            "gradient_accumulation_steps": 7,
-        }
-        sft(tiny_model_folder, tmp_path, penalty, watch, **penalty_args)
-        parts = [g.flatten() for name, g in sorted(watch.gradients[0].items()) if "lora_B" in name]
-        first.setdefault("parts", torch.cat(parts))
-        return torch.cat(parts)
-
-    whole = gradient(None, 0)
-    assert float((gradient(4, 0) - whole).norm()) > 1e-3 * float(whole.norm())
-    draws = torch.stack([gradient(4, seed) for seed in range(12)])
-    spread = float((draws - draws.mean(0)).norm() / math.sqrt(12 * 11))  # of the mean
-    assert float((draws.mean(0) - whole).norm()) < 2 * spread
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.integers(2, 13), min_size=1, max_size=3), st.integers(2, 6))
+def test_some_tokens_of_each_sequence_stand_for_all(lengths: list[int], most: int) -> None:
+    """Whatever the lengths: over the places where the spacing may start, each token counts once on average."""
+    positions = torch.cat([torch.arange(length) for length in lengths])[None]
+    inputs = {
+        "input_ids": positions + 5,
+        "position_ids": positions,
+        "labels": positions.masked_fill(positions < 1, -100),
+    }
+    every, sequences = choose(inputs, "completion", None, 0, predicting=True)
+    strides = sequences.unique_consecutive(return_counts=True)[1].add(most - 1).div(most, rounding_mode="floor")
+    starts = math.lcm(*strides.tolist())
+    counts = torch.zeros(positions.numel())
+    for start in range(starts):
+        index, some = choose(inputs, "completion", most, start, predicting=True)
+        counts[index] += _stands_for(some, sequences, most)
+    wanted = torch.zeros(positions.numel())
+    wanted[every] = 1
+    torch.testing.assert_close(counts / starts, wanted)
 
 
 def test_the_entropy_stays_higher(tiny_model_folder: Path, tmp_path: Path) -> None:
-    ends = [
-        logged(sft(tiny_model_folder, tmp_path, EntropyPreservation(weight=weight), max_steps=15), "entropy")[-1]
-        for weight in (0.0, 1.0, 3.0)
-    ]
+    runs = [sft(tiny_model_folder, tmp_path, EntropyPreservation(weight=w), max_steps=12) for w in (0.0, 1.0, 3.0)]
+    ends = [logged(run, "entropy")[-1] for run in runs]
     assert ends[0] < ends[1] < ends[2]
 
 

@@ -89,10 +89,19 @@ def anchored_participation_ratio(states: Tensor, reference: float | Tensor) -> t
     0.0
     """
     raw, gradient = participation_ratio(states)
-    inverse = unbiased(raw, *states.shape)
-    value = (1 - 1 / (reference * inverse)).clamp(min=0)
-    slope = torch.where(value > 0, 1 / (reference * inverse**2), torch.zeros_like(value))
+    value, slope = shortfall(unbiased(raw, *states.shape), reference)
     return value, gradient.mul_(slope)
+
+
+def shortfall(inverse_ratio: Tensor, reference: float | Tensor) -> tuple[Tensor, Tensor]:
+    """The share of a reference that a participation ratio lacks, given as 1/PR, and its derivative by 1/PR.
+
+    >>> value, slope = shortfall(torch.tensor(0.25), reference=8.0)
+    >>> value.item(), slope.item()
+    (0.5, 2.0)
+    """
+    value = (1 - 1 / (reference * inverse_ratio)).clamp(min=0)
+    return value, torch.where(value > 0, 1 / (reference * inverse_ratio**2), torch.zeros_like(value))
 
 
 def vcreg(

@@ -1,0 +1,1 @@
+"""Diversity: penalties on how alike the states of a micro-batch are."""

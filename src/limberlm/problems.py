@@ -51,7 +51,7 @@ def _is_variant(part: int | str) -> bool:
     return isinstance(part, str) and (
         part in ("int", "str", "float", "bool", "none")
         or part.endswith("Settings")
-        or part.startswith(("literal[", "tuple[", "list[", "constrained", "function-"))
+        or part.startswith(("literal[", "tuple[", "list[", "dict[", "constrained", "function-"))
     )
 
 

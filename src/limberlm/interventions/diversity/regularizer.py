@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 
 from limberlm.interventions.diversity.formulas import (
@@ -56,6 +56,13 @@ class DiversitySettings(ActivationSettings):
     variance: float = Field(1.0, ge=0, description="vcreg: weight of the variance term")
     covariance: float = Field(0.04, ge=0, description="vcreg: weight of the covariance term")
     epsilon: float = Field(1e-3, ge=1e-3, description="logdet: what is added to each eigenvalue")
+
+    @field_validator("reference", mode="before")
+    @classmethod
+    def _known(cls, given: Any) -> Any:
+        if isinstance(given, str) and given not in ("start", "live"):
+            raise ValueError(f'"{given}" is none of start, live; or give a number, or one for each site')
+        return given
 
     @model_validator(mode="after")
     def _fits_kind(self) -> DiversitySettings:

@@ -1,0 +1,232 @@
+"""`UpdateDecorrelation`: keep a stage's LoRA update apart from those of the stages before it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+from torch.nn import Parameter
+
+from limberlm.errors import UserError
+from limberlm.interventions.decorrelation.adapters import Pool, packed
+from limberlm.interventions.decorrelation.formulas import Change, Overlap, Past, Terms, o_lora, overlap
+from limberlm.interventions.seats.factors import Factors, alike, stacked, trained_factors
+from limberlm.interventions.seats.parameters import ParameterPenalty, ParameterSettings
+from limberlm.interventions.seats.start import StartParameters
+from limberlm.interventions.settings import InterventionSettings
+
+_log = logging.getLogger(__name__)
+
+
+class DecorrelationSettings(ParameterSettings):
+    """Settings of `UpdateDecorrelation`."""
+
+    kind: Literal["overlap", "olora"] = Field("overlap", description="scale-free overlaps, or O-LoRA's sum |A_s A'|")
+    update: float = Field(1.0, ge=0, description="of cos^2 between the stages' updates (L_upd)")
+    inputs: float = Field(
+        0.5, ge=0, description="of the shared input directions beyond chance (L_sub); a continued adapter has none"
+    )
+    outputs: float = Field(0.0, ge=0, description="of the shared output directions beyond chance (L_out); likewise")
+    tau: float = Field(0.05, gt=0, le=1, description="size of an update, over the earlier one's, that is hardly pushed")
+    norm: float = Field(0.0, ge=0, description="with olora: of the factors' norms, over that of the overlap")
+
+    @model_validator(mode="after")
+    def _fit(self) -> DecorrelationSettings:
+        if self.kind == "overlap" and self.norm:
+            raise ValueError(f"norm: {self.norm:g} belongs to kind: olora, and kind is overlap")
+        if self.kind == "olora" and self.model_fields_set & {"update", "inputs", "outputs", "tau"}:
+            given = sorted(self.model_fields_set & {"update", "inputs", "outputs", "tau"})[0]
+            raise ValueError(f"{given}: belongs to kind: overlap, and kind is olora")
+        if self.kind == "overlap" and not self.update + self.inputs + self.outputs:
+            raise ValueError("update, inputs and outputs are all 0: give weight: 0 to do nothing")
+        return self
+
+
+@dataclass(frozen=True, eq=False)
+class _Group:
+    """Modules of one shape, and what is known of their past and start."""
+
+    factors: Sequence[Factors]
+    scale: Tensor
+    past: Past | None = None
+    rows: Tensor | None = None
+    start: tuple[Tensor, Tensor] | None = None
+
+    def now(self, parameters: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """B [m, d_out, r] and A [m, r, d_in]."""
+        return (
+            stacked(parameters, [each.B for each in self.factors]),
+            stacked(parameters, [each.A for each in self.factors]),
+        )
+
+
+class UpdateDecorrelation(ParameterPenalty):
+    """Penalises the overlap of the LoRA update being trained with those of earlier stages.
+
+    For any trainer of TRL: `callbacks=[UpdateDecorrelation(past=["runs/sft/adapter"], weight=1.0)]`. The penalty is
+    `update` L_upd + `inputs` L_sub + `outputs` L_out (`formulas`): cos^2 of the updates, and the shares of their input
+    and output directions in common beyond chance. Its gradient is in closed form, without any d x d matrix.
+
+    Logged: `limber/decorrelation` (the penalty), `_cosine_squared`, `_inputs` and `_outputs` (means over modules and
+    stages of cos^2 and of the overlaps of directions; by chance 1/(d_out d_in) and max(r_s, r)/d), `_norm` (of the
+    added gradient) and `_capped` (how often it met the cap).
+
+    Where the stage goes on training an adapter, its own update is B A - B0 A0 and only L_upd is meant: the directions
+    are those of what it has learnt before.
+
+    Args:
+        past: folders of the adapters that earlier stages left, in order; LoRA or rsLoRA, of any rank.
+        continued: each stage went on training the adapter of the one before, so that the folders hold sums.
+        base: the model before the first stage; only needed where the adapters' bases have different names because
+            stages were merged.
+        settings: those of `DecorrelationSettings`.
+
+    Raises:
+        UserError: a setting is wrong, or an adapter cannot be read or used.
+
+    >>> UpdateDecorrelation(past=[])
+    Traceback (most recent call last):
+    limberlm.errors.UserError: decorrelation: past=[]: give a list of the folders of earlier stages' adapters
+    """
+
+    name: ClassVar[str] = "decorrelation"
+    Settings: ClassVar[type[InterventionSettings]] = DecorrelationSettings
+
+    def __init__(
+        self,
+        *,
+        past: Sequence[str | Path],
+        continued: bool = False,
+        base: str | Path | None = None,
+        **settings: Any,
+    ) -> None:
+        super().__init__(**settings)
+        try:
+            self.pool = Pool.open(past, continued=continued, base=base)
+        except UserError as error:
+            raise UserError(f"{self.name}: {error}") from None
+        self._groups: list[_Group] = []
+        self._terms = Terms()
+
+    def begin(self, model: nn.Module, args: Any, state: Any) -> None:
+        """Read the past of each trained module, and the trained adapter's own start.
+
+        Raises:
+            UserError: no LoRA adapter is trained, or the past's adapters belong to another model.
+
+        """
+        factors = trained_factors(model, self.parameters, self.name)
+        if not factors:
+            raise UserError(f"{self.name}: the trainer trains no LoRA adapter; give it a peft_config, or leave it out")
+        try:
+            self.pool.refuse_other_model(factors, _name(model))
+        except UserError as error:
+            raise UserError(f"{self.name}: {error}") from None
+        start = StartParameters.of(model, args, state, self.name).values
+        fresh = not any(bool(start[each.B].any()) for each in factors)
+        self._terms = self._of(fresh)
+        olora = self.settings.kind == "olora"
+        self._groups = self._with_rows(factors) if olora else self._with_past(factors, None if fresh else start)
+        if fresh and not olora:
+            self._warn_of_one_seed(start)
+
+    def gradients(self, parameters: Mapping[str, Parameter]) -> tuple[Tensor, dict[str, Tensor]]:
+        """The penalty and its gradients; notes the overlaps for the log."""
+        if self.settings.kind == "olora":
+            return self._o_lora(parameters)
+        total, gradients = torch.zeros(()), dict[str, Tensor]()
+        seen: list[Overlap] = []
+        for group in self._groups:
+            assert group.past is not None
+            found = overlap(Change.of(*group.now(parameters), group.start), group.past, group.scale, self._terms)
+            gradients |= _by_name(group, *found.gradients)
+            seen.append(found)
+        for key in ("cosine_squared", "inputs", "outputs"):
+            self.note(f"_{key}", torch.stack([getattr(each, key) for each in seen]).sum())
+        total = torch.stack([each.value for each in seen]).sum()
+        return total, gradients
+
+    def _o_lora(self, parameters: Mapping[str, Parameter]) -> tuple[Tensor, dict[str, Tensor]]:
+        values, gradients = [], dict[str, Tensor]()
+        for group in self._groups:
+            assert group.rows is not None
+            B, A = group.now(parameters)
+            value, dA = o_lora(A, group.rows)
+            sizes = [factor.norm(dim=(1, 2), keepdim=True) for factor in (B, A)]
+            dB, own = (factor / size.clamp(min=1e-12) for factor, size in zip((B, A), sizes, strict=True))
+            values.append(value + self.settings.norm * sum(size.double().sum() for size in sizes))
+            gradients |= _by_name(group, self.settings.norm * dB, dA + self.settings.norm * own)
+        return torch.stack(values).sum(), gradients
+
+    def _of(self, fresh: bool) -> Terms:
+        """The terms that mean something: of a continued adapter, whose factors hold earlier stages too, L_upd alone."""
+        settings = self.settings
+        if fresh:
+            return Terms(settings.update, settings.inputs, settings.outputs, settings.tau)
+        for name in ("inputs", "outputs"):
+            if getattr(settings, name) and name in settings.model_fields_set:
+                raise UserError(
+                    f"{self.name}: {name}={getattr(settings, name):g}: the stage goes on training an adapter, whose "
+                    "directions are those of what it learnt before; give update alone"
+                )
+        if not settings.update:
+            raise UserError(f"{self.name}: update=0: the stage goes on training an adapter, for which only update acts")
+        return Terms(settings.update, 0.0, 0.0, settings.tau)
+
+    def _with_past(self, factors: Sequence[Factors], start: Mapping[str, Tensor] | None) -> list[_Group]:
+        changes = {each.module: self.pool.changes(each.module) for each in factors}
+        changed = [each for each in factors if any(one is not None for one in changes[each.module])]
+        if not changed:
+            raise UserError(f"{self.name}: past: no adapter changed a module that is trained; leave the callback out")
+        groups = []
+        for like in alike(changed):
+            group = _Group(like, self._scales(like))
+            past = packed([changes[each.module] for each in like], len(changed), self.parameters[like[0].A])
+            groups.append(_Group(like, group.scale, past, start=None if start is None else group.now(start)))
+        return groups
+
+    def _with_rows(self, factors: Sequence[Factors]) -> list[_Group]:
+        rows = {each.module: self.pool.rows(each.module) for each in factors}
+        groups = []
+        for like in alike([each for each in factors if len(rows[each.module])]):
+            padded = torch.nn.utils.rnn.pad_sequence([rows[each.module] for each in like], batch_first=True)
+            groups.append(_Group(like, self._scales(like), rows=padded.to(self.parameters[like[0].A].device)))
+        return groups
+
+    def _scales(self, like: Sequence[Factors]) -> Tensor:
+        device = self.parameters[like[0].A].device
+        return torch.tensor([each.scale for each in like], dtype=torch.float64, device=device)
+
+    def _warn_of_one_seed(self, start: Mapping[str, Tensor]) -> None:
+        """A trainer's seed decides A: two stages with one seed overlap before the first step."""
+        phi, chance = 0.0, 0.0
+        for group in self._groups:
+            assert group.past is not None
+            found = overlap(Change.of(*group.now(start)), group.past, group.scale, self._terms)
+            _, r, d_in = group.factors[0].shape
+            phi += float(found.inputs)
+            chance += float((group.past.share * group.past.ranks().clamp(min=r)).sum()) / d_in
+        if phi > (1 + chance) / 2:
+            _log.warning(
+                "%s: before the first step the input directions overlap by %.2f with those of the past (chance %.2f): "
+                "one seed began both; give every stage a seed of its own",
+                self.name,
+                phi,
+                chance,
+            )
+
+
+def _by_name(group: _Group, dB: Tensor, dA: Tensor) -> dict[str, Tensor]:
+    named = {each.B: gradient for each, gradient in zip(group.factors, dB.unbind(), strict=True)}
+    return named | {each.A: gradient for each, gradient in zip(group.factors, dA.unbind(), strict=True)}
+
+
+def _name(model: Any) -> str:
+    """What the base calls itself: its path or hub id."""
+    return str(getattr(getattr(model, "config", None), "_name_or_path", "") or "")

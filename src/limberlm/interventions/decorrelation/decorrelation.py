@@ -29,23 +29,40 @@ class DecorrelationSettings(ParameterSettings):
 
     kind: Literal["overlap", "olora"] = Field("overlap", description="scale-free overlaps, or O-LoRA's sum |A_s A'|")
     update: float = Field(1.0, ge=0, description="of cos^2 between the stages' updates (L_upd)")
-    inputs: float = Field(
-        0.5, ge=0, description="of the shared input directions beyond chance (L_sub); a continued adapter has none"
+    inputs: float | None = Field(
+        None,
+        ge=0,
+        description="of the input directions shared beyond chance (L_sub); 0.5, or 0 for an adapter that is continued",
     )
-    outputs: float = Field(0.0, ge=0, description="of the shared output directions beyond chance (L_out); likewise")
-    tau: float = Field(0.05, gt=0, le=1, description="size of an update, over the earlier one's, that is hardly pushed")
-    norm: float = Field(0.0, ge=0, description="with olora: of the factors' norms, over that of the overlap")
+    outputs: float = Field(0.0, ge=0, description="of the output directions shared beyond chance (L_out)")
+    tau: float = Field(0.05, gt=0, le=1, description="an update of this share of the earlier one is pushed by half")
+    norm: float = Field(0.0, ge=0, description="with olora: of the factors' norms, for each unit of the overlap")
 
     @model_validator(mode="after")
     def _fit(self) -> DecorrelationSettings:
-        if self.kind == "overlap" and self.norm:
-            raise ValueError(f"norm: {self.norm:g} belongs to kind: olora, and kind is overlap")
-        if self.kind == "olora" and self.model_fields_set & {"update", "inputs", "outputs", "tau"}:
-            given = sorted(self.model_fields_set & {"update", "inputs", "outputs", "tau"})[0]
-            raise ValueError(f"{given}: belongs to kind: overlap, and kind is olora")
-        if self.kind == "overlap" and not self.update + self.inputs + self.outputs:
-            raise ValueError("update, inputs and outputs are all 0: give weight: 0 to do nothing")
+        other = {"overlap": ("norm",), "olora": ("update", "inputs", "outputs", "tau")}[self.kind]
+        for name in other:
+            if getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"{name}: {getattr(self, name):g} means nothing with kind: {self.kind}; leave it out")
+        if self.update == self.outputs == self.inputs == 0:
+            raise ValueError("update, inputs and outputs are all 0; weight: 0 is how to do nothing")
         return self
+
+    def terms(self, fresh: bool) -> Terms:
+        """What is penalised; of a continued adapter, whose directions are those of earlier stages too, L_upd alone."""
+        inputs = (0.5 if fresh else 0.0) if self.inputs is None else self.inputs
+        return Terms(self.update, inputs, self.outputs, self.tau)
+
+    @property
+    def unfit_to_continue(self) -> str | None:
+        """Why it cannot be had where the stage goes on training an adapter, or None."""
+        for name in ("inputs", "outputs"):
+            if getattr(self, name):
+                return (
+                    f"{name}: {getattr(self, name):g}: the stage goes on training an adapter, whose directions are "
+                    "those of what it learnt before; only update acts there"
+                )
+        return None if self.update else "update: 0: the stage goes on training an adapter, where only update acts"
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,8 +147,10 @@ class UpdateDecorrelation(ParameterPenalty):
             raise UserError(f"{self.name}: {error}") from None
         start = StartParameters.of(model, args, state, self.name).values
         fresh = not any(bool(start[each.B].any()) for each in factors)
-        self._terms = self._of(fresh)
         olora = self.settings.kind == "olora"
+        if not fresh and not olora and self.settings.unfit_to_continue:
+            raise UserError(f"{self.name}: {self.settings.unfit_to_continue}")
+        self._terms = self.settings.terms(fresh)
         self._groups = self._with_rows(factors) if olora else self._with_past(factors, None if fresh else start)
         if fresh and not olora:
             self._warn_of_one_seed(start)
@@ -163,21 +182,6 @@ class UpdateDecorrelation(ParameterPenalty):
             values.append(value + self.settings.norm * sum(size.double().sum() for size in sizes))
             gradients |= _by_name(group, self.settings.norm * dB, dA + self.settings.norm * own)
         return torch.stack(values).sum(), gradients
-
-    def _of(self, fresh: bool) -> Terms:
-        """The terms that mean something: of a continued adapter, whose factors hold earlier stages too, L_upd alone."""
-        settings = self.settings
-        if fresh:
-            return Terms(settings.update, settings.inputs, settings.outputs, settings.tau)
-        for name in ("inputs", "outputs"):
-            if getattr(settings, name) and name in settings.model_fields_set:
-                raise UserError(
-                    f"{self.name}: {name}={getattr(settings, name):g}: the stage goes on training an adapter, whose "
-                    "directions are those of what it learnt before; give update alone"
-                )
-        if not settings.update:
-            raise UserError(f"{self.name}: update=0: the stage goes on training an adapter, for which only update acts")
-        return Terms(settings.update, 0.0, 0.0, settings.tau)
 
     def _with_past(self, factors: Sequence[Factors], start: Mapping[str, Tensor] | None) -> list[_Group]:
         changes = {each.module: self.pool.changes(each.module) for each in factors}

@@ -209,8 +209,9 @@ def test_stacked_modules_count_as_each_by_itself() -> None:
     B, A = normal(3, 10, 2), normal(3, 2, 12, seed=1)
     pasts = [earlier(10, 12, [2, 3], seed=i) for i in (3, 4, 5)]
     together = overlap(Change.of(B, A), past_of(*pasts), torch.ones(3), ALL)
+    thirds = [replace(past_of(past), share=past_of(past).share / 3) for past in pasts]
     alone = [
-        overlap(Change.of(B[i : i + 1], A[i : i + 1]), _third(past_of(pasts[i])), torch.ones(1), ALL) for i in range(3)
+        overlap(Change.of(b[None], a[None]), past, torch.ones(1), ALL) for b, a, past in zip(B, A, thirds, strict=True)
     ]
     assert close(together.value, sum(each.value for each in alone))
     for side in (0, 1):

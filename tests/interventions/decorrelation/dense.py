@@ -59,7 +59,7 @@ def penalty(
         if terms.inputs:
             chance = max(rank, len(A)) / A.shape[1]
             total = total + terms.inputs * (shared(A, each.right) - chance).clamp(min=0)
-        if terms.outputs:
+        if terms.outputs and bool(q):
             chance = max(rank, B.shape[1]) / len(B)
             moved = (q / (q + floor)).detach()
             total = total + terms.outputs * moved * (shared(B.mT, each.left.mT) - chance).clamp(min=0)

@@ -42,10 +42,11 @@ class Run:
     def __init__(self, kind: str, base: Path, out: Path, callback: TrainerCallback | None, **args: Any) -> None:
         self.before, self.after = Snapshot(), Snapshot()
         settings = {"gradient_checkpointing": False, **args}
+        resumed = settings.pop("resume_from_checkpoint", None)
         adapter = None if "model" in settings else lora()
         inner = [] if callback is None else [callback]
         self.trainer = trainer(kind, base, out, self.before, *inner, self.after, adapter=adapter, **settings)
-        self.trainer.train(resume_from_checkpoint=args.get("resume_from_checkpoint"))
+        self.trainer.train(resume_from_checkpoint=resumed)
         self.log = self.trainer.state.log_history
 
     @property

@@ -44,9 +44,7 @@ class Pool:
         adapters = [Adapter.open(folder) for folder in past]
         for adapter in adapters:
             if adapter.uses_dora:
-                raise UserError(
-                    f"{adapter.path}: use_dora: the change of a DoRA adapter is not B A; leave it out of past"
-                )
+                raise UserError(f"{adapter.path}: use_dora: a DoRA adapter changes more than B A; leave it out of past")
             if base is None:
                 _refuse_other_name(adapter, adapters[0].base, adapters[0].path)
         return cls(adapters, continued, None if base is None else str(base))

@@ -176,7 +176,7 @@ def test_rows_for_another_trainer_are_refused_naming_both_kinds(tiny_tokenizer, 
 
 
 def test_chats_beside_plain_pairs_are_refused(tiny_tokenizer):
-    with pytest.raises(UserError, match="as chats. and the pool's are preference pairs .*write both in one form"):
+    with pytest.raises(UserError, match=r"as chats\) and the pool's are preference pairs .*write both in one form"):
         replay(dataset("dpo", 8, chat=True), dataset("dpo", 8), 0.5, tokenizer=tiny_tokenizer)
 
 

@@ -54,11 +54,11 @@ def intruder_dimensions(
     if fast and isinstance(tuned, Tensor):
         found = approximate_leading(tuned, k)
         if found is not None:
-            nearest = _nearest(found[0].left, base)
+            nearest = nearest_cosines(found[0].left, base)
             if bool(((nearest - threshold).abs() > found[1]).all()):
                 return (nearest < threshold).to(torch.float64).sum()
     bases = singular_bases(tuned) if isinstance(tuned, Tensor) else tuned
-    return (_nearest(bases.top(k).left, base) < threshold).to(torch.float64).sum()
+    return (nearest_cosines(bases.top(k).left, base) < threshold).to(torch.float64).sum()
 
 
 def approximate_leading(matrix: Tensor, k: int, *, tolerance: float = 0.01) -> tuple[Bases, float] | None:
@@ -198,6 +198,6 @@ def refuse_rounded(before: Tensor, after: Tensor, rank: int | None = None) -> No
         )
 
 
-def _nearest(vectors: Tensor, base: Bases) -> Tensor:
-    """Largest |cosine| [k] of each vector [d, k] with any left singular vector of the base."""
+def nearest_cosines(vectors: Tensor, base: Bases) -> Tensor:
+    """Largest |cosine| [k] in [0, 1] of each unit vector [d, k] with any left singular vector of the base."""
     return (base.left.T @ vectors).abs().amax(0)

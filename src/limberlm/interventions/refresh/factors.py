@@ -43,9 +43,9 @@ def refitted(wanted: Bases, B: Tensor, A: Tensor, scale: float) -> Refitted:
         A: the other, [r, d_in].
         scale: what multiplies B A.
 
-    >>> B, A = torch.tensor([[1.0], [0.0]]).double(), torch.tensor([[0.0, 2.0]]).double()
-    >>> found = refitted(Bases(torch.eye(2).double(), torch.tensor([4.0, 0.5]).double(), torch.eye(2).double()), B, A, 2)
-    >>> (2 * found.B @ found.A).tolist(), found.left_out
+    >>> axes = torch.eye(2, dtype=torch.float64)
+    >>> found = refitted(Bases(axes, torch.tensor([4.0, 0.5]).double(), axes), axes[:, :1], axes[1:], 2.0)
+    >>> (2 * found.B @ found.A).round(decimals=6).tolist(), found.left_out
     ([[4.0, 0.0], [0.0, 0.0]], 0.5)
 
     """

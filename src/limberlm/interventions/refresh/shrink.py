@@ -12,15 +12,20 @@ shrink-and-perturb (1910.08475). For a product of factors the weights' space is 
 
 from __future__ import annotations
 
-from torch import Tensor
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
 
 from limberlm.geometry.low_rank import Factored
+from limberlm.interventions.refresh.layers import pairs
+from limberlm.interventions.seats.tokens import draw
 
 
 def shrunk(value: Tensor, start: Tensor, rho: float) -> Tensor:
     """`start` + (1 - rho)(`value` - `start`), in the type of `value`; rho in [0, 1].
 
-    >>> import torch
     >>> shrunk(torch.tensor([3.0]), torch.tensor([1.0]), 0.5).tolist()
     [2.0]
     """
@@ -29,7 +34,7 @@ def shrunk(value: Tensor, start: Tensor, rho: float) -> Tensor:
 
 
 def shrunk_product(B: Tensor, A: Tensor, B0: Tensor, A0: Tensor, rho: float, scale: float = 1.0) -> Factored:
-    """scale x ((1 - rho) B A + rho B0 A0), exactly, as factors of inner dimension 2 r.
+    """The product scale x ((1 - rho) B A + rho B0 A0), exactly, as factors of inner dimension 2 r.
 
     Args:
         B: [d_out, r].
@@ -41,3 +46,48 @@ def shrunk_product(B: Tensor, A: Tensor, B0: Tensor, A0: Tensor, rho: float, sca
 
     """
     return Factored(B, A, (1 - rho) * scale) + Factored(B0, A0, rho * scale)
+
+
+@torch.no_grad()
+def shrink(model: nn.Module, start: Mapping[str, Tensor], rho: float, noise: float, seed: int) -> dict[str, float]:
+    """Shrink everything that is trained towards its start, in place, and perturb it.
+
+    A pair of factors that has to stand for a matrix of rank 2 r becomes its best approximation of rank r, which is
+    never further from it than interpolated factors would be.
+
+    Args:
+        model: the trainer's.
+        start: the values to go back towards, by parameter name.
+        rho: the share taken back, in [0, 1].
+        noise: standard deviation of what is added to B, and to weights trained whole, relative to the root mean square
+            of their change from the start that is left.
+        seed: decides the noise; no global random state is touched.
+
+    Returns:
+        `left_out`: norm of what the rank r could not hold over that of the update it should have held; only if an
+        adapter goes on from an earlier stage's.
+
+    """
+    left_out, wanted, factors = 0.0, 0.0, set[str]()
+    for pair in pairs(model):
+        factors |= {pair.A_name, pair.B_name}
+        if not bool(start[pair.B_name].any()):
+            pair.B.mul_(1 - rho)
+        elif rho > 0:
+            product = shrunk_product(pair.B, pair.A, start[pair.B_name], start[pair.A_name], rho, pair.scale)
+            found = pair.refit(product.bases())
+            left_out, wanted = left_out + found**2, wanted + float(product.norm()) ** 2
+        _perturb(pair.B, torch.zeros_like(pair.B), noise, draw(seed, 0, 0, pair.B_name))
+    for name, parameter in model.named_parameters():
+        if name in start and name not in factors:
+            parameter.copy_(shrunk(parameter, start[name], rho))
+            _perturb(parameter, start[name], noise, draw(seed, 0, 0, name))
+    return {"left_out": math.sqrt(left_out / wanted)} if wanted else {}
+
+
+def _perturb(parameter: Tensor, start: Tensor, noise: float, seed: int) -> None:
+    if not noise:
+        return
+    drawn = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(seed))
+    size = (parameter - start.to(parameter)).float().square().mean().sqrt()
+    parameter.add_((noise * size * drawn.to(parameter.device)).to(parameter.dtype))

@@ -12,13 +12,15 @@ Two repairs of a weight W that began as W0, with singular triples (u_i, s_i, v_i
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from limberlm.geometry.low_rank import Bases, singular_bases
+from limberlm.geometry.low_rank import Bases, Factored, singular_bases
 from limberlm.geometry.weights import approximate_leading, nearest_cosines
+from limberlm.interventions.refresh.layers import Pair, first_blocks, matrices, pairs
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,3 +85,80 @@ def _leading(weight: Tensor, base: Bases, k: int, threshold: float) -> Bases:
     if found is not None and bool((nearest_cosines(found[0].left, base) > threshold + found[1]).all()):
         return found[0]
     return singular_bases(weight).top(k)
+
+
+@torch.no_grad()
+def repair(
+    model: nn.Module, start: Mapping[str, Tensor], layers: float, repaired: Callable[[Tensor, Bases], Repair]
+) -> dict[str, float]:
+    """Repair the trained weights inside the first `layers` of the blocks, in place.
+
+    W0 is the weight as the stage began, an adapter that it went on from included. A repaired adapter is put back into
+    factors of its own rank: growing it would give the arm a larger adapter than others have to go on with, and the
+    optimiser parameters that it does not know.
+
+    Args:
+        model: the trainer's.
+        start: the values of trained parameters as the stage began, by name.
+        layers: share of the blocks, from the first on.
+        repaired: `damped_intruders` or `restored_directions`, of a weight and the bases of its start.
+
+    Returns:
+        `directions`: how many were repaired; `moved`: norm of what was added over that of the update before;
+        `left_out`: norm of what the adapters' rank could not hold over that of the repaired update.
+
+    """
+    inside, tally, factors = first_blocks(model, layers), _Tally(), set[str]()
+    for pair in pairs(model):
+        factors |= {pair.A_name, pair.B_name}
+        if id(pair.layer) in inside:
+            _repair_pair(pair, start, repaired, tally)
+    for name, weight, turned in matrices(model, start.keys() - factors, inside):
+        now, before = (each.double().T if turned else each.double() for each in (weight, start[name]))
+        if not torch.equal(now, before):
+            added = repaired(now, singular_bases(before))
+            change = added.left @ added.right
+            tally.add(added, Factored(added.left, added.right).norm(), (now - before).norm())
+            weight.add_((change.T if turned else change).to(weight.dtype))
+    return tally.values()
+
+
+def _repair_pair(
+    pair: Pair, start: Mapping[str, Tensor], repaired: Callable[[Tensor, Bases], Repair], tally: _Tally
+) -> None:
+    update = Factored(pair.B, pair.A, pair.scale)
+    begun = Factored(start[pair.B_name], start[pair.A_name], pair.scale)
+    learnt = (update - begun).norm()
+    if not bool(learnt):
+        return
+    added = repaired(pair.weight + update.dense(), singular_bases(pair.weight + begun.dense()))
+    size = Factored(added.left, added.right).norm()
+    tally.add(added, size, learnt)
+    if added.directions and bool(size):
+        wanted = (update + Factored(added.left, added.right)).bases()
+        tally.refitted(pair.refit(wanted), wanted.norm())
+
+
+@dataclass
+class _Tally:
+    """Squared norms over modules."""
+
+    directions: int = 0
+    added: float = 0.0
+    learnt: float = 0.0
+    left_out: float = 0.0
+    wanted: float = 0.0
+
+    def add(self, repair: Repair, added: Tensor, learnt: Tensor) -> None:
+        self.directions += repair.directions
+        self.added += float(added) ** 2
+        self.learnt += float(learnt) ** 2
+
+    def refitted(self, left_out: float, wanted: Tensor) -> None:
+        self.left_out += left_out**2
+        self.wanted += float(wanted) ** 2
+
+    def values(self) -> dict[str, float]:
+        ratios = {"moved": (self.added, self.learnt), "left_out": (self.left_out, self.wanted)}
+        found = {name: math.sqrt(part / whole) for name, (part, whole) in ratios.items() if whole}
+        return {"directions": float(self.directions), **found}

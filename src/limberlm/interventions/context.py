@@ -16,6 +16,24 @@ Rows = Sequence[Row]
 
 
 @dataclass(frozen=True)
+class StageFacts:
+    """What is known of a stage before anything is read: can an intervention be had in it?
+
+    Attributes:
+        trainer: `sft`, `dpo`, `kto` or `grpo`.
+        hand_over: how adapters reach the next stage.
+        lora: whether it trains an adapter, and not all weights.
+        shifted: whether its task has out-of-domain rows.
+
+    """
+
+    trainer: str
+    hand_over: str
+    lora: bool
+    shifted: bool
+
+
+@dataclass(frozen=True)
 class StageContext:
     """One stage of a chain, for what acts in it. What takes time to read is read when it is asked for.
 

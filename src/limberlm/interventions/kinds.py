@@ -11,7 +11,18 @@ from typing import Any
 from transformers import TrainerCallback
 
 from limberlm.files import content_digest, known_digest
-from limberlm.interventions.context import Row, StageContext
+from limberlm.interventions.anchors.anchor import AnchorSettings, FeatureAnchor
+from limberlm.interventions.context import Row, StageContext, StageFacts
+from limberlm.interventions.decorrelation import DecorrelationSettings, UpdateDecorrelation
+from limberlm.interventions.diversity.regularizer import DiversityRegularizer, DiversitySettings
+from limberlm.interventions.refresh.refresh import FeatureRefresh, RefreshSettings
+from limberlm.interventions.replay import ReplaySettings
+from limberlm.interventions.replay.rendering import LONGEST
+from limberlm.interventions.replay.stage import refusal, rows_read, stage_rows
+from limberlm.interventions.rivals.early_stop import EarlyStopSettings, OutOfDomainStop
+from limberlm.interventions.rivals.entropy import EntropyPreservation, EntropySettings
+from limberlm.interventions.rivals.kl_to_base import KLSettings, KLToBase
+from limberlm.interventions.rivals.l2_to_base import L2Settings, L2ToBase
 from limberlm.interventions.seats.callback import TRAINERS
 from limberlm.interventions.settings import InterventionSettings
 
@@ -25,10 +36,10 @@ class Kind:
         settings: what may be said of it there.
         trainers: those it serves.
         callback: what the trainer is given, if it acts during training or at its end.
-        rows: what becomes of the stage's rows, if it acts on them.
+        rows: what becomes of the stage's rows under a trainer's configuration, and what is to be told of it.
         fights: the keys that it cannot share a stage with, and why.
         needs_earlier: whether it does nothing in a chain's first stage.
-        refuse: from settings, trainer and hand-over, one line about why it cannot be had there, or None.
+        refuse: one line about why it cannot be had in a stage, or None.
         steps: from settings and a stage's optimiser steps, how many of them it takes for itself.
 
     """
@@ -37,15 +48,80 @@ class Kind:
     settings: type[InterventionSettings]
     trainers: tuple[str, ...] = TRAINERS
     callback: Callable[[Any, StageContext], TrainerCallback] | None = None
-    rows: Callable[[Any, StageContext, Sequence[Row]], Sequence[Row]] | None = None
+    rows: Callable[[Any, StageContext, Sequence[Row], Any], tuple[Sequence[Row], str]] | None = None
     fights: Mapping[str, str] = field(default_factory=dict)
     needs_earlier: Callable[[Any], bool] = lambda settings: False
-    refuse: Callable[[Any, str, str], str | None] = lambda settings, trainer, hand_over: None
+    refuse: Callable[[Any, StageFacts], str | None] = lambda settings, stage: None
     steps: Callable[[Any, int], int] = lambda settings, steps: 0
 
 
-_KINDS: tuple[Kind, ...] = ()
-KINDS = {kind.key: kind for kind in _KINDS}
+def _made(made: Callable[..., TrainerCallback], settings: InterventionSettings, **more: Any) -> TrainerCallback:
+    return made(**settings.model_dump(), **more)
+
+
+def _plain(made: Callable[..., TrainerCallback]) -> Callable[[Any, StageContext], TrainerCallback]:
+    """A callback that wants nothing but its settings."""
+    return lambda settings, context: _made(made, settings)
+
+
+def _replayed(settings: ReplaySettings, context: StageContext, rows: Sequence[Row], config: Any) -> Any:
+    reads = rows_read(context.trainer, config, len(rows))
+    found = stage_rows(settings, context, rows, reads=reads, max_length=getattr(config, "max_length", LONGEST))
+    return found.rows, str(found.mix)
+
+
+def _refreshed(settings: RefreshSettings, context: StageContext) -> TrainerCallback:
+    return _made(FeatureRefresh, settings, texts=context.texts() if settings.kind == "anchor" else None)
+
+
+def _refresh_steps(settings: RefreshSettings, steps: int) -> int:
+    if settings.kind != "anchor" or not settings.acts:
+        return 0
+    refreshes = steps // settings.every if settings.every else 1
+    return refreshes * (settings.steps or max(1, round(settings.share * (settings.every or steps))))
+
+
+def _decorrelated(settings: DecorrelationSettings, context: StageContext) -> TrainerCallback:
+    continued = context.hand_over == "continue"
+    return _made(UpdateDecorrelation, settings, past=context.earlier, continued=continued, base=context.base)
+
+
+KINDS: dict[str, Kind] = {
+    kind.key: kind
+    for kind in (
+        Kind(
+            "replay",
+            ReplaySettings,
+            rows=_replayed,
+            needs_earlier=lambda settings: settings.pool == "earlier_stages",
+            refuse=lambda settings, stage: refusal(settings, stage.trainer),
+        ),
+        Kind("diversity", DiversitySettings, callback=_plain(DiversityRegularizer)),
+        Kind(
+            "decorrelation",
+            DecorrelationSettings,
+            callback=_decorrelated,
+            needs_earlier=lambda settings: True,
+            refuse=lambda settings, stage: (
+                None if stage.lora else "the stage trains all weights, and only adapters are decorrelated"
+            ),
+        ),
+        Kind("anchor", AnchorSettings, callback=_plain(FeatureAnchor)),
+        Kind("kl_to_base", KLSettings, callback=_plain(KLToBase)),
+        Kind("l2_to_base", L2Settings, callback=_plain(L2ToBase)),
+        Kind("entropy", EntropySettings, trainers=EntropyPreservation.trainers, callback=_plain(EntropyPreservation)),
+        Kind("refresh", RefreshSettings, callback=_refreshed, steps=_refresh_steps),
+        Kind(
+            "early_stop",
+            EarlyStopSettings,
+            callback=lambda settings, context: _made(OutOfDomainStop, settings, rows=context.out_of_domain()[0]),
+            fights={"refresh": "the weights it chooses would be refreshed, or those refreshed not be chosen"},
+            refuse=lambda settings, stage: (
+                None if stage.shifted else "its data have no out-of-domain rows, which only the testbed's skills do"
+            ),
+        ),
+    )
+}
 """Every kind by its key."""
 
 Chosen = Mapping[str, InterventionSettings]
@@ -58,24 +134,27 @@ def callbacks(chosen: Chosen, context: StageContext) -> list[TrainerCallback]:
     return [make(settings, context) for make, settings in made if make is not None]
 
 
-def changed_rows(chosen: Chosen, context: StageContext, rows: Sequence[Row]) -> Sequence[Row]:
-    """What becomes of a stage's rows under them."""
+def changed_rows(
+    chosen: Chosen, context: StageContext, rows: Sequence[Row], config: Any
+) -> tuple[Sequence[Row], dict[str, str]]:
+    """What becomes of a stage's rows under them, and what each tells of it, by key."""
+    told = {}
     for key, kind in KINDS.items():
         if key in chosen and kind.rows is not None:
-            rows = kind.rows(chosen[key], context, rows)
-    return rows
+            rows, told[key] = kind.rows(chosen[key], context, rows, config)
+    return rows, told
 
 
-def problem(chosen: Chosen, trainer: str, hand_over: str) -> str | None:
+def problem(chosen: Chosen, stage: StageFacts) -> str | None:
     """Why these cannot be used together in a stage, in a line that begins with one of their keys; None if they can."""
     for key, settings in chosen.items():
         kind = KINDS[key]
-        if trainer not in kind.trainers:
-            return f"{key}: cannot be used with trainer {trainer}, only with {', '.join(kind.trainers)}"
+        if stage.trainer not in kind.trainers:
+            return f"{key}: cannot be used with trainer {stage.trainer}, only with {', '.join(kind.trainers)}"
         for other, why in kind.fights.items():
             if other in chosen:
                 return f"{key} and {other} in one stage: {why}; keep one of them"
-        refused = kind.refuse(settings, trainer, hand_over)
+        refused = kind.refuse(settings, stage)
         if refused is not None:
             return f"{key}: {refused}"
     return None
@@ -83,14 +162,15 @@ def problem(chosen: Chosen, trainer: str, hand_over: str) -> str | None:
 
 def located(settings: InterventionSettings, folder: Path) -> InterventionSettings:
     """The same settings with the files and folders that they name found from anywhere, relative ones in `folder`."""
-    found = {name: folder / str(getattr(settings, name)) for name in settings.paths}
+    named = ((name, getattr(settings, name), words) for name, words in settings.paths.items())
+    found = {name: folder / str(value) for name, value, words in named if value not in words}
     return settings.model_copy(update={name: realpath(path) for name, path in found.items() if path.exists()})
 
 
 def digests(chosen: Chosen) -> dict[str, str]:
     """Digests of the files, and of the files in the folders, that the settings name."""
     places = (Path(str(getattr(settings, name))) for settings in chosen.values() for name in settings.paths)
-    return {str(place): _digest(place) for place in places if place.exists()}
+    return {str(place): _digest(place) for place in places if place.is_absolute() and place.exists()}
 
 
 def _digest(place: Path) -> str:

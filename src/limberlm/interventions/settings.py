@@ -15,11 +15,12 @@ class InterventionSettings(BaseModel):
     """Settings of one intervention: keyword arguments in a script, a mapping in a study file.
 
     Class attributes:
-        paths: settings that may name a file or folder; in a study file, from where that lies.
+        paths: settings that may name a file or folder, in a study file from where that lies; and the words that they
+            may hold in its place.
 
     """
 
-    paths: ClassVar[tuple[str, ...]] = ()
+    paths: ClassVar[Mapping[str, tuple[str, ...]]] = {}
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 

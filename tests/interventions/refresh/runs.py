@@ -57,7 +57,13 @@ def load(base: Path) -> LlamaForCausalLM:
 
 
 def trainer(
-    kind: str, base: Path, out: Path, *callbacks: TrainerCallback, model: Any = None, adapter: Any = "fresh", **args: Any
+    kind: str,
+    base: Path,
+    out: Path,
+    *callbacks: TrainerCallback,
+    model: Any = None,
+    adapter: Any = "fresh",
+    **args: Any,
 ) -> Trainer:
     """TRL's trainer of a kind, with dropout; a fresh adapter unless told otherwise, None for full weights."""
     trl = importlib.import_module("trl")

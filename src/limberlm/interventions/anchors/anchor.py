@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
@@ -19,6 +20,8 @@ from limberlm.interventions.settings import InterventionSettings
 
 class AnchorSettings(ActivationSettings):
     """Settings of `FeatureAnchor`."""
+
+    paths: ClassVar[Mapping[str, tuple[str, ...]]] = {"reference": (START,)}
 
     reference: str = Field(START, description="`start`, the stage's own; or the model, path or hub id, to be held to")
     rows: float = Field(

@@ -67,7 +67,8 @@ class DiversitySettings(ActivationSettings):
     @model_validator(mode="after")
     def _fits_kind(self) -> DiversitySettings:
         for name, kind in ONLY.items():
-            if name in self.model_fields_set and kind != self.kind:
+            # as a study file that was written out in full says everything
+            if kind != self.kind and getattr(self, name) != type(self).model_fields[name].default:
                 raise ValueError(f"{name}: only {kind} has one, not {self.kind}; leave it out")
         return self
 

@@ -63,10 +63,11 @@ class RefreshSettings(InterventionSettings):
     @model_validator(mode="after")
     def _own(self) -> RefreshSettings:
         for kind, names in _OF_KIND.items():
-            for name in sorted(self.model_fields_set & names):
-                if kind != self.kind:
+            for name in sorted(names):
+                # as a study file that was written out in full says everything
+                if kind != self.kind and getattr(self, name) != type(self).model_fields[name].default:
                     raise ValueError(f'{name}: belongs to kind "{kind}", and kind is "{self.kind}"; leave one out')
-        if {"steps", "share"} <= self.model_fields_set and self.steps is not None:
+        if self.steps is not None and self.share != type(self).model_fields["share"].default:
             raise ValueError(f"steps: {self.steps} and share: {self.share:g}: give one of them")
         if not self.sites:
             raise ValueError("sites: empty; name at least one")

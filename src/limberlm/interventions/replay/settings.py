@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 from pydantic import Field
 
 from limberlm.interventions.replay.mix import By
@@ -11,6 +14,8 @@ from limberlm.interventions.settings import InterventionSettings
 
 class ReplaySettings(InterventionSettings):
     """`replay` in a study file."""
+
+    paths: ClassVar[Mapping[str, tuple[str, ...]]] = {"pool": ("generic", "earlier_stages", "self")}
 
     ratio: float = Field(ge=0, lt=1, description="the replayed share; 0 leaves the stage's rows as they are")
     pool: str = Field(

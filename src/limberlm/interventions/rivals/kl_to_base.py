@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, ClassVar, Literal, cast
@@ -26,6 +27,8 @@ _log = logging.getLogger(__name__)
 
 class KLSettings(ActivationSettings):
     """Settings of `KLToBase`."""
+
+    paths: ClassVar[Mapping[str, tuple[str, ...]]] = {"reference": (START,)}
 
     sites: tuple[Literal["final_norm"]] = Field(("final_norm",), description="where the distribution is made; no other")
     direction: Literal["forward", "reverse"] = Field(

@@ -89,7 +89,7 @@ def make_node(place: Workplace, store: Store, node: Node, report: Report, publis
     with store.writing(node.id, publishing=publishing) as folder:
         record: dict[str, object] = {"node": node.model_dump(mode="json"), "task": task_of(place, node)}
         if node.make == "train":
-            record["hand_over"] = _train(place, store, node, folder, report)
+            record |= _train(place, store, node, folder, report)
             _refuse_other_weights(store, node, folder)
         elif node.make == "random":
             report("random directions", 0, 1, None)
@@ -126,16 +126,16 @@ def _train(place: Workplace, store: Store, node: Node, folder: Path, report: Rep
     data = place.rows_of(node)
     if digests(chosen) != node.files:
         raise UserError(f"{', '.join(node.files)}: changed while the study ran; run it again")
-    if chosen:
-        data = replace(data, train=list(changed_rows(chosen, context, data.train)))
+    config = trainer_config(kind, stage.args, where=where, seed=node.stage_seed, scratch=scratch)
+    rows, told = changed_rows(chosen, context, data.train, config)
     run = train_stage(
         kind,
-        trainer_config(kind, stage.args, where=where, seed=node.stage_seed, scratch=scratch),
+        config,
         place.base,
         left,
         place.settings.hand_over,
         place.tokenizer,
-        data,
+        replace(data, train=list(rows)),
         node.adapter if isinstance(node.adapter, AdapterSettings) else None,
         folder,
         base_name=place.settings.base,
@@ -148,7 +148,7 @@ def _train(place: Workplace, store: Store, node: Node, folder: Path, report: Rep
     for record in sorted(scratch.glob("limber-*.json")):  # what interventions wrote down of the run
         shutil.copy(record, folder / record.name)
     shutil.rmtree(scratch, ignore_errors=True)
-    return asdict(run.hand_over)
+    return {"hand_over": asdict(run.hand_over), "interventions": told}
 
 
 def _keep_completions(scratch: Path, folder: Path) -> None:

@@ -9,7 +9,17 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from limberlm.errors import UserError, nearest
+from limberlm.interventions.anchors.anchor import AnchorSettings
+from limberlm.interventions.context import StageFacts
+from limberlm.interventions.decorrelation import DecorrelationSettings
+from limberlm.interventions.diversity.regularizer import DiversitySettings as DiversityPenalty
 from limberlm.interventions.kinds import KINDS, problem
+from limberlm.interventions.refresh.refresh import RefreshSettings
+from limberlm.interventions.replay import ReplaySettings
+from limberlm.interventions.rivals.early_stop import EarlyStopSettings
+from limberlm.interventions.rivals.entropy import EntropySettings
+from limberlm.interventions.rivals.kl_to_base import KLSettings
+from limberlm.interventions.rivals.l2_to_base import L2Settings
 from limberlm.interventions.settings import InterventionSettings
 from limberlm.outcomes.calibration import CalibrationSettings
 from limberlm.outcomes.diversity import DiversitySettings
@@ -98,6 +108,15 @@ class Change(_Settings):
 
     stages: Names | None = Field(None, min_length=1, description="the stages it applies to; default: all")
     args: dict[str, Any] = Field({}, description="TRL's settings that replace the stages' own")
+    replay: ReplaySettings | None = None
+    refresh: Switched[RefreshSettings] = None
+    diversity: Switched[DiversityPenalty] = None
+    decorrelation: Switched[DecorrelationSettings] = None
+    anchor: Switched[AnchorSettings] = None
+    kl_to_base: Switched[KLSettings] = None
+    l2_to_base: Switched[L2Settings] = None
+    entropy: Switched[EntropySettings] = None
+    early_stop: Switched[EarlyStopSettings] = None
 
     @model_validator(mode="after")
     def _says_something(self) -> Change:
@@ -195,7 +214,9 @@ class StudySettings(_Settings):
                 if twice:
                     raise ValueError(f'interventions.{arm}: {min(twice)} twice in stage "{stage}"; keep one')
                 chosen |= change.interventions
-        found = problem(chosen, self.stages[stage].trainer, self.hand_over)
+        own = self.stages[stage]
+        lora = (own.adapter or self.adapter) != "full"
+        found = problem(chosen, StageFacts(own.trainer, self.hand_over, lora, self.task(stage) in SKILLS))
         if found is not None:
             raise ValueError(f'interventions.{arm}, stage "{stage}": {found}; or name the `stages` it is for')
 

@@ -42,10 +42,14 @@ class Case:
         weight: one at which it visibly acts in a few steps.
         quantity: of the trained model and the one it started from, what it moves; measured without the package's code.
         falls: whether more weight lowers that quantity.
+        largest: in place of ten times the weight, where there is an upper end.
         seat: where its gradient enters; `steps` changes weights between steps.
         trainers: TRL's trainers that it serves.
         whole: whether it works on full weights too, not on adapters alone.
         file: what it keeps in the trainer's folder to resume from.
+        sampled: whether it reads some of the sequences alone, which ones being drawn.
+        sited: whether its sites can be chosen.
+        settable: whether there is a setting that must not be negative.
         learning: learning rate and steps of the run that shows the direction.
 
     """
@@ -55,10 +59,14 @@ class Case:
     weight: float
     quantity: Callable[[nn.Module, nn.Module], float]
     falls: bool = True
+    largest: float | None = None
     seat: Seat = "activations"
     trainers: tuple[str, ...] = KINDS
     whole: bool = True
     file: str | None = None
+    sampled: bool = False
+    sited: bool = True
+    settable: bool = True
     learning: dict[str, Any] = field(default_factory=lambda: {"steps": 10})
 
     def __str__(self) -> str:
@@ -103,8 +111,9 @@ PROBES = (
     Case(
         "probe-share",
         lambda w, place: HalfSquare(share=w) if w else HalfSquare(weight=0.0),
-        0.5,
+        0.05,
         half_square,
+        largest=1.0,
     ),
     Case(
         "probe-reference",

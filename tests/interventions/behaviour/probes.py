@@ -35,7 +35,7 @@ class FromStart(ActivationPenalty):
 
     def prepare(self, batch: Batch, model: nn.Module) -> Batch:
         found = locate(model)
-        inputs = {name: value for name, value in batch.inputs.items() if name in ("input_ids", "attention_mask")}
+        inputs = {name: batch.inputs.get(name) for name in ("input_ids", "attention_mask", "position_ids")}
         with self.start.swapped_in(model), found.reading(self.sites) as states:
             found.forward(**inputs)
         self.reference = {site: states[site].flatten(0, 1)[batch.index].float() for site in self.sites}

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -162,6 +163,22 @@ def trainer(
     )
     made.remove_callback(PrinterCallback)
     return made
+
+
+def arguments(folder: Path, **changes: Any) -> Any:
+    """What callbacks read of a trainer's arguments, where no trainer runs."""
+    made = {
+        "seed": 0,
+        "process_index": 0,
+        "world_size": 1,
+        "gradient_accumulation_steps": 1,
+        "output_dir": str(folder),
+        "save_strategy": "no",
+        "deepspeed": None,
+        "max_grad_norm": 1.0,
+        "average_tokens_across_devices": True,
+    }
+    return SimpleNamespace(**made | changes)
 
 
 def train(made: Trainer, resume: Path | None = None) -> None:

@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks import generation, infinigram, pass_overhead, runner, store_all, updates
+from benchmarks import generation, infinigram, interventions, pass_overhead, runner, store_all, updates
 from benchmarks.harness import ROOT, machine, note
 
 BENCHMARKS = {
@@ -18,6 +18,7 @@ BENCHMARKS = {
     "generation": generation.figures,
     "infinigram": infinigram.figures,
     "runner": runner.figures,
+    "interventions": interventions.figures,
 }
 RESULTS, PAGE = ROOT / "benchmarks" / "results.json", ROOT / "docs" / "benchmarks.md"
 
@@ -39,6 +40,9 @@ eigenvalues.
 
 What a study adds to a stage is a fixed cost, about a second on the bundled base: the checks that policy and reference
 are the stage's start, and that what was saved is what was trained.
+
+Interventions are timed in one run of one trainer whose steps are theirs in turn, so that each has steps of the same model
+beside steps without any.
 
 ```bash
 make bench

@@ -9,7 +9,7 @@ from math import isfinite
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import generation, infinigram, pass_overhead, runner, store_all, updates
+from benchmarks import generation, infinigram, interventions, pass_overhead, runner, store_all, updates
 from benchmarks.harness import Figure, compared, in_fresh_process
 
 FIELDS = {"name", "what", "value", "unit", "low", "high", "goal", "met", "machine"}
@@ -24,8 +24,9 @@ FIELDS = {"name", "what", "value", "unit", "low", "high", "goal", "met", "machin
         generation.figures,
         infinigram.times,
         pytest.param(runner.figures, marks=pytest.mark.slow),
+        pytest.param(interventions.figures, marks=pytest.mark.slow),
     ],
-    ids=["pass_overhead", "times", "updates", "generation", "infinigram", "runner"],
+    ids=["pass_overhead", "times", "updates", "generation", "infinigram", "runner", "interventions"],
 )
 def test_each_benchmark_yields_figures_that_json_can_hold(figures: Callable[[bool], Iterator[Figure]]) -> None:
     records = [json.loads(json.dumps(figure.record("here"))) for figure in figures(True)]

@@ -6,19 +6,25 @@ A new intervention adds a record and inherits all of them.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from transformers import TrainerCallback
 
-from limberlm.interventions.seats.activations import ActivationPenalty
-from limberlm.interventions.seats.parameters import ParameterPenalty
+from limberlm.interventions.anchors.anchor import FeatureAnchor
+from limberlm.interventions.decorrelation.decorrelation import UpdateDecorrelation
+from limberlm.interventions.diversity.regularizer import DiversityRegularizer
+from limberlm.interventions.refresh.refresh import FeatureRefresh
+from limberlm.interventions.rivals.entropy import EntropyPreservation
+from limberlm.interventions.rivals.kl_to_base import KLToBase
+from limberlm.interventions.rivals.l2_to_base import L2ToBase
 from limberlm.observe.model.sites import locate
 from tests.interventions.behaviour.probes import Decay, FromStart, HalfSquare
 from tests.interventions.behaviour.runs import KINDS
+from tests.stages.runs import update
 
 Seat = Literal["activations", "parameters", "steps"]
 
@@ -50,14 +56,14 @@ class Case:
         sampled: whether it reads some of the sequences alone, which ones being drawn.
         sited: whether its sites can be chosen.
         settable: whether there is a setting that must not be negative.
-        learning: learning rate and steps of the run that shows the direction.
+        resumed: steps of the run that is resumed.
 
     """
 
     key: str
     build: Callable[[float, Place], TrainerCallback]
     weight: float
-    quantity: Callable[[nn.Module, nn.Module], float]
+    quantity: Callable[[nn.Module, nn.Module, Place], float]
     falls: bool = True
     largest: float | None = None
     seat: Seat = "activations"
@@ -67,15 +73,17 @@ class Case:
     sampled: bool = False
     sited: bool = True
     settable: bool = True
-    learning: dict[str, Any] = field(default_factory=lambda: {"steps": 10})
+    resumed: int = 4
 
     def __str__(self) -> str:
         return self.key.replace(" ", "-")
 
     @property
     def name(self) -> str:
-        """Of the class, which a trainer takes one of."""
-        return str(self.build(0.0, None).name)  # type: ignore[arg-type]
+        """The intervention's own, of which a trainer takes one."""
+        probes = {"probe-reference": "from_start", "probe-parameters": "decay", "probe-inside-clip": "decay"}
+        own = "half_square" if self.key.startswith("probe") else self.key.partition("-")[0]
+        return probes.get(self.key, own)
 
     def serves(self, kind: str) -> bool:
         return kind.partition("+")[0] in self.trainers
@@ -92,19 +100,83 @@ def read(model: nn.Module, site: str = "block.0") -> Tensor:
     return states[site][:, 1:].flatten(0, 1)
 
 
-def half_square(model: nn.Module, start: nn.Module) -> float:
+def half_square(model: nn.Module, start: nn.Module, place: Place) -> float:
     return float(read(model).square().sum(1).mean())
 
 
-def moved(model: nn.Module, start: nn.Module) -> float:
+def moved(model: nn.Module, start: nn.Module, place: Place) -> float:
     return float((read(model) - read(start)).square().sum(1).mean())
 
 
-def size(model: nn.Module, start: nn.Module) -> float:
+def size(model: nn.Module, start: nn.Module, place: Place) -> float:
     return sum(float(parameter.detach().square().sum()) for parameter in model.parameters() if parameter.requires_grad)
 
 
 SITES = ("block.0", "final_norm")
+BLOCKS = ("block.0", "block.1")
+
+
+def participation_ratio(model: nn.Module, start: nn.Module, place: Place) -> float:
+    """(sum of eigenvalues)^2 / sum of their squares of the centred unit states' covariance."""
+    states = read(model).double()
+    centred = states / states.norm(dim=1, keepdim=True)
+    eigenvalues = torch.linalg.svdvals(centred - centred.mean(0)).square()
+    return float(eigenvalues.sum() ** 2 / eigenvalues.square().sum())
+
+
+def turned(model: nn.Module, start: nn.Module, place: Place) -> float:
+    """Mean 1 - cosine between the states now and at the start."""
+    return float(1 - torch.cosine_similarity(read(model), read(start), dim=1).mean())
+
+
+def divergence(model: nn.Module, start: nn.Module, place: Place) -> float:
+    """Mean KL(start || now) of the next token."""
+    now, then = (_log_probabilities(each) for each in (model, start))
+    return float((then.exp() * (then - now)).sum(-1).mean())
+
+
+def entropy(model: nn.Module, start: nn.Module, place: Place) -> float:
+    now = _log_probabilities(model)
+    return float(-(now.exp() * now).sum(-1).mean())
+
+
+def _log_probabilities(model: nn.Module) -> Tensor:
+    training = model.training
+    with torch.no_grad():
+        logits = model.eval()(torch.randint(5, 400, (6, 20), generator=torch.Generator().manual_seed(3))).logits
+    model.train(training)
+    return logits.double().log_softmax(-1)
+
+
+def distance_of_weights(model: nn.Module, start: nn.Module, place: Place) -> float:
+    """Sum over modules of ||s (B A - B0 A0)||^2."""
+    now, then = updates(model), updates(start)
+    return sum(float((now[name] - then[name]).square().sum()) for name in now)
+
+
+def overlap(model: nn.Module, start: nn.Module, place: Place) -> float:
+    """Mean over modules of the squared cosine between the stage's own update and the earlier stage's."""
+    now, then, past = updates(model), updates(start), update(place.earlier)
+    found = []
+    for name, after in now.items():
+        (own,) = [value for key, value in past.items() if name.endswith(key.removesuffix(".weight"))]
+        step = after - then[name]
+        found.append(float((step * own).sum() ** 2 / (step.square().sum() * own.square().sum())))
+    return sum(found) / len(found)
+
+
+def updates(model: nn.Module) -> dict[str, Tensor]:
+    """s B A of each adapted module, in float64."""
+    return {
+        name: module.scaling["default"]
+        * module.lora_B["default"].weight.detach().double()
+        @ module.lora_A["default"].weight.detach().double()
+        for name, module in model.named_modules()
+        if hasattr(module, "lora_A")
+    }
+
+
+START, REFERENCE = "limber-start.safetensors", "limber-reference.json"
 
 PROBES = (
     Case("probe", lambda w, place: HalfSquare(weight=w, sites=SITES), 5.0, half_square),
@@ -115,24 +187,78 @@ PROBES = (
         half_square,
         largest=1.0,
     ),
-    Case(
-        "probe-reference",
-        lambda w, place: FromStart(weight=w, sites=SITES),
-        1.0,
-        moved,
-        file="limber-start.safetensors",
-    ),
+    Case("probe-reference", lambda w, place: FromStart(weight=w, sites=SITES), 1.0, moved, file=START),
     Case("probe-parameters", lambda w, place: Decay(weight=w, cap=100.0), 0.05, size, seat="parameters"),
-    Case(
-        "probe-inside-clip",
-        lambda w, place: Decay(weight=w, inside_clip=True),
-        0.05,
-        size,
-        seat="parameters",
-    ),
+    Case("probe-inside-clip", lambda w, place: Decay(weight=w, inside_clip=True), 0.05, size, seat="parameters"),
 )
 """The seats themselves, with penalties of which everything is known."""
 
-CASES = (*PROBES,)
+DIVERSITY = Case(
+    "diversity",
+    lambda w, place: DiversityRegularizer(weight=w, sites=BLOCKS, reference=32.0),
+    1.0,
+    participation_ratio,
+    falls=False,
+)
+FROM_THE_RUN = Case(
+    "diversity-start",
+    lambda w, place: DiversityRegularizer(weight=w, sites=BLOCKS),
+    5.0,
+    participation_ratio,
+    falls=False,
+    file=REFERENCE,
+    resumed=8,
+)
+"""Its reference is read in the first 8 micro-batches, which most runs here do not outlast."""
 
-__all__ = ["CASES", "PROBES", "ActivationPenalty", "Case", "ParameterPenalty", "Place"]
+CASES = (
+    *PROBES,
+    DIVERSITY,
+    Case(
+        "decorrelation",
+        lambda w, place: UpdateDecorrelation(past=[place.earlier], weight=w, cap=100.0),
+        1.0,
+        overlap,
+        seat="parameters",
+        whole=False,
+        file=START,
+    ),
+    Case("l2_to_base", lambda w, place: L2ToBase(weight=w), 0.1, distance_of_weights, seat="parameters", file=START),
+    Case("anchor", lambda w, place: FeatureAnchor(weight=w, sites=BLOCKS, rows=1.0), 1.0, turned, file=START),
+    Case("anchor-some", lambda w, place: FeatureAnchor(weight=w, rows=0.5), 1.0, turned, file=START, sampled=True),
+    Case(
+        "kl_to_base",
+        lambda w, place: KLToBase(weight=w, rows=1.0),
+        0.5,
+        divergence,
+        sited=False,
+        file=START,
+    ),
+    Case(
+        "entropy",
+        lambda w, place: EntropyPreservation(weight=w),
+        1.0,
+        entropy,
+        falls=False,
+        trainers=("sft",),
+        sited=False,
+    ),
+    Case(
+        "refresh-shrink",
+        lambda w, place: FeatureRefresh("shrink", when="every:1", rho=w),
+        0.1,
+        distance_of_weights,
+        largest=0.5,
+        seat="steps",
+        file=START,
+    ),
+    Case(
+        "refresh-anchor",
+        lambda w, place: FeatureRefresh(when="every:1", steps=int(w > 0), beta=w, texts=place.texts, rows=2, length=24),
+        1.0,
+        turned,
+        seat="steps",
+        file=START,
+    ),
+)
+"""Every intervention that is a callback."""

@@ -84,8 +84,10 @@ def inert(model: Any) -> bool:
 def marked() -> list[Any]:
     found = []
     for case, event, first in product(CASES, EVENTS, (False, True)):
-        fast = case in PROBES[:1] + PROBES[2:4] if not first else case is PROBES[0] and event in SHORT
-        fast = fast or (case not in PROBES and not first and event in SHORT[1:3])
+        if case in PROBES:
+            fast = case in (PROBES[0], PROBES[3]) and (not first or event in SHORT)
+        else:
+            fast = event == "forward" and not first
         name = f"{case}-{event}-{'before' if first else 'after'}"
         found.append(pytest.param(case, event, first, id=name, marks=[] if fast else [pytest.mark.slow]))
     return found

@@ -13,19 +13,27 @@ from typing import Any
 import pytest
 import torch
 
-from tests.interventions.behaviour.cases import CASES, Case
+from tests.interventions.behaviour.cases import CASES, PROBES, Case
 from tests.interventions.behaviour.ranks import WORLD, setup
 from tests.interventions.behaviour.runs import RUNS, distance, same_bits
 
 ROOT = Path(__file__).parents[3]
-FAST = [(case.trainers[0], case.key) for case in CASES if "share" not in case.key]
+ALL = [(kind, case) for kind, case in product(RUNS, CASES) if case.serves(kind) and "share" not in case.key]
 """A share is one of each process's own gradient."""
-ALL = [(kind, case.key) for kind, case in product(RUNS, CASES) if case.serves(kind) and "share" not in case.key]
+FAST = [
+    (kind, case) for kind, case in ALL if kind == "sft" and (case in PROBES or case.key in ("diversity", "anchor-some"))
+]
+REST = [job for job in ALL if job not in FAST]
 
 
-def launched(runs: Any, folder: Path, jobs: list[tuple[str, str]]) -> Path:
+def launched(runs: Any, folder: Path, jobs: list[tuple[str, Case]]) -> Path:
     """Run them all in one pair of processes."""
-    given = [str(runs.bases["llama"]), str(runs.place.earlier), str(folder), json.dumps(jobs)]
+    given = [
+        str(runs.bases["llama"]),
+        str(runs.place.earlier),
+        str(folder),
+        json.dumps([(kind, case.key) for kind, case in jobs]),
+    ]
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-m", "tests.interventions.behaviour.ranks", *given],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(["src", "."]), "OMP_NUM_THREADS": "1"},
@@ -46,7 +54,7 @@ def few(runs: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def many(runs: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return launched(runs, tmp_path_factory.mktemp("ranks"), [job for job in ALL if job not in FAST])
+    return launched(runs, tmp_path_factory.mktemp("ranks"), REST)
 
 
 def same_on_both_and_as_one(runs: Any, folder: Path, kind: str, case: Case) -> None:
@@ -69,10 +77,6 @@ def test_two_processes_have_the_gradient_of_one(runs: Any, few: Path, kind: str,
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("kind", "case"),
-    [(kind, case) for kind, case in product(RUNS, CASES) if (kind, case.key) in ALL and (kind, case.key) not in FAST],
-    ids=str,
-)
+@pytest.mark.parametrize(("kind", "case"), REST, ids=str)
 def test_in_every_trainer(runs: Any, many: Path, kind: str, case: Case) -> None:
     same_on_both_and_as_one(runs, many, kind, case)

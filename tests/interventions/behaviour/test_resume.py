@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from limberlm.errors import UserError
-from tests.interventions.behaviour.cases import CASES, PROBES, Case
+from tests.interventions.behaviour.cases import CASES, FROM_THE_RUN, PROBES, Case
 from tests.interventions.behaviour.runs import RUNS, Ended, Setup, run, same_bits
 
-STEPS = 4
+ALL = (*CASES, FROM_THE_RUN)
 
 
 def saved(kind: str, case: Case) -> Setup:
@@ -22,7 +22,7 @@ def saved(kind: str, case: Case) -> Setup:
     TRL's own resumption of GRPO is exact from there alone: its sampler draws a later epoch's order from a generator
     that is not saved.
     """
-    steps = case.learning.get("resumed", STEPS)
+    steps = case.resumed
     args = (("save_strategy", "steps"), ("save_steps", 1))
     rows = 4 * steps if kind.startswith("grpo") else 12  # of others the second epoch begins within
     return Setup(kind, steps=steps, rows=rows, args=args)
@@ -39,11 +39,10 @@ def resumed(runs: Any, kind: str, case: Case, folder: Path, step: int) -> Ended:
 
 def marked() -> list[Any]:
     found = []
-    for kind, case, step in product(RUNS, CASES, range(1, STEPS)):
+    for kind, case, part in product(RUNS, ALL, (0.25, 0.5, 0.75)):
         if case.serves(kind):
-            steps = case.learning.get("resumed", STEPS)
-            at = step * steps // STEPS
-            fast = step == 2 and (kind == case.trainers[0] or case is PROBES[0])
+            at = int(part * case.resumed)
+            fast = part == 0.5 and (kind == case.trainers[0] or case is PROBES[0])
             name = f"{case}-{kind}-{at}"
             found.append(pytest.param(kind, case, at, id=name, marks=[] if fast else [pytest.mark.slow]))
     return found
@@ -63,7 +62,7 @@ def _ours(entry: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in entry.items() if key.startswith("limber/") or key == "step"}
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if case.file], ids=str)
+@pytest.mark.parametrize("case", [case for case in ALL if case.file], ids=str)
 def test_without_the_file_it_keeps_a_resumed_run_is_refused(runs: Any, case: Case) -> None:
     kind = case.trainers[0]
     whole = unbroken(runs, kind, case)
@@ -79,7 +78,7 @@ def test_without_the_file_it_keeps_a_resumed_run_is_refused(runs: Any, case: Cas
     assert not list(folder.glob(".limber*"))  # no drafts
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if not case.file], ids=str)
+@pytest.mark.parametrize("case", [case for case in ALL if not case.file], ids=str)
 def test_without_a_file_named_in_its_record_nothing_of_ours_is_in_the_folder(runs: Any, case: Case) -> None:
     folder = Path(unbroken(runs, case.trainers[0], case).trainer.args.output_dir)
     assert not list(folder.rglob("limber*"))

@@ -17,7 +17,8 @@ def marked() -> list[Any]:
     for one, other in combinations(CASES, 2):
         shared = [kind for kind in one.trainers if kind in other.trainers]
         if shared and one.name != other.name and "share" not in one.key + other.key:
-            marks = [] if PROBES[0] in (one, other) else [pytest.mark.slow]
+            fast = one is PROBES[0] and (other not in PROBES or other is PROBES[3])
+            marks = [] if fast else [pytest.mark.slow]
             found.append(pytest.param(shared[0], one, other, id=f"{one}+{other}", marks=marks))
     return found
 

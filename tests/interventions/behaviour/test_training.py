@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM
 
 from tests.interventions.behaviour.cases import CASES, PROBES, Case
 from tests.interventions.behaviour.runs import (
+    KINDS,
     RUNS,
     Look,
     Setup,
@@ -34,13 +35,13 @@ SETUPS = [
 ]
 
 
-def pairs() -> list[Any]:
-    """Each case in each trainer; the whole models and the GPT-2 for the probes, the others when there is time."""
+def pairs(everywhere: bool = False) -> list[Any]:
+    """Each case in each trainer; at once in its first one or, if `everywhere`, in all, and the first probe in all."""
     found = []
     for setup, case in product(SETUPS, CASES):
         if case.serves(setup.kind) and (setup.adapted or case.whole):
-            common = setup.base == "llama" and setup.adapted
-            marks = [] if common or case in PROBES[:1] else [pytest.mark.slow]
+            common = setup in SETUPS[: len(KINDS)] and (everywhere or setup.kind == case.trainers[0])
+            marks = [] if common or case is PROBES[0] else [pytest.mark.slow]
             name = f"{case}-{setup.base}-{setup.kind}-{'lora' if setup.adapted else 'full'}"
             found.append(pytest.param(setup, case, id=name, marks=marks))
     return found
@@ -49,7 +50,7 @@ def pairs() -> list[Any]:
 each = pytest.mark.parametrize(("setup", "case"), pairs())
 
 
-@each
+@pytest.mark.parametrize(("setup", "case"), pairs(everywhere=True))
 def test_at_weight_zero_nothing_is_different(runs: Any, setup: Setup, case: Case) -> None:
     off, none = runs(setup, (case, 0.0)), runs(setup)
     assert same_bits(off.weights, none.weights)
@@ -100,6 +101,7 @@ def test_evaluation_is_none_of_its_business(runs: Any, case: Case) -> None:
     assert same_bits(dict(made.model.state_dict()), plain.weights)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_a_second_trainer_with_the_same_callback_is_as_the_first(runs: Any, case: Case) -> None:
     setup, callback = Setup("sft"), case.build(case.weight, runs.place)

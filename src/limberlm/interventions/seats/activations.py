@@ -27,6 +27,9 @@ from limberlm.interventions.settings import InterventionSettings
 from limberlm.observe.model.sites import Sites, locate, unwrapped
 from limberlm.observe.names import BAND, EMBED, FINAL_NORM, band_sites
 
+FEWEST = 8
+"""Tokens below which a micro-batch is passed over, and counted (our choice)."""
+
 
 class ActivationSettings(InterventionSettings):
     """Settings that all penalties on activations share."""
@@ -55,14 +58,14 @@ class ActivationPenalty(Intervention):
         weight: lambda; whoever drives it may change it between micro-batches.
         driven: whether somebody does, so that hooks are wanted although the weight is 0 now.
         predicting: whether R is about the states that tokens with a label are predicted from.
-        fewest: tokens below which a micro-batch is passed over, and counted (our choice: 8, and 1 where R is a mean).
+        fewest: tokens below which a micro-batch is passed over, and counted; 1 where R is a plain mean.
 
     """
 
     Settings: ClassVar[type[InterventionSettings]] = ActivationSettings
     default_weight: ClassVar[float] = 0.0
     predicting: ClassVar[bool] = False
-    fewest: ClassVar[int] = 8
+    fewest: ClassVar[int] = FEWEST
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)

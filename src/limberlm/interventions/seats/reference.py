@@ -73,26 +73,18 @@ class Reference:
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """Inside, `model` is the reference: start values, evaluation mode, no gradients, the trainer's autocast."""
-        device = self.sites.device.type
-        # cached casts are found by the parameter, whose values are others outside
-        plain = torch.autocast(
-            device,
-            dtype=torch.get_autocast_dtype(device),
-            enabled=torch.is_autocast_enabled(device),
-            cache_enabled=False,
-        )
+        """Inside, `model` is the reference: start values, evaluation mode, no gradients; all as before on leaving."""
         if self.start is not None:
-            with self.start.swapped_in(self.model), plain:
+            with self.start.swapped_in(self.model):
                 yield
             return
-        modes = [module for module in self.model.modules() if module.training]
+        training = [module for module in self.model.modules() if module.training]
         try:
             self.model.eval()
-            with torch.no_grad(), plain:
+            with torch.no_grad():
                 yield
         finally:
-            for module in modes:
+            for module in training:
                 module.training = True
 
     def states(self, batch: Batch, names: Sequence[str]) -> dict[str, Tensor]:

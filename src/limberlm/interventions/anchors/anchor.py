@@ -32,7 +32,7 @@ class AnchorSettings(ActivationSettings):
 class FeatureAnchor(ActivationPenalty):
     """Holds hidden states to a reference: lambda * mean 2 (1 - cos(x_t, x_t of the reference)) at the sites.
 
-    For any TRL trainer: `callbacks=[FeatureAnchor(weight=0.1)]`. The reference is the model that the stage started
+    For any TRL trainer: `callbacks=[FeatureAnchor(weight=1.0)]`. The reference is the model that the stage started
     from, unless another one is given. It reads one in four of the sequences (`rows`), and only up to the deepest site;
     the gradient is raised so that its mean over the draws is that of the whole micro-batch.
 
@@ -54,7 +54,7 @@ class FeatureAnchor(ActivationPenalty):
 
     name: ClassVar[str] = "anchor"
     Settings: ClassVar[type[InterventionSettings]] = AnchorSettings
-    default_weight: ClassVar[float] = 0.1
+    default_weight: ClassVar[float] = 1.0
     fewest: ClassVar[int] = 1
 
     def __init__(self, *, reference: str | Path | PreTrainedModel = START, **settings: Any) -> None:

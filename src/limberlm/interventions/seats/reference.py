@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from limberlm.errors import UserError
+from limberlm.interventions.context import StageContext
 from limberlm.interventions.seats.sampling import inputs_of
 from limberlm.interventions.seats.start import StartParameters
 from limberlm.interventions.seats.tokens import Batch
@@ -26,6 +27,9 @@ from limberlm.observe.names import FINAL_NORM
 
 START = "start"
 """The reference that is the stage's own start."""
+
+BASE = "base"
+"""In a study, the reference that is the chain's base."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +111,19 @@ class Reference:
                 yield
         finally:
             handle.remove()
+
+
+def in_study(settings: Any, context: StageContext) -> dict[str, Any]:
+    """Settings with a `reference` as keyword arguments, `base` as the path of the chain's base."""
+    reference = context.base if settings.reference == BASE else settings.reference
+    return settings.model_dump() | {"reference": reference}
+
+
+def refused_in_study(settings: Any, trainer: str, hand_over: str) -> str | None:
+    """Why a study cannot have this reference: what a node is held to must be among what its name is made from."""
+    if settings.reference in (START, BASE):
+        return None
+    return f"reference: {settings.reference}: in a study it is {START}, the stage's own, or {BASE}, the chain's"
 
 
 class _Enough(Exception):

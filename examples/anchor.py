@@ -13,7 +13,7 @@ from datasets import Dataset
 from peft import LoraConfig
 from trl import SFTConfig, SFTTrainer
 
-from limberlm.interventions.anchors.anchor import FeatureAnchor
+from limberlm.interventions import FeatureAnchor
 from limberlm.testbed import BUNDLED_BASE, SKILLS
 from limberlm.testbed.prose import passages
 

@@ -13,7 +13,7 @@ from datasets import Dataset
 from peft import LoraConfig
 from trl import SFTConfig, SFTTrainer
 
-from limberlm.interventions.rivals.entropy import EntropyPreservation
+from limberlm.interventions import EntropyPreservation
 from limberlm.testbed import BUNDLED_BASE, SKILLS
 from limberlm.testbed.prose import passages
 

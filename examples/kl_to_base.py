@@ -14,7 +14,7 @@ from datasets import Dataset
 from peft import LoraConfig
 from trl import SFTConfig, SFTTrainer
 
-from limberlm.interventions.rivals.kl_to_base import KLToBase
+from limberlm.interventions import KLToBase
 from limberlm.testbed import BUNDLED_BASE, SKILLS
 from limberlm.testbed.prose import passages
 

@@ -24,6 +24,7 @@ from limberlm.interventions.rivals.entropy import EntropyPreservation, EntropySe
 from limberlm.interventions.rivals.kl_to_base import KLSettings, KLToBase
 from limberlm.interventions.rivals.l2_to_base import L2Settings, L2ToBase
 from limberlm.interventions.seats.callback import TRAINERS
+from limberlm.interventions.seats.reference import in_study, refused_in_study
 from limberlm.interventions.settings import InterventionSettings
 
 
@@ -106,8 +107,18 @@ KINDS: dict[str, Kind] = {
                 None if stage.lora else "the stage trains all weights, and only adapters are decorrelated"
             ),
         ),
-        Kind("anchor", AnchorSettings, callback=_plain(FeatureAnchor)),
-        Kind("kl_to_base", KLSettings, callback=_plain(KLToBase)),
+        Kind(
+            "anchor",
+            AnchorSettings,
+            callback=lambda settings, context: FeatureAnchor(**in_study(settings, context)),
+            refuse=refused_in_study,
+        ),
+        Kind(
+            "kl_to_base",
+            KLSettings,
+            callback=lambda settings, context: KLToBase(**in_study(settings, context)),
+            refuse=refused_in_study,
+        ),
         Kind("l2_to_base", L2Settings, callback=_plain(L2ToBase)),
         Kind("entropy", EntropySettings, trainers=EntropyPreservation.trainers, callback=_plain(EntropyPreservation)),
         Kind("refresh", RefreshSettings, callback=_refreshed, steps=_refresh_steps),

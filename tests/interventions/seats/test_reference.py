@@ -12,9 +12,10 @@ from torch import Tensor
 from transformers import LlamaForCausalLM
 
 from limberlm.errors import UserError
-from limberlm.interventions.anchors.anchor import FeatureAnchor
-from limberlm.interventions.rivals.kl_to_base import KLToBase
-from limberlm.interventions.seats.reference import Reference
+from limberlm.interventions.anchors.anchor import AnchorSettings, FeatureAnchor
+from limberlm.interventions.context import StageContext, StageFacts
+from limberlm.interventions.rivals.kl_to_base import KLSettings, KLToBase
+from limberlm.interventions.seats.reference import Reference, in_study, refused_in_study
 from limberlm.interventions.seats.start import StartParameters
 from limberlm.interventions.seats.tokens import Batch, choose
 from limberlm.observe.model.sites import locate
@@ -60,7 +61,7 @@ def test_its_states_are_those_of_the_start(tiny_model_folder: Path, tmp_path: Pa
     for name, states in zip(sites, expected, strict=True):
         torch.testing.assert_close(found[name], of(states, batch), atol=1e-6, rtol=1e-5)
     moved = states_at(inner(made.model), dict(batch.inputs), sites)
-    assert float((of(moved[0], batch) - found[sites[0]]).abs().max()) > 1e-3
+    assert float((of(moved[0], batch) - found[sites[0]]).detach().abs().max()) > 1e-3
 
 
 @pytest.mark.parametrize("name", ["llama", "gemma2", "opt", "gpt2", "gpt_neox", "qwen2"])
@@ -237,3 +238,28 @@ def _with(model: LlamaForCausalLM, **changes: Any) -> LlamaForCausalLM:
     config.update(changes)
     config.layer_types = None
     return LlamaForCausalLM(config)
+
+
+@pytest.mark.parametrize("settings", [AnchorSettings, KLSettings])
+def test_in_a_study_the_base_is_the_chains(settings: Any) -> None:
+    context = StageContext(
+        trainer="sft",
+        seed=0,
+        hand_over="merge",
+        base="runs/base",
+        earlier=[],
+        tokenizer=None,
+        texts=list,
+        earlier_rows=list,
+        out_of_domain=lambda: ([], []),
+        probe=lambda: None,
+        tokens=1,
+    )
+    stage = StageFacts("sft", "merge", lora=True, shifted=False)
+    for given, wanted in (("base", "runs/base"), ("start", "start")):
+        assert in_study(settings(reference=given, weight=2.0), context)["reference"] == wanted
+        assert refused_in_study(settings(reference=given), stage) is None
+    assert in_study(settings(weight=2.0), context)["weight"] == 2
+    assert refused_in_study(settings(reference="runs/other"), stage) == (
+        "reference: runs/other: in a study it is start, the stage's own, or base, the chain's"
+    )

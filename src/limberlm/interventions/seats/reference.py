@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from limberlm.errors import UserError
-from limberlm.interventions.context import StageContext
+from limberlm.interventions.context import StageContext, StageFacts
 from limberlm.interventions.seats.sampling import inputs_of
 from limberlm.interventions.seats.start import StartParameters
 from limberlm.interventions.seats.tokens import Batch
@@ -119,7 +119,7 @@ def in_study(settings: Any, context: StageContext) -> dict[str, Any]:
     return settings.model_dump() | {"reference": reference}
 
 
-def refused_in_study(settings: Any, trainer: str, hand_over: str) -> str | None:
+def refused_in_study(settings: Any, stage: StageFacts) -> str | None:
     """Why a study cannot have this reference: what a node is held to must be among what its name is made from."""
     if settings.reference in (START, BASE):
         return None

@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import LlamaForCausalLM, TrainerControl, TrainerState, TrainingArguments
 
 from limberlm.errors import NodeFailed, UserError
-from limberlm.interventions.diversity.regularizer import DiversityRegularizer
+from limberlm.interventions.diversity.regularizer import DiversityRegularizer, DiversitySettings
 from tests.interventions.diversity.autograd import chosen, plain_inverse_ratio
 
 
@@ -32,7 +32,7 @@ class Driven:
         self.model.zero_grad()
         self.model(**inputs, use_cache=False).logits.float().square().mean().backward()
         self.ours.on_pre_optimizer_step(self.args, self.state, TrainerControl())
-        return {key: sum(map(float, noted)) / len(noted) for key, noted in self.ours._noted.items()}
+        return {key: float(total) / count for key, (total, count) in self.ours._noted.items()}
 
 
 @pytest.fixture
@@ -119,7 +119,9 @@ def test_a_state_that_is_not_finite_stops_the_run_in_a_line(
     driven = Driven(tiny_model, tmp_path)
     with torch.no_grad():
         tiny_model.model.embed_tokens.weight[texts[0][3]] = torch.nan
-    with pytest.raises(NodeFailed, match=r"^diversity: the penalty is not finite at step 1: lower its weight[^\n]*$"):
+    with pytest.raises(
+        NodeFailed, match=r"^diversity: the penalty at block.[01] is not finite at step 1: lower its weight[^\n]*$"
+    ):
         driven.step(**padded(texts, "right"))
 
 
@@ -176,6 +178,8 @@ def test_what_the_model_lacks_is_refused_when_training_begins(
 def test_every_setting_can_be_written_in_a_study_file() -> None:
     given = {"kind": "vcreg", "weight": 0.1, "sites": ["block.3"], "tokens": "all", "per_sequence": None, "gamma": 0.8}
     assert DiversityRegularizer(**given).settings.model_dump(exclude_unset=True) == {**given, "sites": ("block.3",)}
+    whole = DiversityRegularizer(**given).settings
+    assert DiversitySettings.model_validate(whole.model_dump(mode="json")) == whole
     by_site = DiversityRegularizer(reference={"block.3": 12}).settings
     assert by_site.reference == {"block.3": 12.0}
     assert by_site.kind == "anchored_participation_ratio"

@@ -13,15 +13,13 @@ from torch import Tensor, nn
 from limberlm.errors import UserError
 from limberlm.files import write_text
 from limberlm.interventions.diversity.formulas import participation_ratio, unbiased
-from limberlm.interventions.seats.start import StartParameters
+from limberlm.interventions.seats.reference import START, Reference
 from limberlm.interventions.seats.tokens import Batch
-from limberlm.observe.model.sites import locate
 from limberlm.observe.training.trainer import on_main
 
 FILE = "limber-reference.json"
 FIRST = 8
 """Micro-batches that the start is taken from, over all processes and rounded up to whole optimiser steps."""
-INPUTS = ("input_ids", "inputs_embeds", "attention_mask", "position_ids")
 
 
 class Given:
@@ -47,21 +45,16 @@ class Given:
 
 
 class Live:
-    """The stage's start, read on the micro-batch in hand: one more forward pass."""
+    """The stage's start, read on the micro-batch in hand: one more forward pass, up to the deepest site."""
 
     def __init__(self, model: nn.Module, args: Any, state: Any) -> None:
-        self.model, self.sites = model, locate(model)
-        self.start = StartParameters.of(model, args, state, "diversity")
+        self.model = Reference.of(START, model, args, state, "diversity")
         self.ratios: dict[str, Tensor] = {}
 
     def read(self, batch: Batch, sites: Sequence[str]) -> None:
-        """Run the start on a micro-batch; the model is as before afterwards."""
-        inputs = {name: batch.inputs[name] for name in INPUTS if batch.inputs.get(name) is not None}
-        with self.start.swapped_in(self.model), self.sites.reading(sites) as states:
-            self.sites.forward(**inputs)
-            for site in sites:
-                chosen = states[site].flatten(0, 1).index_select(0, batch.index).float()
-                self.ratios[site] = 1 / unbiased(participation_ratio(chosen)[0], *chosen.shape)
+        """Run the start on a micro-batch; the trained model is as before afterwards."""
+        for site, states in self.model.states(batch, sites).items():
+            self.ratios[site] = 1 / unbiased(participation_ratio(states.float())[0], *states.shape)
 
     def of(self, site: str) -> Tensor:
         """That of the micro-batch read last."""

@@ -12,7 +12,7 @@ from datasets import Dataset
 from peft import LoraConfig
 from trl import SFTConfig, SFTTrainer
 
-from limberlm.interventions.diversity.regularizer import DiversityRegularizer
+from limberlm.interventions import DiversityRegularizer
 from limberlm.testbed import BUNDLED_BASE, SKILLS
 
 

@@ -113,10 +113,13 @@ def test_each_site_pulls_with_its_share_of_the_weight(
     torch.testing.assert_close(both, (one + other) / 2, rtol=1e-3, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    "settings", [{"kind": "logdet"}, {"kind": "anchored_participation_ratio"}, {"kind": "participation_ratio"}]
+)
 def test_a_state_that_is_not_finite_stops_the_run_in_a_line(
-    tiny_model: LlamaForCausalLM, tmp_path: Path, texts: list[Tensor]
+    tiny_model: LlamaForCausalLM, tmp_path: Path, texts: list[Tensor], settings: dict[str, Any]
 ) -> None:
-    driven = Driven(tiny_model, tmp_path)
+    driven = Driven(tiny_model, tmp_path, **settings)
     with torch.no_grad():
         tiny_model.model.embed_tokens.weight[texts[0][3]] = torch.nan
     with pytest.raises(

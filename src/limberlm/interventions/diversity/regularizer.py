@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-import torch
 from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 
@@ -145,7 +144,7 @@ class DiversityRegularizer(ActivationPenalty):
             return raw, gradient
         if isinstance(reference, Start) and not reference.ready:
             reference.see(site, raw, *states.shape)
-            return torch.zeros_like(raw), gradient.zero_()
+            return raw * 0, gradient.zero_()  # not plain zeros: what is no number must show
         value, slope = shortfall(inverse, reference.of(site))
         return value, gradient.mul_(slope)
 

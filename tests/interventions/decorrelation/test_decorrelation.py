@@ -165,11 +165,15 @@ def test_no_adapter_in_training_is_refused(tiny_model_folder: Path, tmp_path: Pa
         Run("sft", tiny_model_folder, tmp_path, UpdateDecorrelation(past=past), model=load(tiny_model_folder))
 
 
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [({"inputs": 0.5}, "inputs: 0.5"), ({"kind": "olora"}, "kind: olora"), ({"update": 0, "outputs": 0}, "update: 0")],
+)
 def test_directions_are_refused_for_a_continued_adapter(
-    tiny_model_folder: Path, tmp_path: Path, past: list[Path]
+    tiny_model_folder: Path, tmp_path: Path, past: list[Path], settings: dict[str, Any], said: str
 ) -> None:
-    callback = UpdateDecorrelation(past=past, inputs=0.5)
-    with pytest.raises(UserError, match=r"^decorrelation: inputs: 0.5: the stage goes on training an adapter"):
+    callback = UpdateDecorrelation(past=past, **settings)
+    with pytest.raises(UserError, match=rf"^decorrelation: {said}: the stage goes on training an adapter"):
         Run("sft", tiny_model_folder, tmp_path, callback, model=continued(tiny_model_folder, past[0]))
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 
 from limberlm.errors import UserError
+from limberlm.interventions.context import StageContext
 from limberlm.interventions.decorrelation.adapters import Pool, packed
 from limberlm.interventions.decorrelation.formulas import Change, Overlap, Past, Terms, o_lora, overlap
 from limberlm.interventions.seats.factors import Factors, alike, stacked, trained_factors
@@ -56,13 +57,17 @@ class DecorrelationSettings(ParameterSettings):
     @property
     def unfit_to_continue(self) -> str | None:
         """Why it cannot be had where the stage goes on training an adapter, or None."""
-        for name in ("inputs", "outputs"):
-            if getattr(self, name):
-                return (
-                    f"{name}: {getattr(self, name):g}: the stage goes on training an adapter, whose directions are "
-                    "those of what it learnt before; only update acts there"
-                )
-        return None if self.update else "update: 0: the stage goes on training an adapter, where only update acts"
+        asked = next(
+            (f"{name}: {getattr(self, name):g}" for name in ("inputs", "outputs") if getattr(self, name)), None
+        )
+        if self.kind == "olora" or not self.update:
+            asked = "kind: olora" if self.kind == "olora" else "update: 0"
+        if asked is None:
+            return None
+        return (
+            f"{asked}: the stage goes on training an adapter, whose directions are those of what it learnt before; "
+            "only update acts there"
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,6 +136,19 @@ class UpdateDecorrelation(ParameterPenalty):
         self._groups: list[_Group] = []
         self._terms = Terms()
 
+    @classmethod
+    def of_stage(cls, settings: DecorrelationSettings, context: StageContext) -> UpdateDecorrelation:
+        """As a study's stage has it: apart from the adapters that the earlier stages of its chain left.
+
+        Raises:
+            UserError: they left none.
+
+        """
+        if not context.earlier:
+            raise UserError(f"{cls.name}: no earlier stage of the chain left an adapter; train them with one")
+        held = context.hand_over == "continue"
+        return cls(past=context.earlier, continued=held, base=context.base, **settings.model_dump())
+
     def begin(self, model: nn.Module, args: Any, state: Any) -> None:
         """Read the past of each trained module, and the trained adapter's own start.
 
@@ -148,7 +166,7 @@ class UpdateDecorrelation(ParameterPenalty):
         start = StartParameters.of(model, args, state, self.name).values
         fresh = not any(bool(start[each.B].any()) for each in factors)
         olora = self.settings.kind == "olora"
-        if not fresh and not olora and self.settings.unfit_to_continue:
+        if not fresh and self.settings.unfit_to_continue:
             raise UserError(f"{self.name}: {self.settings.unfit_to_continue}")
         self._terms = self.settings.terms(fresh)
         self._groups = self._with_rows(factors) if olora else self._with_past(factors, None if fresh else start)

@@ -122,8 +122,8 @@ class UpdateDecorrelation(ParameterPenalty):
 
     def __init__(
         self,
-        *,
         past: Sequence[str | Path],
+        *,
         continued: bool = False,
         base: str | Path | None = None,
         **settings: Any,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -15,13 +14,18 @@ from torch.nn import Parameter
 
 from limberlm.errors import UserError
 from limberlm.interventions.context import StageContext
-from limberlm.interventions.decorrelation.adapters import Pool, packed
-from limberlm.interventions.decorrelation.formulas import Change, Overlap, Past, Terms, o_lora, overlap
-from limberlm.interventions.seats.factors import Factors, alike, stacked, trained_factors
+from limberlm.interventions.decorrelation.adapters import Pool
+from limberlm.interventions.decorrelation.formulas import Terms
+from limberlm.interventions.decorrelation.groups import OLoraGroup, OverlapGroup, olora_groups, overlap_groups
+from limberlm.interventions.seats.factors import Factors, trained_factors
 from limberlm.interventions.seats.parameters import ParameterPenalty, ParameterSettings
 from limberlm.interventions.seats.start import StartParameters
 from limberlm.interventions.settings import InterventionSettings
 
+CLEARLY = 0.1
+"""How far above chance an overlap before the first step is told (our choice; unrelated stages are within 0.02)."""
+
+_Group = OverlapGroup | OLoraGroup
 _log = logging.getLogger(__name__)
 
 
@@ -70,24 +74,6 @@ class DecorrelationSettings(ParameterSettings):
         )
 
 
-@dataclass(frozen=True, eq=False)
-class _Group:
-    """Modules of one shape, and what is known of their past and start."""
-
-    factors: Sequence[Factors]
-    scale: Tensor
-    past: Past | None = None
-    rows: Tensor | None = None
-    start: tuple[Tensor, Tensor] | None = None
-
-    def now(self, parameters: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """B [m, d_out, r] and A [m, r, d_in]."""
-        return (
-            stacked(parameters, [each.B for each in self.factors]),
-            stacked(parameters, [each.A for each in self.factors]),
-        )
-
-
 class UpdateDecorrelation(ParameterPenalty):
     """Penalises the overlap of the LoRA update being trained with those of earlier stages.
 
@@ -133,8 +119,7 @@ class UpdateDecorrelation(ParameterPenalty):
             self.pool = Pool.open(past, continued=continued, base=base)
         except UserError as error:
             raise UserError(f"{self.name}: {error}") from None
-        self._groups: list[_Group] = []
-        self._terms = Terms()
+        self._groups: Sequence[_Group] = ()
 
     @classmethod
     def of_stage(cls, settings: DecorrelationSettings, context: StageContext) -> UpdateDecorrelation:
@@ -159,94 +144,45 @@ class UpdateDecorrelation(ParameterPenalty):
         factors = trained_factors(model, self.parameters, self.name)
         if not factors:
             raise UserError(f"{self.name}: the trainer trains no LoRA adapter; give it a peft_config, or leave it out")
-        try:
-            self.pool.refuse_other_model(factors, _name(model))
-        except UserError as error:
-            raise UserError(f"{self.name}: {error}") from None
         start = StartParameters.of(model, args, state, self.name).values
         fresh = not any(bool(start[each.B].any()) for each in factors)
-        olora = self.settings.kind == "olora"
         if not fresh and self.settings.unfit_to_continue:
             raise UserError(f"{self.name}: {self.settings.unfit_to_continue}")
-        self._terms = self.settings.terms(fresh)
-        self._groups = self._with_rows(factors) if olora else self._with_past(factors, None if fresh else start)
-        if fresh and not olora:
+        try:
+            self.pool.refuse_other_model(factors, _name(model))
+            self._groups = self._grouped(factors, None if fresh else start)
+        except UserError as error:
+            raise UserError(f"{self.name}: {error}") from None
+        if fresh:
             self._warn_of_one_seed(start)
 
     def gradients(self, parameters: Mapping[str, Parameter]) -> tuple[Tensor, dict[str, Tensor]]:
         """The penalty and its gradients; notes the overlaps for the log."""
+        found = [group(parameters) for group in self._groups]
+        for key in found[0].seen:
+            self.note(f"_{key}", torch.stack([each.seen[key] for each in found]).sum())
+        gradients = {name: gradient for each in found for name, gradient in each.gradients.items()}
+        return torch.stack([each.value for each in found]).sum(), gradients
+
+    def _grouped(self, factors: Sequence[Factors], start: Mapping[str, Tensor] | None) -> Sequence[_Group]:
         if self.settings.kind == "olora":
-            return self._o_lora(parameters)
-        total, gradients = torch.zeros(()), dict[str, Tensor]()
-        seen: list[Overlap] = []
-        for group in self._groups:
-            assert group.past is not None
-            found = overlap(Change.of(*group.now(parameters), group.start), group.past, group.scale, self._terms)
-            gradients |= _by_name(group, *found.gradients)
-            seen.append(found)
-        for key in ("cosine_squared", "inputs", "outputs"):
-            self.note(f"_{key}", torch.stack([getattr(each, key) for each in seen]).sum())
-        total = torch.stack([each.value for each in seen]).sum()
-        return total, gradients
-
-    def _o_lora(self, parameters: Mapping[str, Parameter]) -> tuple[Tensor, dict[str, Tensor]]:
-        values, gradients = [], dict[str, Tensor]()
-        for group in self._groups:
-            assert group.rows is not None
-            B, A = group.now(parameters)
-            value, dA = o_lora(A, group.rows)
-            sizes = [factor.norm(dim=(1, 2), keepdim=True) for factor in (B, A)]
-            dB, own = (factor / size.clamp(min=1e-12) for factor, size in zip((B, A), sizes, strict=True))
-            values.append(value + self.settings.norm * sum(size.double().sum() for size in sizes))
-            gradients |= _by_name(group, self.settings.norm * dB, dA + self.settings.norm * own)
-        return torch.stack(values).sum(), gradients
-
-    def _with_past(self, factors: Sequence[Factors], start: Mapping[str, Tensor] | None) -> list[_Group]:
-        changes = {each.module: self.pool.changes(each.module) for each in factors}
-        changed = [each for each in factors if any(one is not None for one in changes[each.module])]
-        if not changed:
-            raise UserError(f"{self.name}: past: no adapter changed a module that is trained; leave the callback out")
-        groups = []
-        for like in alike(changed):
-            group = _Group(like, self._scales(like))
-            past = packed([changes[each.module] for each in like], len(changed), self.parameters[like[0].A])
-            groups.append(_Group(like, group.scale, past, start=None if start is None else group.now(start)))
-        return groups
-
-    def _with_rows(self, factors: Sequence[Factors]) -> list[_Group]:
-        rows = {each.module: self.pool.rows(each.module) for each in factors}
-        groups = []
-        for like in alike([each for each in factors if len(rows[each.module])]):
-            padded = torch.nn.utils.rnn.pad_sequence([rows[each.module] for each in like], batch_first=True)
-            groups.append(_Group(like, self._scales(like), rows=padded.to(self.parameters[like[0].A].device)))
-        return groups
-
-    def _scales(self, like: Sequence[Factors]) -> Tensor:
-        device = self.parameters[like[0].A].device
-        return torch.tensor([each.scale for each in like], dtype=torch.float64, device=device)
+            return olora_groups(factors, self.pool, self.parameters, self.settings.norm)
+        terms = self.settings.terms(fresh=start is None)
+        return overlap_groups(factors, self.pool, self.parameters, terms, start)
 
     def _warn_of_one_seed(self, start: Mapping[str, Tensor]) -> None:
         """A trainer's seed decides A: two stages with one seed overlap before the first step."""
-        phi, chance = 0.0, 0.0
-        for group in self._groups:
-            assert group.past is not None
-            found = overlap(Change.of(*group.now(start)), group.past, group.scale, self._terms)
-            _, r, d_in = group.factors[0].shape
-            phi += float(found.inputs)
-            chance += float((group.past.share * group.past.ranks().clamp(min=r)).sum()) / d_in
-        if phi > (1 + chance) / 2:
+        groups = [group for group in self._groups if isinstance(group, OverlapGroup)]
+        shared = sum(float(group.overlap(start).inputs) for group in groups)
+        chance = sum(group.chance() for group in groups)
+        if shared > chance + CLEARLY:
             _log.warning(
-                "%s: before the first step the input directions overlap by %.2f with those of the past (chance %.2f): "
-                "one seed began both; give every stage a seed of its own",
+                "%s: before the first step the input directions overlap by %.2f with those of the past, where chance "
+                "gives %.2f: a seed began two stages; give each its own",
                 self.name,
-                phi,
+                shared,
                 chance,
             )
-
-
-def _by_name(group: _Group, dB: Tensor, dA: Tensor) -> dict[str, Tensor]:
-    named = {each.B: gradient for each, gradient in zip(group.factors, dB.unbind(), strict=True)}
-    return named | {each.A: gradient for each, gradient in zip(group.factors, dA.unbind(), strict=True)}
 
 
 def _name(model: Any) -> str:

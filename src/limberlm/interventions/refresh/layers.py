@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Container, Iterator
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from torch.nn import Parameter
 from transformers.pytorch_utils import Conv1D
 
 from limberlm.errors import UserError
-from limberlm.geometry.low_rank import Bases
+from limberlm.geometry.low_rank import Bases, Factored
 from limberlm.interventions.refresh.factors import refitted
 from limberlm.observe.model.sites import locate
 
@@ -25,8 +25,8 @@ class Pair:
     Attributes:
         module: the module's name in the model.
         layer: the module.
-        B: [d_out, r]; of a convolution with further dimensions.
-        A: [r, d_in].
+        B: [d_out, r]; of a convolution with further dimensions, which count as columns.
+        A: [r, d_in]; likewise.
         B_name: the parameter's name in the model.
         A_name: likewise.
         scale: what multiplies B A.
@@ -48,11 +48,15 @@ class Pair:
         turned = bool(getattr(self.layer, "fan_in_fan_out", False)) or "lora_embedding_" in self.B_name
         return (weight.T if turned else weight).double()
 
+    def product(self, B: Tensor, A: Tensor) -> Factored:
+        """The matrix scale x B A of values that these factors have, or had."""
+        return Factored(B.flatten(1), A.flatten(1), self.scale)
+
     def refit(self, wanted: Bases) -> float:
         """Give both factors the values that stand for `wanted`, in place; the norm of what their rank leaves out."""
-        found = refitted(wanted, self.B, self.A, self.scale)
-        self.B.copy_(found.B)
-        self.A.copy_(found.A)
+        found = refitted(wanted, self.B.flatten(1), self.A.flatten(1), self.scale)
+        self.B.copy_(found.B.reshape(self.B.shape))
+        self.A.copy_(found.A.reshape(self.A.shape))
         return found.left_out
 
 
@@ -96,11 +100,10 @@ def refuse_variants(model: nn.Module, name: str) -> None:
 
     """
     for pair in pairs(model):
-        variants: dict[str, Any] = getattr(pair.layer, "lora_variant", {})
-        for variant in variants.values():
+        for variant in pair.layer.lora_variant.values():
             raise UserError(
-                f"{name}: {pair.module} is adapted by {variant.__name__}, whose effect is not scale x B A; use plain "
-                'LoRA, or kind="anchor"'
+                f"{name}: {pair.module} is adapted by {type(variant).__name__}, whose effect is not scale x B A; use "
+                'plain LoRA, or kind="anchor"'
             )
 
 

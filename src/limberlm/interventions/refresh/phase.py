@@ -128,7 +128,7 @@ def run_phase(model: nn.Module, start: StartParameters, texts: Texts, phase: Pha
                 reference, _ = _read(model, ids, mask, phase.sites)
             states, loss = _read(model, ids, mask, phase.sites)
             moved = torch.stack([drift(states[site], reference[site]) for site in phase.sites]).mean()
-            first = first or {"loss": float(loss), "drift": float(moved)}
+            first = first or {"loss": loss.item(), "drift": moved.item()}
             tokens += int(mask.sum())
             _step(optimizer, trained, loss + phase.beta * moved, phase.clip)
     return {**first, "tokens": float(tokens)}

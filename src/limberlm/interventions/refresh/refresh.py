@@ -100,8 +100,9 @@ class FeatureRefresh(Intervention):
     do not. With `when="every:M"` it comes after every M-th step, before that step is logged and saved, so that a run
     which resumes does not repeat it. The optimiser's moments are left alone.
 
-    Logged after each refresh as `limber/refresh/...`, by kind: `loss`, `drift` and `tokens`; `left_out`; `directions`,
-    `moved` and `left_out`. What happens at the end is in `trainer.state.log_history` only: trackers are closed then.
+    Logged after each refresh as `limber/refresh/...`, by kind: `loss`, `drift` and `tokens`; `norm` and `left_out`;
+    `directions`, `moved` and `left_out`. What happens at the end is in `trainer.state.log_history` only: trackers are
+    closed then.
 
     Args:
         kind: which variant.

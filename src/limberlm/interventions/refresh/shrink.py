@@ -33,19 +33,15 @@ def shrunk(value: Tensor, start: Tensor, rho: float) -> Tensor:
     return start + (1 - rho) * (value - start)
 
 
-def shrunk_product(B: Tensor, A: Tensor, B0: Tensor, A0: Tensor, rho: float, scale: float = 1.0) -> Factored:
-    """The product scale x ((1 - rho) B A + rho B0 A0), exactly, as factors of inner dimension 2 r.
+def shrunk_product(now: Factored, start: Factored, rho: float) -> Factored:
+    """(1 - rho) x `now` + rho x `start`, exactly, as factors of inner dimension 2 r; rho in [0, 1].
 
-    Args:
-        B: [d_out, r].
-        A: [r, d_in].
-        B0: B where the stage began.
-        A0: A where it began.
-        rho: the share taken back, in [0, 1].
-        scale: of the adapter.
-
+    >>> now, start = Factored(torch.eye(1), torch.eye(1), 4.0), Factored(torch.eye(1), torch.eye(1))
+    >>> shrunk_product(now, start, 0.5).dense().item()
+    2.5
     """
-    return Factored(B, A, (1 - rho) * scale) + Factored(B0, A0, rho * scale)
+    scaled = [Factored(each.left, each.right, part * each.scale) for each, part in ((now, 1 - rho), (start, rho))]
+    return scaled[0] + scaled[1]
 
 
 @torch.no_grad()
@@ -64,25 +60,28 @@ def shrink(model: nn.Module, start: Mapping[str, Tensor], rho: float, noise: flo
         seed: decides the noise; no global random state is touched.
 
     Returns:
-        `left_out`: norm of what the rank r could not hold over that of the update it should have held; only if an
-        adapter goes on from an earlier stage's.
+        `norm`: Frobenius norm of the change from the start that is left, over all weights; and if an adapter goes on
+        from an earlier stage's, `left_out`: norm of what its rank could not hold over that of what it should hold.
 
     """
-    left_out, wanted, factors = 0.0, 0.0, set[str]()
+    change, left_out, wanted, factors = 0.0, 0.0, 0.0, set[str]()
     for pair in pairs(model):
         factors |= {pair.A_name, pair.B_name}
+        begun = pair.product(start[pair.B_name], start[pair.A_name])
         if not bool(start[pair.B_name].any()):
             pair.B.mul_(1 - rho)
         elif rho > 0:
-            product = shrunk_product(pair.B, pair.A, start[pair.B_name], start[pair.A_name], rho, pair.scale)
-            found = pair.refit(product.bases())
-            left_out, wanted = left_out + found**2, wanted + float(product.norm()) ** 2
+            product = shrunk_product(pair.product(pair.B, pair.A), begun, rho)
+            left_out += pair.refit(product.bases()) ** 2
+            wanted += float(product.norm()) ** 2
         _perturb(pair.B, torch.zeros_like(pair.B), noise, draw(seed, 0, 0, pair.B_name))
+        change += float((pair.product(pair.B, pair.A) - begun).norm()) ** 2
     for name, parameter in model.named_parameters():
         if name in start and name not in factors:
             parameter.copy_(shrunk(parameter, start[name], rho))
             _perturb(parameter, start[name], noise, draw(seed, 0, 0, name))
-    return {"left_out": math.sqrt(left_out / wanted)} if wanted else {}
+            change += float((parameter - start[name].to(parameter)).double().square().sum())
+    return {"norm": math.sqrt(change), **({"left_out": math.sqrt(left_out / wanted)} if wanted else {})}
 
 
 def _perturb(parameter: Tensor, start: Tensor, noise: float, seed: int) -> None:

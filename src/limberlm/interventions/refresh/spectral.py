@@ -126,8 +126,7 @@ def repair(
 def _repair_pair(
     pair: Pair, start: Mapping[str, Tensor], repaired: Callable[[Tensor, Bases], Repair], tally: _Tally
 ) -> None:
-    update = Factored(pair.B, pair.A, pair.scale)
-    begun = Factored(start[pair.B_name], start[pair.A_name], pair.scale)
+    update, begun = pair.product(pair.B, pair.A), pair.product(start[pair.B_name], start[pair.A_name])
     learnt = (update - begun).norm()
     if not bool(learnt):
         return

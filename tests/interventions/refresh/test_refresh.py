@@ -11,7 +11,7 @@ from peft import PeftModel
 from safetensors.torch import load_file
 
 from limberlm.errors import UserError
-from limberlm.interventions.refresh.refresh import FeatureRefresh
+from limberlm.interventions.refresh.refresh import FeatureRefresh, RefreshSettings
 from tests.interventions.refresh.runs import KINDS, STEPS, TEXTS, load, logits, lora, same, trained, trainer
 
 PHASE: dict[str, Any] = {"texts": TEXTS, "steps": 2, "rows": 4, "length": 24}
@@ -207,6 +207,16 @@ def test_a_share_counts_the_stage_s_steps(tiny_model_folder: Path, tmp_path: Pat
         assert [entry["limber/refresh/tokens"] for entry in logged(made)] == [32.0 * wanted] * (
             1 if when == "end" else 2
         )
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"steps": 3}, {"kind": "shrink", "when": "every:5", "noise": 0.1}, {"kind": "spectral", "repair": "directions"}],
+)
+def test_settings_written_down_whole_are_the_same_again(settings: dict[str, Any]) -> None:
+    given = RefreshSettings(**settings)
+    assert FeatureRefresh(**given.model_dump(), texts=TEXTS).settings == given
+    assert RefreshSettings.model_validate(given.model_dump(mode="json")) == given
 
 
 @pytest.mark.parametrize(

@@ -62,12 +62,12 @@ class RefreshSettings(InterventionSettings):
 
     @model_validator(mode="after")
     def _own(self) -> RefreshSettings:
+        # a study writes settings down whole: what has its default's value is as if it were not given
+        given = {name for name, field in type(self).model_fields.items() if getattr(self, name) != field.default}
         for kind, names in _OF_KIND.items():
-            for name in sorted(names):
-                # as a study file that was written out in full says everything
-                if kind != self.kind and getattr(self, name) != type(self).model_fields[name].default:
-                    raise ValueError(f'{name}: belongs to kind "{kind}", and kind is "{self.kind}"; leave one out')
-        if self.steps is not None and self.share != type(self).model_fields["share"].default:
+            for name in sorted(given & names if kind != self.kind else ()):
+                raise ValueError(f'{name}: belongs to kind "{kind}", and kind is "{self.kind}"; leave one out')
+        if {"steps", "share"} <= given:
             raise ValueError(f"steps: {self.steps} and share: {self.share:g}: give one of them")
         if not self.sites:
             raise ValueError("sites: empty; name at least one")

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from peft import PeftModel
+from peft import PeftModel, get_peft_model
 from safetensors.torch import load_file
+from transformers import TrainerCallback
 
-from limberlm.errors import UserError
+from limberlm.errors import NodeFailed, UserError
 from limberlm.interventions.refresh.refresh import FeatureRefresh, RefreshSettings
 from tests.interventions.refresh.runs import KINDS, STEPS, TEXTS, load, logits, lora, same, trained, trainer
 
@@ -252,6 +254,36 @@ def test_what_cannot_be_refreshed_is_refused_when_training_begins(tiny_model_fol
         begin(FeatureRefresh("shrink"), adapter=lora(use_dora=True))
     with pytest.raises(UserError, match="refresh: two of them in this trainer's callbacks"):
         begin(FeatureRefresh("shrink"), FeatureRefresh("spectral"))
+
+
+class Poison(TrainerCallback):
+    """Makes the weights NaN at the last step."""
+
+    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        if state.global_step == STEPS:
+            with torch.no_grad():
+                next(p for p in model.parameters() if p.requires_grad).fill_(float("nan"))
+
+
+@pytest.mark.parametrize("which", ["anchor", "shrink", "directions"])
+def test_weights_that_are_not_finite_stop_the_stage(tiny_model_folder: Path, tmp_path: Path, which: str) -> None:
+    made = trainer("sft", tiny_model_folder, tmp_path, Poison(), refreshes("end")[which])
+    with pytest.raises(NodeFailed, match=r"refresh: .* after step 4: lower the learning rate") as raised:
+        made.train()
+    assert "\n" not in str(raised.value)
+
+
+def test_a_copy_of_the_weights_elsewhere_and_weights_without_directions_are_refused(tiny_model_folder: Path) -> None:
+    model = get_peft_model(load(tiny_model_folder), lora())
+    state = SimpleNamespace(global_step=0)
+    with pytest.raises(UserError, match="refresh: deepspeed holds a copy of the weights that would undo the refresh"):
+        FeatureRefresh("shrink").on_train_begin(SimpleNamespace(deepspeed="zero.json"), state, None, model=model)
+    layer = model.get_submodule("base_model.model.model.layers.1.mlp.up_proj").get_base_layer()
+    layer.weight = torch.nn.Parameter(torch.zeros(64, 32, dtype=torch.int8), requires_grad=False)
+    with pytest.raises(
+        UserError, match=r"refresh: .*up_proj adapts a weight of 2 dimensions and type torch.int8, .*use kind"
+    ):
+        FeatureRefresh("spectral").on_train_begin(SimpleNamespace(deepspeed=None), state, None, model=model)
 
 
 def test_resuming_without_the_start_is_refused_naming_the_file(tiny_model_folder: Path, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity, cross_entropy
 
-from limberlm.errors import NodeFailed, UserError
+from limberlm.errors import UserError
 from limberlm.interventions.seats.start import StartParameters
 from limberlm.interventions.seats.tokens import IGNORED, draw
 from limberlm.observe.model.sites import locate, unwrapped
@@ -114,7 +114,7 @@ def run_phase(model: nn.Module, start: StartParameters, texts: Texts, phase: Pha
         how many were read, for the budget.
 
     Raises:
-        NodeFailed: the loss is not finite.
+        ValueError: the loss is not finite.
 
     """
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -136,7 +136,7 @@ def run_phase(model: nn.Module, start: StartParameters, texts: Texts, phase: Pha
 
 def _step(optimizer: torch.optim.Optimizer, trained: list[nn.Parameter], loss: Tensor, clip: float) -> None:
     if not bool(loss.isfinite()):
-        raise NodeFailed("refresh: the loss on generic text is not finite: lower the learning rate")
+        raise ValueError("the loss on generic text is not finite")
     # not `backward`, which would wake the hooks by which parallel trainers average gradients
     for parameter, gradient in zip(trained, torch.autograd.grad(loss, trained, allow_unused=True), strict=True):
         parameter.grad = gradient

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from pydantic import Field, model_validator
 
-from limberlm.errors import UserError
+from limberlm.errors import NodeFailed, UserError
 from limberlm.interventions.refresh.layers import refuse_unread, refuse_variants
 from limberlm.interventions.refresh.phase import Phase, Texts, run_phase
 from limberlm.interventions.refresh.shrink import shrink
@@ -174,16 +174,23 @@ class FeatureRefresh(Intervention):
         return Texts.of(list(self.texts or ()), tokenizer, self.settings.rows, self.settings.length)
 
     def _refresh(self, args: Any, state: Any, model: torch.nn.Module) -> dict[str, float]:
+        try:
+            values = self._act(args, state, model)
+        except ValueError as error:  # the algebra's, of weights that are not finite
+            raise NodeFailed(
+                f"{self.name}: {error} after step {state.global_step}: lower the learning rate or check the data"
+            ) from None
+        return {f"limber/{self.name}/{key}": value for key, value in values.items()}
+
+    def _act(self, args: Any, state: Any, model: torch.nn.Module) -> dict[str, float]:
         chosen: RefreshSettings = self.settings
         seed = draw(args.seed, state.global_step, 0, self.name)
         if chosen.kind == "shrink":
-            values = shrink(model, self._start.values, chosen.rho, chosen.noise, seed)
-        elif chosen.kind == "spectral":
-            values = repair(model, self._start.values, chosen.layers, _repaired(chosen))
-        else:
-            assert self._encoded is not None  # read when training began
-            values = run_phase(model, self._start, self._encoded, self._phase(args, state), seed)
-        return {f"limber/{self.name}/{key}": value for key, value in values.items()}
+            return shrink(model, self._start.values, chosen.rho, chosen.noise, seed)
+        if chosen.kind == "spectral":
+            return repair(model, self._start.values, chosen.layers, _repaired(chosen))
+        assert self._encoded is not None  # read when training began
+        return run_phase(model, self._start, self._encoded, self._phase(args, state), seed)
 
     def _phase(self, args: Any, state: Any) -> Phase:
         chosen: RefreshSettings = self.settings

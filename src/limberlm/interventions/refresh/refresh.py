@@ -148,6 +148,7 @@ class FeatureRefresh(Intervention):
         else:
             refuse_variants(model, self.name)
         if self.settings.kind == "spectral":
+            locate(model)  # its blocks are wanted
             refuse_unread(model, self.name)
         self._start = StartParameters.of(model, args, state, self.name)
 

@@ -61,6 +61,9 @@ class GeometryCallback(TrainerCallback):
         keep: save every measurement, not only that of step 0.
         name: the folder, and what the names in the log begin with; a second callback needs its own.
 
+    Attributes:
+        latest: the numbers of the last measurement by their names in the log, on every process; empty before the first.
+
     Raises:
         UserError: a setting is wrong, or there is no such file.
 
@@ -98,6 +101,7 @@ class GeometryCallback(TrainerCallback):
         self.layers, self.max_tokens, self.max_length = layers, max_tokens, max_length
         self.batch_size, self.memory = batch_size, memory
         # of the run that is going on; everything that must outlive it is in its folder
+        self.latest: dict[str, float] = {}
         self._ready: ProbeSet | None = None
         self._start: Geometry | None = None
         self._blocks: list[int] = []
@@ -115,6 +119,7 @@ class GeometryCallback(TrainerCallback):
             raise UserError(f'name="{self.name}": two callbacks of this trainer have it; give one another name=')
         self._measured = state.global_step
         values = on_main(state, lambda: self._begin(args, state, model, kwargs.get("processing_class")))
+        self.latest = values
         logged = any(entry.get("step") == state.global_step and values.keys() & entry for entry in state.log_history)
         # not every callback is ready for a log before `on_train_begin` has gone round
         self._waiting = {} if logged else values
@@ -165,8 +170,8 @@ class GeometryCallback(TrainerCallback):
 
     def _step(self, args: Any, state: Any, control: Any, model: Any) -> Any:
         self._measured = state.global_step
-        values = on_main(state, lambda: self._again(args, state, model))
-        return publish(args, state, control, values)
+        self.latest = on_main(state, lambda: self._again(args, state, model))
+        return publish(args, state, control, self.latest)
 
     def _again(self, args: TrainingArguments, state: TrainerState, model: Any) -> dict[str, float]:
         try:

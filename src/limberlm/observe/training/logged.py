@@ -19,6 +19,8 @@ from limberlm.observe.names import BAND, EMBED, FINAL_NORM, band_sites
 from limberlm.observe.table.comparison import compare
 from limberlm.observe.table.geometry import Geometry, headline_site
 
+CHANGES = {"corrected": "", "low": "_low", "high": "_high"}
+"""What is logged of a change by default: columns of `compare`'s table, and how their names in the log end."""
 _SITE = re.compile(rf"{BAND}|{EMBED}|{FINAL_NORM}|block\.\d+")
 _log = logging.getLogger(__name__)
 
@@ -30,6 +32,7 @@ class Logged:
     metrics: tuple[str, ...]
     sites: tuple[str, ...]
     name: str
+    changes: tuple[tuple[str, str], ...] = tuple(CHANGES.items())
 
     @classmethod
     def of(cls, metrics: Sequence[str], sites: Sequence[str], name: str) -> Logged:
@@ -66,7 +69,7 @@ class Logged:
                 found[shown] = float(value["value"])
             change = None if changes is None else _row(changes, name, site)
             if change is not None:
-                for column, ending in (("corrected", ""), ("low", "_low"), ("high", "_high")):
+                for column, ending in self.changes:
                     found[f"{shown}_change{ending}"] = float(change[column])
         return {name: value for name, value in found.items() if isfinite(value)}
 

@@ -217,7 +217,7 @@ def test_a_probe_too_small_for_the_margin_says_what_it_could_find(
     unclear = watching.table[watching.table["state"] == "cannot tell"]
     assert len(unclear)
     assert set(watching.table["weight"]) == {0.0}
-    assert "this probe cannot tell" in caplog.text
+    assert "this probe cannot tell; the least it would find is" in caplog.text
     assert f"{100 * (unclear['detectable'].iloc[0] - 1):+.1f} %" in caplog.text
 
 

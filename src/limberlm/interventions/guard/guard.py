@@ -26,6 +26,9 @@ from limberlm.observe.training.trainer import on_main, publish
 
 _log = logging.getLogger(__name__)
 
+BATCH = 4
+"""Sequences side by side: the jackknife's blocks of a small probe hold few, and more would be padding."""
+
 
 class GeometryGuard(Intervention):
     """Measures a probe while a stage trains, and acts when its geometry leaves a margin of the start's.
@@ -41,7 +44,7 @@ class GeometryGuard(Intervention):
 
     Args:
         probe: texts to measure on, as in `limberlm.measure`: a file, rows, or a `ProbeSet`.
-        regularizer: one to raise the weight of, in place of what `hold_by` and `hold_with` say.
+        regularizer: one whose weight the guard sets, in place of what `hold_by` and `hold_with` say.
         settings: see `GuardSettings`.
 
     Attributes:
@@ -75,13 +78,15 @@ class GeometryGuard(Intervention):
             metrics=[told.metric],
             sites=[told.site],
             max_tokens=told.max_tokens,
-            keep=False,
+            batch_size=BATCH,
+            keep=told.keep,
             name=NAME,
         )
         self.geometry.logged = self.watch
         self.regularizer = None
         if told.on_breach == "raise_weight":
             self.regularizer = regularizer or _regularizer(told)
+            _refuse_regularizer(self.regularizer, told)
             self.regularizer.driven = True
         self.record = Record({}, nan)
         self._pushing = False
@@ -194,10 +199,12 @@ class GeometryGuard(Intervention):
         log = self.margin.scale == "log"
         shown = (lambda x: f"{100 * (x - 1):+.1f} %") if log else (lambda x: f"{x:+.4f}")
         span = f"{shown(seen.low)} to {shown(seen.high)}"
-        line = f"guard: step {seen.step}: {self.settings.metric} {shown(seen.change)} ({span}) is "
+        line = f"guard: step {seen.step}: {self.settings.metric} {shown(seen.change)} ({span})"
         if seen.state == "cannot tell":
-            return f"{line}no change or outside the margin, this probe cannot tell: it finds {shown(seen.detectable)}"
-        return f"{line}{seen.state} the margin of {shown(self.margin.bound(self.record.start))}; weight {seen.weight:g}"
+            least = shown(seen.detectable)
+            return f"{line}: may be no change or a breach, this probe cannot tell; the least it would find is {least}"
+        weight = "" if self.regularizer is None else f"; weight {seen.weight:g}"
+        return f"{line} is {seen.state} the margin of {shown(self.margin.bound(self.record.start))}{weight}"
 
 
 def _path(args: Any) -> Path:
@@ -209,5 +216,17 @@ def _regularizer(settings: GuardSettings) -> ActivationPenalty:
     from limberlm.interventions.anchors.anchor import FeatureAnchor
     from limberlm.interventions.diversity.regularizer import DiversityRegularizer
 
-    kind = {"anchor": FeatureAnchor, "diversity": DiversityRegularizer}[settings.hold_by]
-    return kind(weight=0.0, **settings.hold_with)
+    if settings.hold_by == "anchor":
+        return FeatureAnchor(weight=0.0, **{"tokens": "all", **settings.hold_with})
+    return DiversityRegularizer(weight=0.0, **{"tokens": "all", "reference": "live", **settings.hold_with})
+
+
+def _refuse_regularizer(regularizer: ActivationPenalty, settings: GuardSettings) -> None:
+    if regularizer.settings.share is not None:
+        raise UserError(f"guard: regularizer: {regularizer.name} has a share, and the guard sets its weight; leave it out")
+    late = regularizer.name == "diversity" and getattr(regularizer.settings, "reference", None) == "start"
+    if late and not settings.start_weight:
+        raise UserError(
+            "guard: regularizer: diversity takes reference=start from the first micro-batches that it acts on, which "
+            'come too late here; give reference="live", or a start_weight'
+        )

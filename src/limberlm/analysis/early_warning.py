@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from itertools import groupby
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -139,15 +139,15 @@ def stage_early_warning(
     geometry = first_left(steps, states, in_a_row)
     head = {"metric": metric, **_columns("geometry", geometry)}
     rows = []
-    for before in start.outcomes.to_dict("records"):
+    for before in _rows(start.outcomes):
         if before["outcome"] in outcome_margins:
             found = [_outcome_state(before, moment.outcomes, outcome_margins[before["outcome"]]) for moment in moments]
             left = first_left(steps, found, in_a_row)
             named = {key: before[key] for key in ("outcome", "task", "split")}
             rows.append({**head, **named, **_columns("outcome", left), **asdict(lead_of(geometry, left))})
     table = pd.DataFrame(rows or [head]).assign(checkpoints=len(steps))
-    whole = [name for name in table if name.endswith(("_step", "_after", "_unclear")) or name in ("lead", "least", "most")]
-    return table.astype(dict.fromkeys(whole, "Int64"))
+    ends = ("_step", "_after", "_unclear", "lead", "least", "most")
+    return table.astype(dict.fromkeys([name for name in map(str, table) if name.endswith(ends)], "Int64"))
 
 
 def trace_early_warning(trace: Path, **how: object) -> pd.DataFrame:
@@ -198,16 +198,20 @@ def _geometry_state(start: Geometry, now: Geometry, row: pd.Series, margin: Marg
     return margin.state(change["low"], change["high"], row["value"])
 
 
-def _outcome_state(before: Mapping[str, object], after: pd.DataFrame, margin: Margin) -> State:
+def _outcome_state(before: Mapping[str, Any], after: pd.DataFrame, margin: Margin) -> State:
     rows = after
     for name in ("outcome", "task", "split"):
         rows = rows[rows[name] == before[name]]
     if len(rows) != 1:
         raise UserError(f"{before['outcome']} on {before['task']}: {len(rows)} values at one checkpoint; measure once")
-    items = item_changes(before, rows.iloc[0])
+    items = item_changes(before, _rows(rows)[0])
     right_or_wrong = bool(np.isin(items, (-1, 0, 1)).all())
     found = outcome_row("change", "", items.tolist(), kind="paired" if right_or_wrong else "mean")
-    return margin.state(found["low"], found["high"], float(before["value"]))  # type: ignore[arg-type]
+    return margin.state(found["low"], found["high"], float(before["value"]))
+
+
+def _rows(table: pd.DataFrame) -> list[dict[str, Any]]:
+    return [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
 
 
 def _columns(of: str, left: Left) -> dict[str, int | None]:

@@ -1,4 +1,4 @@
-"""GeometryGuard in TRL's trainers: silent it leaves no trace, outside it acts, and a resumed run is the unbroken one."""
+"""GeometryGuard in TRL's trainers: silent it leaves no trace, outside it acts, resumed it is as if never broken."""
 
 from __future__ import annotations
 

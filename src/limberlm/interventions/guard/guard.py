@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, fields, replace
 from math import nan
 from pathlib import Path
@@ -11,11 +11,12 @@ from typing import Any, ClassVar
 
 import pandas as pd
 
-from limberlm.errors import UserError
-from limberlm.geometry.catalog import CATALOG
 from limberlm.interventions.guard.decision import Seen, in_a_row, next_weight
+from limberlm.interventions.guard.driven import driven
+from limberlm.interventions.guard.margin import State
 from limberlm.interventions.guard.record import Record, same_when_read
 from limberlm.interventions.guard.settings import GuardSettings
+from limberlm.interventions.guard.telling import sentence
 from limberlm.interventions.guard.watch import LOGGED, NAME, Watch
 from limberlm.interventions.seats.activations import ActivationPenalty
 from limberlm.interventions.seats.callback import Intervention
@@ -83,11 +84,9 @@ class GeometryGuard(Intervention):
             name=NAME,
         )
         self.geometry.logged = self.watch
-        self.regularizer = None
+        self.regularizer: ActivationPenalty | None = None
         if told.on_breach == "raise_weight":
-            self.regularizer = regularizer or _regularizer(told)
-            _refuse_regularizer(self.regularizer, told)
-            self.regularizer.driven = True
+            self.regularizer = driven(regularizer, told)
         self.record = Record({}, nan)
         self._pushing = False
 
@@ -146,7 +145,7 @@ class GeometryGuard(Intervention):
     def detach(self) -> None:
         """Remove every hook from the model, the regularizer's too."""
         super().detach()
-        if getattr(self, "regularizer", None) is not None:
+        if self.regularizer is not None:
             self.regularizer.detach()
 
     def _regularize(self, event: str, *given: Any, **kwargs: Any) -> None:
@@ -164,69 +163,40 @@ class GeometryGuard(Intervention):
         return record
 
     def _judged(self, args: Any, state: Any, control: Any) -> Any:
-        """Judge what was just measured, if anything was; the same on every process."""
-        if not self.geometry.latest:
+        """Judge what was just measured, if anything was, and act; the same on every process."""
+        due = state.global_step % self.settings.every == 0
+        if not self.geometry.latest and not due:
             return control
-        ends = ("change", "change_low", "change_high", "change_detectable")
-        change, low, high, detectable = (self.geometry.latest.get(f"{self.watch.shown}_{end}", nan) for end in ends)
-        judged = self.margin.state(low, high, self.record.start)
-        seen = Seen(state.global_step, change, low, high, detectable, judged, self.weight)
-        states = [one.state for one in self.record.seen] + [judged]
-        if state.global_step % self.settings.every == 0 and self.regularizer is not None:
+        seen = self._seen(state.global_step)
+        states = [*(one.state for one in self.record.seen), seen.state]
+        if due and self.regularizer is not None:
             weight = next_weight(states, self.weight, self.settings.ladder, self.settings.patience)
             seen, self.regularizer.weight = replace(seen, weight=weight), weight
-        before = self.weight
+        spent = seen.state == "outside" and seen.weight == self.weight == self.settings.largest_weight
         self.record = replace(self.record, seen=(*self.record.seen, seen))
         if state.is_world_process_zero:
             self.record.write(_path(args))
-        self._say(seen, before, states)
-        if self.settings.on_breach == "stop" and judged == "outside" and in_a_row(states) >= self.settings.patience:
+            self._say(states, spent)
+        if self.settings.on_breach == "stop" and seen.state == "outside" and in_a_row(states) >= self.settings.patience:
             control.should_training_stop = True
-        values = {f"{LOGGED}/outside": float(judged == "outside"), f"{LOGGED}/weight": seen.weight}
+        values = {f"{LOGGED}/outside": float(seen.state == "outside"), f"{LOGGED}/weight": seen.weight}
         return publish(args, state, control, values)
 
-    def _say(self, seen: Seen, before: float, states: list[str]) -> None:
-        """One line when the state is another than before, or when there is nothing left to raise."""
-        turned = in_a_row(states) == self.settings.patience  # type: ignore[arg-type]
-        spent = seen.state == "outside" and seen.weight == before == self.settings.largest_weight
-        if turned and (seen.state != "inside" or len(states) > self.settings.patience):
-            _log.warning("%s", self.sentence(seen))
-        if spent and turned:
-            _log.warning("guard: largest_weight=%g does not hold the stage inside", seen.weight)
+    def _seen(self, step: int) -> Seen:
+        """The last measurement; without numbers if it failed, of which the callback has told."""
+        ends = ("change", "change_low", "change_high", "change_detectable")
+        change, low, high, detectable = (self.geometry.latest.get(f"{self.watch.shown}_{end}", nan) for end in ends)
+        return Seen(step, change, low, high, detectable, self.margin.state(low, high, self.record.start), self.weight)
 
-    def sentence(self, seen: Seen) -> str:
-        """A measurement in one line."""
-        log = self.margin.scale == "log"
-        shown = (lambda x: f"{100 * (x - 1):+.1f} %") if log else (lambda x: f"{x:+.4f}")
-        span = f"{shown(seen.low)} to {shown(seen.high)}"
-        line = f"guard: step {seen.step}: {self.settings.metric} {shown(seen.change)} ({span})"
-        if seen.state == "cannot tell":
-            least = shown(seen.detectable)
-            return f"{line}: may be no change or a breach, this probe cannot tell; the least it would find is {least}"
-        weight = "" if self.regularizer is None else f"; weight {seen.weight:g}"
-        return f"{line} is {seen.state} the margin of {shown(self.margin.bound(self.record.start))}{weight}"
+    def _say(self, states: Sequence[State], spent: bool) -> None:
+        """One line when the state has become another, and one where there is nothing left to raise."""
+        seen, patience = self.record.seen[-1], self.settings.patience
+        if in_a_row(states) == patience and (seen.state != "inside" or len(states) > patience):
+            weight = "" if self.regularizer is None else f"; weight {seen.weight:g}"
+            _log.warning("%s%s", sentence(seen, self.settings.metric, self.margin, self.record.start), weight)
+        if spent:
+            _log.warning("guard: step %d: largest_weight=%g does not hold the stage", seen.step, seen.weight)
 
 
 def _path(args: Any) -> Path:
     return Path(args.output_dir) / NAME / "guard.json"
-
-
-def _regularizer(settings: GuardSettings) -> ActivationPenalty:
-    """The regularizer that the settings name, without weight so far."""
-    from limberlm.interventions.anchors.anchor import FeatureAnchor
-    from limberlm.interventions.diversity.regularizer import DiversityRegularizer
-
-    if settings.hold_by == "anchor":
-        return FeatureAnchor(weight=0.0, **{"tokens": "all", **settings.hold_with})
-    return DiversityRegularizer(weight=0.0, **{"tokens": "all", "reference": "live", **settings.hold_with})
-
-
-def _refuse_regularizer(regularizer: ActivationPenalty, settings: GuardSettings) -> None:
-    if regularizer.settings.share is not None:
-        raise UserError(f"guard: regularizer: {regularizer.name} has a share, and the guard sets its weight; leave it out")
-    late = regularizer.name == "diversity" and getattr(regularizer.settings, "reference", None) == "start"
-    if late and not settings.start_weight:
-        raise UserError(
-            "guard: regularizer: diversity takes reference=start from the first micro-batches that it acts on, which "
-            'come too late here; give reference="live", or a start_weight'
-        )

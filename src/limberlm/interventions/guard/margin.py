@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import isfinite, isnan
-from typing import Literal, get_args
+from typing import Literal
 
 from limberlm.errors import UserError
 from limberlm.geometry.catalog import metric
@@ -81,7 +81,7 @@ def metric_margin(name: str, size: float, kind: Kind, harm: Harm | None = None) 
     """A margin of a metric of the catalog; which way is harm is the catalog's unless it is given.
 
     Raises:
-        UserError: there is no such metric, it has no interval, or neither the catalog nor `harm` says which way is harm.
+        UserError: no such metric; it has no interval; or neither the catalog nor `harm` says which way is harm.
     """
     try:
         record = metric(name)
@@ -89,6 +89,7 @@ def metric_margin(name: str, size: float, kind: Kind, harm: Harm | None = None) 
         raise UserError(f"metric: {error.args[0]}") from None
     if not record.has_interval:
         raise UserError(f"metric: {name} has no interval, which is what decides; choose another")
-    if harm is None and record.direction not in get_args(Harm):
+    side = harm or (record.direction if record.direction != "drift" else None)
+    if side is None:
         raise UserError(f'metric: {name} has no harmful side in the catalog; give harm="down" or harm="up"')
-    return Margin(size, kind, harm or record.direction, record.scale)  # type: ignore[arg-type]  # looked at above
+    return Margin(size, kind, side, record.scale)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from math import isfinite, nan
 from pathlib import Path
@@ -49,7 +49,9 @@ class Record:
         kept = tuple(one for one in found.seen if one.step <= step and one.step % every == 0)
         missing = sorted(set(range(every, step + 1, every)) - {one.step for one in kept})
         if missing:
-            raise UserError(f"{path}: lacks step {missing[0]}, and training resumes at step {step}; train from the start")
+            raise UserError(
+                f"{path}: lacks step {missing[0]}, and training resumes at step {step}; train from the start"
+            )
         return cls(found.settings, found.start, kept)
 
 
@@ -61,16 +63,19 @@ def same_when_read(settings: Mapping[str, Any]) -> dict[str, Any]:
 def _read(path: Path, step: int) -> Record:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        names = [field.name for field in fields(Seen)]
-        seen = [Seen(**{name: nan if one[name] is None else one[name] for name in names}) for one in content["seen"]]
-        return Record(content["settings"], float(content["start"]), tuple(seen))
+        return Record(content["settings"], float(content["start"]), tuple(map(_seen, content["seen"])))
     except FileNotFoundError:
         raise UserError(
-            f"{path}: no such file, and training resumes at step {step}; the guard's weight follows from what it saw, so "
-            "bring the file back, train from the start, or leave the guard out"
+            f"{path}: no such file, and training resumes at step {step}; the guard goes on from what it saw, so bring "
+            "the file back, train from the start, or leave the guard out"
         ) from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: cannot be read ({reason_of(error)}); train from the start") from None
+
+
+def _seen(one: Mapping[str, Any]) -> Seen:
+    values: list[Any] = [nan if one[field.name] is None else one[field.name] for field in fields(Seen)]
+    return Seen(*values)
 
 
 def _plain(value: Any) -> Any:

@@ -122,12 +122,12 @@ def test_a_resumed_run_is_the_unbroken_one_to_the_bit(tiny_model_folder: Path, t
     settings = {"adapter": lora(), "save_strategy": "steps", "save_steps": 1, "max_steps": 4, **FAST, **COLLAPSING}
     whole = trainer(kind, tiny_model_folder, tmp_path, guard(margin=0.01, every=2, largest_weight=2.0), **settings)
     whole.train()
-    record = (tmp_path / "guard" / "guard.json").read_bytes()
+    record = (tmp_path / "limber-guard.json").read_bytes()
     for step in (1, 2, 3):
         again = trainer(kind, tiny_model_folder, tmp_path, guard(margin=0.01, every=2, largest_weight=2.0), **settings)
         again.train(resume_from_checkpoint=str(tmp_path / f"checkpoint-{step}"))
         assert same(weights(again), weights(whole)), step
-        assert (tmp_path / "guard" / "guard.json").read_bytes() == record
+        assert (tmp_path / "limber-guard.json").read_bytes() == record
     assert [one["weight"] for one in json.loads(record)["seen"]] == [0.1, 0.4]
 
 
@@ -140,25 +140,25 @@ def test_a_resumed_run_without_its_record_or_under_other_settings_is_refused(
         made.train(resume_from_checkpoint=str(tmp_path / "checkpoint-1") if resume else None)
 
     run(False)
-    with pytest.raises(UserError, match=r"guard\.json: written with patience=1, now it is 2; resume with the same"):
+    with pytest.raises(UserError, match=r"limber-guard\.json: written with patience=1, now it is 2; resume with the same"):
         run(True, patience=2)
-    path = tmp_path / "guard" / "guard.json"
+    path = tmp_path / "limber-guard.json"
     content = json.loads(path.read_text())
     path.write_text(json.dumps({**content, "seen": []}))
-    with pytest.raises(UserError, match=r"guard\.json: lacks step 1, and training resumes at step 1"):
+    with pytest.raises(UserError, match=r"limber-guard\.json: lacks step 1, and training resumes at step 1"):
         run(True)
     path.write_text("{}")
-    with pytest.raises(UserError, match=r"guard\.json: cannot be read \(KeyError: 'seen'\); train from the start"):
+    with pytest.raises(UserError, match=r"limber-guard\.json: cannot be read \(KeyError: 'seen'\); train from the start"):
         run(True)
     path.unlink()
-    with pytest.raises(UserError, match=r"guard\.json: no such file, and training resumes at step 1"):
+    with pytest.raises(UserError, match=r"limber-guard\.json: no such file, and training resumes at step 1"):
         run(True)
 
 
 def test_back_inside_the_weight_is_lowered(tiny_model_folder: Path, tmp_path: Path) -> None:
     saving = {"save_strategy": "steps", "save_steps": 2, "max_steps": 4, "adapter": lora(), **FAST}
     trainer("sft", tiny_model_folder, tmp_path, guard(margin=0.9), **saving).train()
-    path = tmp_path / "guard" / "guard.json"
+    path = tmp_path / "limber-guard.json"
     content = json.loads(path.read_text())
     content["seen"][1]["weight"] = 0.8  # as if it had been outside so far
     path.write_text(json.dumps(content))
@@ -206,7 +206,7 @@ def test_what_something_else_stopped_is_measured_at_its_end(tiny_model_folder: P
     watching = guard(margin=0.9, every=2)
     trainer("sft", tiny_model_folder, tmp_path, watching, At(3, stop), adapter=lora(), **FAST, max_steps=6).train()
     assert list(watching.table["step"]) == [2, 3]
-    assert json.loads((tmp_path / "guard" / "guard.json").read_text())["seen"][1]["step"] == 3
+    assert json.loads((tmp_path / "limber-guard.json").read_text())["seen"][1]["step"] == 3
 
 
 def test_a_probe_too_small_for_the_margin_says_what_it_could_find(

@@ -14,7 +14,7 @@ import pandas as pd
 from limberlm.interventions.guard.decision import Seen, in_a_row, next_weight
 from limberlm.interventions.guard.driven import driven
 from limberlm.interventions.guard.margin import State
-from limberlm.interventions.guard.record import Record, same_when_read
+from limberlm.interventions.guard.record import FILE, Record, same_when_read
 from limberlm.interventions.guard.settings import GuardSettings
 from limberlm.interventions.guard.telling import sentence
 from limberlm.interventions.guard.watch import LOGGED, NAME, Watch
@@ -41,7 +41,7 @@ class GeometryGuard(Intervention):
     is 0, the stage ends with the same bits as without the guard.
 
     `limber/guard/...` in the trainer's log and trackers has the metric, its change with its interval, and the weight.
-    `output_dir/guard/guard.json` holds what was seen and done, from which a resumed run goes on as the unbroken one.
+    `output_dir/limber-guard.json` holds what was seen and done, from which a resumed run goes on as the unbroken one.
 
     Args:
         probe: texts to measure on, as in `limberlm.measure`: a file, rows, or a `ProbeSet`.
@@ -199,4 +199,4 @@ class GeometryGuard(Intervention):
 
 
 def _path(args: Any) -> Path:
-    return Path(args.output_dir) / NAME / "guard.json"
+    return Path(args.output_dir) / FILE

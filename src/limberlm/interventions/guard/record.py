@@ -13,6 +13,8 @@ from limberlm.errors import UserError, reason_of
 from limberlm.files import write_text
 from limberlm.interventions.guard.decision import Seen
 
+FILE = "limber-guard.json"
+
 
 @dataclass(frozen=True)
 class Record:

@@ -175,9 +175,7 @@ def after(moment: Moment) -> tuple[Geometry, pd.DataFrame]:
     return moment.geometry, moment.outcomes
 
 
-def test_a_callbacks_folder_is_read_in_order_and_without_its_start_refused(
-    stage: list[Moment], tmp_path: Path
-) -> None:
+def test_a_callbacks_folder_is_read_in_order_and_without_its_start_refused(stage: list[Moment], tmp_path: Path) -> None:
     for step in (0, 4, 16):
         next(one for one in stage if one.step == step).geometry.save(tmp_path / f"step-{step}.geometry")
     found = callback_geometries(tmp_path)

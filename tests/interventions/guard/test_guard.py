@@ -140,7 +140,7 @@ def test_a_resumed_run_without_its_record_or_under_other_settings_is_refused(
         made.train(resume_from_checkpoint=str(tmp_path / "checkpoint-1") if resume else None)
 
     run(False)
-    with pytest.raises(UserError, match=r"limber-guard\.json: written with patience=1, now it is 2; resume with the same"):
+    with pytest.raises(UserError, match=r"limber-guard\.json: written with patience=1, now it is 2; resume"):
         run(True, patience=2)
     path = tmp_path / "limber-guard.json"
     content = json.loads(path.read_text())
@@ -148,7 +148,7 @@ def test_a_resumed_run_without_its_record_or_under_other_settings_is_refused(
     with pytest.raises(UserError, match=r"limber-guard\.json: lacks step 1, and training resumes at step 1"):
         run(True)
     path.write_text("{}")
-    with pytest.raises(UserError, match=r"limber-guard\.json: cannot be read \(KeyError: 'seen'\); train from the start"):
+    with pytest.raises(UserError, match=r"limber-guard\.json: cannot be read \(KeyError: 'settings'\); train"):
         run(True)
     path.unlink()
     with pytest.raises(UserError, match=r"limber-guard\.json: no such file, and training resumes at step 1"):
@@ -230,13 +230,41 @@ def test_wrong_settings_are_told_in_a_line() -> None:
         ({"start_weight": -1.0}, "guard: start_weight: "),
         ({"weight": 2.0, "largest_weight": 1.0}, "guard: .*weight: 2 is above largest_weight: 1"),
         ({"hold_with": {"weight": 1.0}}, "guard: .*hold_with: weight is the guard's to set"),
-        ({"metric": "efective_rank"}, "metric: .*nearest: effective_rank"),
-        ({"site": "block.x"}, 'sites: "block.x" is not one'),
+        ({"metric": "efective_rank"}, "guard: metric: .*nearest: effective_rank"),
+        ({"metric": "cka"}, "guard: metric: cka has no harmful side"),
+        ({"site": "block.x"}, 'guard: sites: "block.x" is not one'),
+        ({"hold_with": {"tokenz": "all"}}, "guard: anchor: tokenz: "),
+        (
+            {"hold_by": "diversity", "hold_with": {"reference": "start"}},
+            "guard: .*give reference=live, or a start",
+        ),
         ({"on_breach": "panic"}, "guard: on_breach: "),
         ({"margins": 0.1}, "guard: margins: "),
     ):
         with pytest.raises(UserError, match=said):
             guard(**settings)
+
+
+def test_a_regularizer_whose_size_is_not_the_guards_to_set_is_refused() -> None:
+    with pytest.raises(UserError, match="guard: regularizer: pull has a share"):
+        GeometryGuard(PROBE, regularizer=Pull(share=0.1))
+
+
+@pytest.mark.parametrize("hold_by", ["anchor", pytest.param("diversity", marks=pytest.mark.slow)])
+def test_by_default_it_holds_with_the_features_of_the_start(
+    tiny_model_folder: Path, tmp_path: Path, hold_by: str
+) -> None:
+    told = {"every": 1, "max_tokens": 2048, "margin": 0.01, "weight": 64.0, "factor": 16.0}
+    ends = []
+    for watching in (GeometryGuard(PROBE, hold_by=hold_by, **told), GeometryGuard(PROBE, on_breach="warn", **told)):
+        made = trainer("sft", tiny_model_folder, tmp_path, watching, adapter=lora(), **FAST, **COLLAPSING, max_steps=4)
+        made.train()
+        assert any(f"limber/{hold_by}_share" in entry for entry in made.state.log_history) == (not ends)
+        ends.append(watching.table)
+    held, free = ends
+    assert list(held["weight"]) == [64.0, 1024.0, 1024.0, 1024.0]
+    assert held["change"].iloc[-1] > free["change"].iloc[-1]
+    assert free["state"].iloc[-1] == "outside"
 
 
 def test_what_cannot_be_measured_is_refused_before_the_first_step(tiny_model_folder: Path, tmp_path: Path) -> None:

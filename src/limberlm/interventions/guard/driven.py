@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from limberlm.errors import UserError
-from limberlm.interventions.guard.settings import GuardSettings
+from limberlm.interventions.anchors.anchor import FeatureAnchor
+from limberlm.interventions.diversity.regularizer import DiversityRegularizer
 from limberlm.interventions.seats.activations import ActivationPenalty
+
+if TYPE_CHECKING:
+    from limberlm.interventions.guard.settings import GuardSettings
 
 
 def driven(given: ActivationPenalty | None, settings: GuardSettings) -> ActivationPenalty:
@@ -32,9 +38,6 @@ def driven(given: ActivationPenalty | None, settings: GuardSettings) -> Activati
 
 
 def _named(settings: GuardSettings) -> ActivationPenalty:
-    from limberlm.interventions.anchors.anchor import FeatureAnchor
-    from limberlm.interventions.diversity.regularizer import DiversityRegularizer
-
     if settings.hold_by == "anchor":
         return FeatureAnchor(weight=0.0, **{"tokens": "all", **settings.hold_with})
     return DiversityRegularizer(weight=0.0, **{"tokens": "all", "reference": "live", **settings.hold_with})

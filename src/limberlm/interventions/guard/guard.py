@@ -132,14 +132,15 @@ class GeometryGuard(Intervention):
         self._regularize("on_step_end", args, state, control, **kwargs)
         self.geometry.latest = {}
         control = self.geometry.on_step_end(args, state, control, **kwargs)
-        return self._judged(args, state, control)
+        due = state.global_step % self.settings.every == 0
+        return self._judged(args, state, control, due) if due or self.geometry.latest else control
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> Any:
         """Measure after the last step, if something stopped training since."""
         if logs and "train_runtime" in logs:
             self.geometry.latest = {}
             control = self.geometry.on_log(args, state, control, logs=logs, **kwargs)
-            return self._judged(args, state, control)
+            return self._judged(args, state, control, due=False) if self.geometry.latest else control
         return control
 
     def detach(self) -> None:
@@ -162,11 +163,8 @@ class GeometryGuard(Intervention):
         record.write(path)
         return record
 
-    def _judged(self, args: Any, state: Any, control: Any) -> Any:
-        """Judge what was just measured, if anything was, and act; the same on every process."""
-        due = state.global_step % self.settings.every == 0
-        if not self.geometry.latest and not due:
-            return control
+    def _judged(self, args: Any, state: Any, control: Any, due: bool) -> Any:
+        """Judge what was just measured, and act where it was due; the same on every process."""
         seen = self._seen(state.global_step)
         states = [*(one.state for one in self.record.seen), seen.state]
         if due and self.regularizer is not None:

@@ -6,8 +6,11 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from limberlm.errors import UserError
 from limberlm.interventions.guard.decision import Ladder
+from limberlm.interventions.guard.driven import driven
 from limberlm.interventions.guard.margin import Harm, Kind, Margin, metric_margin
+from limberlm.interventions.guard.watch import Watch
 from limberlm.interventions.settings import InterventionSettings
 from limberlm.observe.names import BAND
 
@@ -40,6 +43,16 @@ class GuardSettings(InterventionSettings):
         for name in ("weight", "share"):
             if name in self.hold_with:
                 raise ValueError(f"hold_with: {name} is the guard's to set; give start_weight and weight")
+        return self
+
+    @model_validator(mode="after")
+    def _possible(self) -> GuardSettings:
+        try:
+            self.judge()
+            Watch.at(self.metric, self.site)
+            driven(None, self)
+        except UserError as error:
+            raise ValueError(str(error)) from None
         return self
 
     @property

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from trl import SFTConfig, SFTTrainer
 
 import limberlm
-from limberlm.interventions.guard.guard import GeometryGuard
+from limberlm.interventions import GeometryGuard
 from limberlm.outcomes.retention import prose_outcome, skill_outcomes
 from limberlm.testbed import BUNDLED_BASE, SKILLS
 from limberlm.testbed.probe import probe_rows

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from limberlm.analysis.agreement import Agreement, agreement
 from limberlm.analysis.direction import Direction, stage_direction
+from limberlm.analysis.early_warning import callback_geometries, stage_early_warning, trace_early_warning
 from limberlm.analysis.phases import find_phases
 from limberlm.analysis.records import Phases, Swing, Turn
 from limberlm.analysis.seeds import SeedSummary, over_seeds
@@ -20,10 +21,13 @@ __all__ = [
     "Turn",
     "agreement",
     "analyse_trace",
+    "callback_geometries",
     "find_phases",
     "naive_p",
     "over_seeds",
     "stage_direction",
+    "stage_early_warning",
+    "trace_early_warning",
     "trace_phases",
     "track",
 ]

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from limberlm.interventions.anchors.anchor import FeatureAnchor
     from limberlm.interventions.decorrelation import UpdateDecorrelation
     from limberlm.interventions.diversity.regularizer import DiversityRegularizer
+    from limberlm.interventions.guard.guard import GeometryGuard
     from limberlm.interventions.refresh.refresh import FeatureRefresh
     from limberlm.interventions.replay import replay, sample_texts
     from limberlm.interventions.rivals.early_stop import OutOfDomainStop
@@ -22,6 +23,7 @@ __all__ = [
     "EntropyPreservation",
     "FeatureAnchor",
     "FeatureRefresh",
+    "GeometryGuard",
     "KLToBase",
     "L2ToBase",
     "OutOfDomainStop",
@@ -37,6 +39,7 @@ __getattr__ = lazily(
         "EntropyPreservation": "rivals.entropy",
         "FeatureAnchor": "anchors.anchor",
         "FeatureRefresh": "refresh.refresh",
+        "GeometryGuard": "guard.guard",
         "KLToBase": "rivals.kl_to_base",
         "L2ToBase": "rivals.l2_to_base",
         "OutOfDomainStop": "rivals.early_stop",

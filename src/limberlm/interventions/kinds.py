@@ -15,6 +15,8 @@ from limberlm.interventions.anchors.anchor import AnchorSettings, FeatureAnchor
 from limberlm.interventions.context import Row, StageContext, StageFacts
 from limberlm.interventions.decorrelation import DecorrelationSettings, UpdateDecorrelation
 from limberlm.interventions.diversity.regularizer import DiversityRegularizer, DiversitySettings
+from limberlm.interventions.guard.guard import GeometryGuard
+from limberlm.interventions.guard.settings import GuardSettings
 from limberlm.interventions.refresh.refresh import FeatureRefresh, RefreshSettings
 from limberlm.interventions.replay import ReplaySettings
 from limberlm.interventions.replay.rendering import LONGEST
@@ -130,6 +132,12 @@ KINDS: dict[str, Kind] = {
             refuse=lambda settings, stage: (
                 None if stage.shifted else "its data have no out-of-domain rows, which only the testbed's skills do"
             ),
+        ),
+        Kind(
+            "guard",
+            GuardSettings,
+            callback=lambda settings, context: _made(GeometryGuard, settings, probe=context.probe()),
+            fights=dict.fromkeys(("anchor", "diversity"), "the guard sets the weight of one of its own"),
         ),
     )
 }

@@ -13,6 +13,7 @@ from limberlm.interventions.anchors.anchor import AnchorSettings
 from limberlm.interventions.context import StageFacts
 from limberlm.interventions.decorrelation import DecorrelationSettings
 from limberlm.interventions.diversity.regularizer import DiversitySettings as DiversityPenalty
+from limberlm.interventions.guard.settings import GuardSettings
 from limberlm.interventions.kinds import KINDS, problem
 from limberlm.interventions.refresh.refresh import RefreshSettings
 from limberlm.interventions.replay import ReplaySettings
@@ -117,6 +118,7 @@ class Change(_Settings):
     l2_to_base: Switched[L2Settings] = None
     entropy: Switched[EntropySettings] = None
     early_stop: Switched[EarlyStopSettings] = None
+    guard: Switched[GuardSettings] = None
 
     @model_validator(mode="after")
     def _says_something(self) -> Change:

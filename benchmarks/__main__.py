@@ -41,8 +41,8 @@ eigenvalues.
 What a study adds to a stage is a fixed cost, about a second on the bundled base: the checks that policy and reference
 are the stage's start, and that what was saved is what was trained.
 
-Interventions are timed in one run of one trainer whose steps are theirs in turn, so that each has steps of the same model
-beside steps without any.
+Interventions are timed in one run of one trainer whose steps are theirs in turn, so that each has steps of the same
+model beside steps without any.
 
 ```bash
 make bench

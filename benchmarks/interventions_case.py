@@ -52,7 +52,7 @@ def decorrelation(size: Size, scratch: Path) -> TrainerCallback:
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
                 parameter.normal_(std=0.02)
-    model.save_pretrained(scratch / "earlier")
+    model.save_pretrained(str(scratch / "earlier"))
     return UpdateDecorrelation(past=[scratch / "earlier"])
 
 

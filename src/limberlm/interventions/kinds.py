@@ -44,6 +44,7 @@ class Kind:
         needs_earlier: whether it does nothing in a chain's first stage.
         refuse: one line about why it cannot be had in a stage, or None.
         steps: from settings and a stage's optimiser steps, how many of them it takes for itself.
+        reads_probe: whether what it does depends on the study's probe.
 
     """
 
@@ -56,6 +57,7 @@ class Kind:
     needs_earlier: Callable[[Any], bool] = lambda settings: False
     refuse: Callable[[Any, StageFacts], str | None] = lambda settings, stage: None
     steps: Callable[[Any, int], int] = lambda settings, steps: 0
+    reads_probe: bool = False
 
 
 def _made(made: Callable[..., TrainerCallback], settings: InterventionSettings, **more: Any) -> TrainerCallback:
@@ -138,6 +140,7 @@ KINDS: dict[str, Kind] = {
             GuardSettings,
             callback=lambda settings, context: _made(GeometryGuard, settings, probe=context.probe()),
             fights=dict.fromkeys(("anchor", "diversity"), "the guard sets the weight of one of its own"),
+            reads_probe=True,
         ),
     )
 }

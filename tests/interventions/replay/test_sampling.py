@@ -1,4 +1,4 @@
-"""A model's own texts: decided by the seed, resumed after a kill, filtered, and drawn from the distribution asked for."""
+"""A model's own texts: decided by the seed, resumed after a kill, filtered, drawn from the distribution asked for."""
 
 from __future__ import annotations
 

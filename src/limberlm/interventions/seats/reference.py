@@ -116,7 +116,7 @@ class Reference:
 def in_study(settings: Any, context: StageContext) -> dict[str, Any]:
     """Settings with a `reference` as keyword arguments, `base` as the path of the chain's base."""
     reference = context.base if settings.reference == BASE else settings.reference
-    return settings.model_dump() | {"reference": reference}
+    return {**settings.model_dump(), "reference": reference}
 
 
 def refused_in_study(settings: Any, stage: StageFacts) -> str | None:

@@ -16,7 +16,7 @@ import torch
 
 from limberlm.errors import NodeFailed, UserError
 from limberlm.files import file_digest
-from limberlm.interventions.kinds import callbacks, changed_rows, digests, from_plain
+from limberlm.interventions.kinds import callbacks, changed_rows, from_plain
 from limberlm.stages.adapter import AdapterSettings
 from limberlm.stages.controls.random_adapter import random_adapter, random_update
 from limberlm.stages.hand_over import Left, checkpoint
@@ -124,7 +124,7 @@ def _train(place: Workplace, store: Store, node: Node, folder: Path, report: Rep
     left, chosen = left_by(store, node.path[:-1]), from_plain(node.interventions)
     context = stage_context(place, store, node, left)
     data = place.rows_of(node)
-    if digests(chosen) != node.files:
+    if place.files_of(chosen) != node.files:
         raise UserError(f"{', '.join(node.files)}: changed while the study ran; run it again")
     config = trainer_config(kind, stage.args, where=where, seed=node.stage_seed, scratch=scratch)
     rows, told = changed_rows(chosen, context, data.train, config)

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 
 from limberlm.errors import UserError
 from limberlm.files import content_digest
-from limberlm.interventions.kinds import digests, plain
+from limberlm.interventions.kinds import Chosen, plain
 from limberlm.study.plan.steps import Course, Step
 from limberlm.study.settings.config import Adapter, Names, StageSettings, StudySettings
 from limberlm.study.settings.orderings import OrderingSettings, advice, balance
@@ -44,7 +44,7 @@ class Node(_Record):
         joined: the stages whose rows it trains on together, where there are several.
         data_digest: of its rows.
         interventions: of its arm, settings by key.
-        files: digests of the files that they name.
+        files: digests of what they read.
 
     """
 
@@ -138,7 +138,11 @@ def stage_seed(study_seed: int, stage: str, occurrence: int) -> int:
 
 
 def plan_study(
-    settings: StudySettings, base_digest: str, chains: Sequence[Course], data_digest: Callable[[Step, int, int], str]
+    settings: StudySettings,
+    base_digest: str,
+    chains: Sequence[Course],
+    data_digest: Callable[[Step, int, int], str],
+    files_of: Callable[[Chosen], dict[str, str]],
 ) -> Plan:
     """Plan a study.
 
@@ -147,9 +151,10 @@ def plan_study(
         base_digest: the digest of the base model's files.
         chains: its chains, from `courses`.
         data_digest: the digest of the rows of a step, of the study's seed and the step's own; it enters the node's id.
+        files_of: the digests of what a step's interventions read, which enter it too.
 
     """
-    tree = _Tree(settings, base_digest, data_digest)
+    tree = _Tree(settings, base_digest, data_digest, files_of)
     planned = tuple(tree.chain(course, seed) for seed in settings.seeds for course in chains)
     design = settings.orderings
     return Plan(
@@ -161,8 +166,14 @@ def plan_study(
 
 
 class _Tree:
-    def __init__(self, settings: StudySettings, base_digest: str, data_digest: Callable[[Step, int, int], str]) -> None:
-        self.settings, self.data_digest = settings, data_digest
+    def __init__(
+        self,
+        settings: StudySettings,
+        base_digest: str,
+        data_digest: Callable[[Step, int, int], str],
+        files_of: Callable[[Chosen], dict[str, str]],
+    ) -> None:
+        self.settings, self.data_digest, self.files_of = settings, data_digest, files_of
         self.nodes: dict[str, Node] = {}
         self.root = _identity(BASE, {"base": base_digest, "algorithm": ALGORITHM})
         self.nodes[self.root] = Node(
@@ -192,7 +203,7 @@ class _Tree:
             "seed": derived,
         }
         added = plain(step.interventions)
-        files = digests(step.interventions)
+        files = self.files_of(step.interventions)
         if added:
             determinants |= {"interventions": added, "files": files}
         more = {"data_digest": rows, "interventions": added, "files": files}

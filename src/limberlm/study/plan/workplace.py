@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from limberlm.errors import UserError
 from limberlm.files import known_digest
+from limberlm.interventions.kinds import KINDS, Chosen, digests
 from limberlm.interventions.seats.activations import chosen_sites
 from limberlm.observe import ProbeSet, load_model, load_tokenizer
 from limberlm.observe.model.sites import locate
@@ -125,6 +126,11 @@ class Workplace:
             raise UserError(f"data {stage.source}: changed while the study ran; run it again")
         return data
 
+    def files_of(self, chosen: Chosen) -> dict[str, str]:
+        """The digests of what interventions read: the files that they name, the probe where they measure."""
+        measures = any(KINDS[key].reads_probe for key in chosen)
+        return digests(chosen) | ({"probe": self.probe.digest} if measures else {})
+
     def kind(self, stage: StageSettings) -> TrainerKind:
         """The trainer of a stage, with the stage's own reward."""
         return rewarded(TRAINERS[stage.trainer], stage.reward, Path(self.settings.modules or ""))
@@ -161,7 +167,7 @@ class Workplace:
                 check_reward(step.stage.reward, columns, folder=Path(self.settings.modules or ""))
         for name in settings.stages:
             self.held_out(name)
-        return plan_study(settings, self.base_digest, chains, self._data_digest)
+        return plan_study(settings, self.base_digest, chains, self._data_digest, self.files_of)
 
     def _refuse_unreadable(self) -> None:
         """Whatever cannot be read, or is not there, is told before anything is trained."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter, process_time
@@ -33,7 +33,7 @@ def figures(quick: bool) -> Iterator[Figure]:
     with TemporaryDirectory() as scratch:
         yield from times(size, rounds, Path(scratch))
         yield replayed(size, 1 if quick else 3, Path(scratch))
-    yield from memory(size)
+    yield from memory(size, list(MAKE)[:1] if quick else MAKE)
 
 
 class Turns(TrainerCallback):
@@ -121,11 +121,11 @@ def times(size: Size, rounds: int, scratch: Path) -> Iterator[Figure]:
         )
 
 
-def memory(size: Size) -> Iterator[Figure]:
+def memory(size: Size, names: Iterable[str]) -> Iterator[Figure]:
     """Peak memory of three training steps with each intervention over that without, each in a fresh process."""
     given = [size.width, size.blocks, size.rows, size.length, size.vocabulary]
     bare = in_fresh_process("benchmarks.interventions_case", "none", *given)
-    for name in MAKE:
+    for name in names:
         peak = in_fresh_process("benchmarks.interventions_case", name, *given)
         note(f"    {name}: {peak / 2**20:.0f} MiB, without {bare / 2**20:.0f} MiB")
         what = f"peak memory of training, libraries left out, with {name} over without ({size})"

@@ -14,6 +14,7 @@ from transformers import AutoTokenizer, TrainerCallback
 
 from benchmarks.harness import Figure, Goal, compared, in_fresh_process, in_turns, note
 from benchmarks.interventions_case import MAKE, Size, trainer
+from limberlm.interventions.guard.settings import GuardSettings
 from limberlm.interventions.replay.replay import replay
 from limberlm.testbed import BUNDLED_BASE
 
@@ -28,7 +29,7 @@ TIME: Mapping[str, Goal] = {
 
 def figures(quick: bool) -> Iterator[Figure]:
     """Time, then memory, of each intervention; then time at equal tokens with replay."""
-    size = Size(32, 2, 2, 32, 256) if quick else Size(512, 8, 4, 256, 8192)
+    size = Size(32, 2, 2, 32, 1024) if quick else Size(512, 8, 4, 256, 8192)
     rounds = 1 if quick else 7
     with TemporaryDirectory() as scratch:
         yield from times(size, rounds, Path(scratch))
@@ -109,9 +110,9 @@ def times(size: Size, rounds: int, scratch: Path) -> Iterator[Figure]:
     for name in MAKE:
         seconds, what = turns.seconds[name], "time of a training step"
         if name == "guard":
-            every = turns.callbacks[name].settings.every  # type: ignore[union-attr]
+            every = GuardSettings().every
             seconds = [(measured + (every - 1) * plain) / every for measured, plain in zip(seconds, bare, strict=True)]
-            what = f"mean time of a training step, every {every}th of which measures"
+            what = f"mean time of a training step, which measures at one in {every}"
         yield compared(
             f"interventions/{name}/time",
             f"{what}, with {name} over without ({size})",

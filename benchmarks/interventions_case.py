@@ -21,10 +21,12 @@ from benchmarks.workload import random_llama
 from limberlm.interventions.anchors.anchor import FeatureAnchor
 from limberlm.interventions.decorrelation.decorrelation import UpdateDecorrelation
 from limberlm.interventions.diversity.regularizer import DiversityRegularizer
+from limberlm.interventions.guard.guard import GeometryGuard
 from limberlm.interventions.rivals.entropy import EntropyPreservation
 from limberlm.interventions.rivals.kl_to_base import KLToBase
 from limberlm.interventions.rivals.l2_to_base import L2ToBase
 from limberlm.testbed import BUNDLED_BASE
+from limberlm.testbed.probe import probe_rows
 
 
 @dataclass(frozen=True)
@@ -63,8 +65,9 @@ MAKE: Mapping[str, Callable[[Size, Path], TrainerCallback]] = {
     "l2_to_base": lambda size, scratch: L2ToBase(),
     "kl_to_base": lambda size, scratch: KLToBase(),
     "entropy": lambda size, scratch: EntropyPreservation(),
+    "guard": lambda size, scratch: GeometryGuard(probe_rows(chat=True), every=1),
 }
-"""Every callback that acts in a step, at its default settings."""
+"""Every callback that acts in a step, at its default settings; but the guard measures at each."""
 
 
 def trainer(

@@ -17,11 +17,13 @@ from transformers import TrainerCallback
 from limberlm.interventions.anchors.anchor import FeatureAnchor
 from limberlm.interventions.decorrelation.decorrelation import UpdateDecorrelation
 from limberlm.interventions.diversity.regularizer import DiversityRegularizer
+from limberlm.interventions.guard.guard import GeometryGuard
 from limberlm.interventions.refresh.refresh import FeatureRefresh
 from limberlm.interventions.rivals.entropy import EntropyPreservation
 from limberlm.interventions.rivals.kl_to_base import KLToBase
 from limberlm.interventions.rivals.l2_to_base import L2ToBase
 from limberlm.observe.model.sites import locate
+from limberlm.testbed.prose import documents
 from tests.interventions.behaviour.probes import Decay, FromStart, HalfSquare
 from tests.interventions.behaviour.runs import KINDS
 from tests.stages.runs import update
@@ -35,7 +37,7 @@ class Place:
 
     base: Path
     earlier: Path
-    texts: tuple[str, ...]
+    texts: tuple[str, ...] = tuple(documents("train")[:12])
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,7 @@ class Case:
         sampled: whether it reads some of the sequences alone, which ones being drawn.
         sited: whether its sites can be chosen.
         settable: whether there is a setting that must not be negative.
+        watches: whether it measures, and logs that, at weight 0 too.
         resumed: steps of the run that is resumed.
 
     """
@@ -73,6 +76,7 @@ class Case:
     sampled: bool = False
     sited: bool = True
     settable: bool = True
+    watches: bool = False
     resumed: int = 4
 
     def __str__(self) -> str:
@@ -176,7 +180,19 @@ def updates(model: nn.Module) -> dict[str, Tensor]:
     }
 
 
-START, REFERENCE = "limber-start.safetensors", "limber-reference.json"
+def guard(weight: float, place: Place) -> TrainerCallback:
+    """One whose anchor has a weight from the start, and which finds no reason to raise it."""
+    return GeometryGuard(
+        list(place.texts),
+        every=1,
+        margin=0.9,
+        max_tokens=400,
+        start_weight=weight,
+        hold_with={"sites": BLOCKS, "rows": 1.0},
+    )
+
+
+START, REFERENCE, RECORD = "limber-start.safetensors", "limber-reference.json", "limber-guard.json"
 
 PROBES = (
     Case("probe", lambda w, place: HalfSquare(weight=w, sites=SITES), 5.0, half_square),
@@ -260,5 +276,6 @@ CASES = (
         seat="steps",
         file=START,
     ),
+    Case("guard", guard, 5.0, turned, seat="steps", file=RECORD, watches=True),
 )
 """Every intervention that is a callback."""

@@ -9,7 +9,6 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-from limberlm.testbed.prose import documents
 from tests.interventions.behaviour.cases import Case, Place
 from tests.interventions.behaviour.runs import Ended, Setup, run, spied
 from tests.stages.runs import lora
@@ -47,7 +46,7 @@ def place(tiny_model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     """An earlier stage's adapter, random, and some prose."""
     adapter = tmp_path_factory.mktemp("earlier") / "adapter"
     lora(tiny_model_folder, adapter, seed=7)
-    return Place(tiny_model_folder, adapter, tuple(documents("train")[:12]))
+    return Place(tiny_model_folder, adapter)
 
 
 class Runs:

@@ -48,7 +48,7 @@ def one_rank(rank: int, base: Path, place: Place, out: Path, jobs: list[tuple[st
 def main(base: str, adapter: str, out: str, jobs: str) -> None:
     """Fork the processes and wait for them."""
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=_port(), ACCELERATE_USE_CPU="true")
-    place = Place(Path(base), Path(adapter), ())
+    place = Place(Path(base), Path(adapter))
     given: Any = (Path(base), place, Path(out), json.loads(jobs))
     torch.multiprocessing.start_processes(one_rank, given, nprocs=WORLD, start_method="fork")
 

@@ -58,7 +58,7 @@ def test_at_weight_zero_nothing_is_different(runs: Any, setup: Setup, case: Case
     assert all(same_bits(one, other) for one, other in zip(off.gradients, none.gradients, strict=True))
     assert off.random == none.random
     assert off.left == none.left
-    assert not [key for entry in off.log for key in entry if key.startswith("limber/")]
+    assert case.watches or not [key for entry in off.log for key in entry if key.startswith("limber/")]
 
 
 @each

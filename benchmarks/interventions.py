@@ -18,6 +18,7 @@ from limberlm.interventions.guard.settings import GuardSettings
 from limberlm.interventions.replay.replay import replay
 from limberlm.testbed import BUNDLED_BASE
 
+SMALL, LARGE = Size(32, 2, 2, 32, 1024), Size(512, 8, 4, 256, 8192)
 MEMORY: Goal = ("<=", 1.05)
 TIME: Mapping[str, Goal] = {
     "diversity": ("<=", 1.05),
@@ -28,13 +29,18 @@ TIME: Mapping[str, Goal] = {
 
 
 def figures(quick: bool) -> Iterator[Figure]:
-    """Time, then memory, of each intervention; then time at equal tokens with replay."""
-    size = Size(32, 2, 2, 32, 1024) if quick else Size(512, 8, 4, 256, 8192)
-    rounds = 1 if quick else 7
-    with TemporaryDirectory() as scratch:
-        yield from times(size, rounds, Path(scratch))
-        yield replayed(size, 1 if quick else 3, Path(scratch))
+    """Time, then memory, of each intervention."""
+    yield from steps(quick)
+    size = SMALL if quick else LARGE
     yield from memory(size, list(MAKE)[:1] if quick else MAKE)
+
+
+def steps(quick: bool) -> Iterator[Figure]:
+    """Time of a training step with each intervention, and of an epoch with replay."""
+    size = SMALL if quick else LARGE
+    with TemporaryDirectory() as scratch:
+        yield from times(size, 1 if quick else 7, Path(scratch))
+        yield replayed(size, 1 if quick else 3, Path(scratch))
 
 
 class Turns(TrainerCallback):
@@ -130,7 +136,7 @@ def memory(size: Size, names: Iterable[str]) -> Iterator[Figure]:
         peak = in_fresh_process("benchmarks.interventions_case", name, *given)
         note(f"    {name}: {peak / 2**20:.0f} MiB, without {bare / 2**20:.0f} MiB")
         what = f"peak memory of training, libraries left out, with {name} over without ({size})"
-        yield Figure(f"interventions/{name}/memory", what, peak / bare, MEMORY if size.width > 64 else None)
+        yield Figure(f"interventions/{name}/memory", what, peak / bare, MEMORY if size == LARGE else None)
 
 
 def replayed(size: Size, rounds: int, scratch: Path) -> Figure:

@@ -24,7 +24,7 @@ FIELDS = {"name", "what", "value", "unit", "low", "high", "goal", "met", "machin
         generation.figures,
         infinigram.times,
         pytest.param(runner.figures, marks=pytest.mark.slow),
-        pytest.param(interventions.figures, marks=pytest.mark.slow),
+        pytest.param(interventions.steps, marks=pytest.mark.slow),
     ],
     ids=["pass_overhead", "times", "updates", "generation", "infinigram", "runner", "interventions"],
 )

@@ -183,7 +183,7 @@ def updates(model: nn.Module) -> dict[str, Tensor]:
 def guard(weight: float, place: Place) -> TrainerCallback:
     """One whose anchor has a weight from the start, and which finds no reason to raise it."""
     return GeometryGuard(
-        list(place.texts),
+        [{"text": text} for text in place.texts],
         every=1,
         margin=0.9,
         max_tokens=400,

@@ -1,4 +1,4 @@
-"""What a penalty reads does not depend on how rows are laid out: padded on either side, packed, repeated."""
+"""What a penalty reads does not depend on how rows are laid out: padded on either side, or packed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, TrainerControl, TrainerState
 
-from limberlm.interventions.seats.tokens import choose
 from tests.interventions.behaviour.cases import CASES, Case
 from tests.interventions.behaviour.runs import arguments, distance, tokenizer
 
@@ -87,16 +86,3 @@ def test_the_values_and_gradients_do_not_depend_on_the_layout(runs: Any, case: C
     assert [value for _, value in other] == pytest.approx([value for _, value in values], rel=1e-4)
     assert distance(other_gradients, gradients) < 1e-4
     assert any(gradient.any() for gradient in gradients.values())
-
-
-@pytest.mark.parametrize("case", [each for each in LAID_OUT if each.serves("grpo")], ids=str)
-def test_a_prompt_counts_once_however_many_rows_have_it(runs: Any, case: Case) -> None:
-    prompt = ROWS[0][0]
-    rows = [(prompt, answer) for _, answer in ROWS]
-    seen = []
-    for given in (rows, [rows[0], *[([5], answer) for _, answer in rows[1:]]]):
-        callback = case.build(case.weight, runs.place)
-        index, _ = choose(padded("right", given), "all", None, 0, predicting=callback.predicting)
-        seen.append(len(index))
-    answers = sum(len(answer) for _, answer in rows)
-    assert seen[0] == answers + len(prompt) - 1 - (len(rows) if callback.predicting else 0)

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from limberlm.interventions.diversity.regularizer import DiversityRegularizer
     from limberlm.interventions.guard.guard import GeometryGuard
     from limberlm.interventions.refresh.refresh import FeatureRefresh
-    from limberlm.interventions.replay import replay, sample_texts
+    from limberlm.interventions.replaying.replay import replay
+    from limberlm.interventions.replaying.sampling import sample_texts
     from limberlm.interventions.rivals.early_stop import OutOfDomainStop
     from limberlm.interventions.rivals.entropy import EntropyPreservation
     from limberlm.interventions.rivals.kl_to_base import KLToBase
@@ -44,7 +45,7 @@ __getattr__ = lazily(
         "L2ToBase": "rivals.l2_to_base",
         "OutOfDomainStop": "rivals.early_stop",
         "UpdateDecorrelation": "decorrelation",
-        "replay": "replay.replay",
-        "sample_texts": "replay.sampling",
+        "replay": "replaying.replay",
+        "sample_texts": "replaying.sampling",
     },
 )

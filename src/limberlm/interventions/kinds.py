@@ -18,9 +18,9 @@ from limberlm.interventions.diversity.regularizer import DiversityRegularizer, D
 from limberlm.interventions.guard.guard import GeometryGuard
 from limberlm.interventions.guard.settings import GuardSettings
 from limberlm.interventions.refresh.refresh import FeatureRefresh, RefreshSettings
-from limberlm.interventions.replay import ReplaySettings
-from limberlm.interventions.replay.rendering import LONGEST
-from limberlm.interventions.replay.stage import refusal, rows_read, stage_rows
+from limberlm.interventions.replaying.rendering import LONGEST
+from limberlm.interventions.replaying.settings import ReplaySettings, refusal
+from limberlm.interventions.replaying.stage import rows_read, stage_rows
 from limberlm.interventions.rivals.early_stop import EarlyStopSettings, OutOfDomainStop
 from limberlm.interventions.rivals.entropy import EntropyPreservation, EntropySettings
 from limberlm.interventions.rivals.kl_to_base import KLSettings, KLToBase
@@ -72,7 +72,7 @@ def _plain(made: Callable[..., TrainerCallback]) -> Callable[[Any, StageContext]
 def _replayed(settings: ReplaySettings, context: StageContext, rows: Sequence[Row], config: Any) -> Any:
     reads = rows_read(context.trainer, config, len(rows))
     found = stage_rows(settings, context, rows, reads=reads, max_length=getattr(config, "max_length", LONGEST))
-    return found.rows, str(found.mix)
+    return found.rows, found.told
 
 
 def _refreshed(settings: RefreshSettings, context: StageContext) -> TrainerCallback:

@@ -16,7 +16,7 @@ from limberlm.interventions.diversity.regularizer import DiversitySettings as Di
 from limberlm.interventions.guard.settings import GuardSettings
 from limberlm.interventions.kinds import KINDS, problem
 from limberlm.interventions.refresh.refresh import RefreshSettings
-from limberlm.interventions.replay import ReplaySettings
+from limberlm.interventions.replaying.settings import ReplaySettings
 from limberlm.interventions.rivals.early_stop import EarlyStopSettings
 from limberlm.interventions.rivals.entropy import EntropySettings
 from limberlm.interventions.rivals.kl_to_base import KLSettings

@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from datasets import Dataset, IterableDataset
+from datasets import Dataset, DatasetDict, IterableDataset
 
 from limberlm.errors import UserError
-from limberlm.interventions.replay import replay
-from limberlm.interventions.replay.rendering import Renderer
-from limberlm.interventions.replay.rows import form_of
+from limberlm.interventions import replay
+from limberlm.interventions.replaying.rendering import Renderer
+from limberlm.interventions.replaying.rows import form_of
 from limberlm.observe.probe.probe_set import ProbeSet
 from limberlm.testbed.prose import documents
-from tests.interventions.replay.trainers import dataset, rows
+from tests.interventions.replaying.trainers import dataset, rows
 
 
 def tokens(found: Any, tokenizer: Any) -> list[int]:
@@ -61,7 +61,7 @@ def test_it_tells_the_rows_there_are_now(tiny_tokenizer, caplog):
         mixed = replay(new, pool, 0.2, tokenizer=tiny_tokenizer)
     told = caplog.records[-1]
     assert told.levelno == logging.WARNING
-    assert f"of {len(mixed)} rows; 50 rows without replay" in told.message == mixed.info.description
+    assert f"of {len(mixed)} rows (50 without" in told.message == mixed.info.description
     assert "20 of 20 pool rows" in told.message
     assert new.info.description == ""
     with caplog.at_level(logging.INFO, logger="limberlm"):
@@ -210,6 +210,21 @@ def test_a_row_that_the_trainer_drops_is_never_drawn(tiny_tokenizer):
     assert long not in mixed.to_list()
     with pytest.raises(UserError, match="no pool row has anything to train on within max_length=64"):
         replay(dataset("sft", 40), [long], 0.4, tokenizer=tiny_tokenizer, max_length=64)
+
+
+def test_a_format_of_torch_tensors_does_not_matter(tiny_tokenizer):
+    ids = Dataset.from_list(
+        [{"input_ids": [5, 6, 7, number], "labels": [-100, 6, 7, number]} for number in range(8, 40)]
+    )
+    plain = replay(ids, ids.select(range(9)), 0.3, tokenizer=tiny_tokenizer)
+    torched = replay(ids.with_format("torch"), ids.select(range(9)).with_format("torch"), 0.3, tokenizer=tiny_tokenizer)
+    assert torched.to_list() == plain.to_list()
+
+
+@pytest.mark.parametrize("given", [[{"text": "a"}], DatasetDict({"train": Dataset.from_dict({"text": ["a"]})})])
+def test_what_is_no_dataset_is_refused(tiny_tokenizer, given):
+    with pytest.raises(UserError, match=r"train_dataset is a .*; give a Dataset \(one split\)"):
+        replay(given, [{"text": "b"}], 0.3, tokenizer=tiny_tokenizer)
 
 
 def test_a_pool_of_the_other_cell_types_is_refused(tiny_tokenizer, tmp_path: Path):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any, TypeVar
@@ -12,17 +11,16 @@ from datasets import Dataset, IterableDataset, concatenate_datasets
 from transformers import PreTrainedTokenizerBase
 
 from limberlm.errors import UserError, reason_of
-from limberlm.interventions.replay.mix import By, Mix, mixed
-from limberlm.interventions.replay.pools import ROWS, generic_rows, own_rows
-from limberlm.interventions.replay.prepare import Pools, Ready, prepared
-from limberlm.interventions.replay.rendering import IDS, LONGEST, Renderer
-from limberlm.interventions.replay.rows import Form, Row
-from limberlm.interventions.replay.settings import ReplaySettings
-from limberlm.interventions.replay.stream import replayed_stream
+from limberlm.interventions.replaying.mix import By, Mix, mixed
+from limberlm.interventions.replaying.pools import generic_rows, own_rows
+from limberlm.interventions.replaying.prepare import Pools, Ready, prepared
+from limberlm.interventions.replaying.rendering import IDS, LONGEST, Renderer
+from limberlm.interventions.replaying.rows import Form, Row
+from limberlm.interventions.replaying.settings import ROWS, ReplaySettings
+from limberlm.interventions.replaying.stream import replayed_stream
 from limberlm.interventions.settings import checked
 from limberlm.observe.probe.probe_set import ProbeSet
 
-_log = logging.getLogger(__name__)
 D = TypeVar("D", Dataset, IterableDataset)
 
 
@@ -84,17 +82,14 @@ def replay(
         if budget is not None or epochs > 1:
             raise UserError("replay: a stream has no number of tokens; remove budget and epochs, and set max_steps")
         return replayed_stream(train_dataset, pools_for, ratio, render, by=by, seed=seed, avoid=avoid)
-    ready = prepared([dict(row) for row in train_dataset], pools_for, render, avoid)
+    if not isinstance(train_dataset, Dataset):
+        raise UserError(f"replay: train_dataset is a {type(train_dataset).__name__}; give a Dataset (one split)")
+    plain = train_dataset.with_format(None)
+    ready = prepared([dict(row) for row in plain], pools_for, render, avoid)
     total = epochs * sum(ready.lengths) if budget is None else budget
     mix = mixed(ready.lengths, ready.pool_lengths, ratio, seed=seed, by=by, budget=total, match_lengths=match_lengths)
-    tell(mix)
-    return _assembled(train_dataset, ready, mix)
-
-
-def tell(mix: Mix) -> None:
-    """Log what a mixture comes to; as a warning if the rows, and with them the steps, or the tokens moved by 1 %."""
-    moved = max(abs(len(mix.order) / mix.plain - 1), abs(mix.tokens / mix.budget - 1))
-    _log.log(logging.WARNING if moved > 0.01 else logging.INFO, "%s", mix)
+    mix.tell()
+    return _assembled(plain, ready, mix)
 
 
 def _pools(

@@ -10,7 +10,7 @@ from typing import Any
 from datasets import Features, List, Value
 from transformers import PreTrainedTokenizerBase
 
-from limberlm.interventions.replay.rows import LABELLED, PAIRS, PROMPTS, Form, Row
+from limberlm.interventions.replaying.rows import LABELLED, PAIRS, PROMPTS, Form, Row
 
 IGNORED = -100
 IDS = Features({"input_ids": List(Value("int64")), "labels": List(Value("int64"))})

@@ -9,7 +9,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from limberlm.errors import UserError
-from limberlm.interventions.replay.rows import Row
+from limberlm.interventions.replaying.rows import Row
 from limberlm.observe.probe.probe_set import ProbeSequence, ProbeSet
 from limberlm.observe.probe.rows import token_ids
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import random
+from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +14,10 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from limberlm.errors import UserError
-from limberlm.interventions.replay.rows import TEXTS, Row, as_texts, form_of
+from limberlm.interventions.replaying.rows import TEXTS, Row, as_texts, form_of
+from limberlm.interventions.replaying.settings import ROWS
 from limberlm.observe.probe.rows import json_lines
 from limberlm.testbed.prose import documents
-
-ROWS = 1024
-"""How many rows a pool is made of, unless told otherwise (our choice)."""
 
 
 def generic_rows(
@@ -30,13 +30,13 @@ def generic_rows(
 ) -> list[dict[str, str]]:
     """Passages of generic text as rows with an empty prompt, which SFT trains on from the first word.
 
-    They lie evenly through the texts, at places drawn from the seed, cut at words; how long they are is drawn from
-    `lengths`. Text that is too short for them gives fewer rows, which do not overlap.
+    They lie evenly through the texts, at places drawn from the seed, each within one text and cut at words; how long
+    they are is drawn from `lengths`. Texts too short for so many passages give fewer.
 
     Args:
         tokenizer: in whose tokens lengths are meant.
         lengths: tokens, of which each passage has about one.
-        texts: documents; by default the novels shipped with the package, which the bundled base was pretrained on.
+        texts: some documents; by default the novels shipped with the package, which the bundled base was pretrained on.
         rows: how many.
         seed: of places and lengths.
 
@@ -44,19 +44,20 @@ def generic_rows(
         UserError: no text.
 
     """
-    text = _prose() if texts is None else "\n\n".join(texts)
-    if not text.strip():
-        raise UserError("replay: the texts to replay are empty; give some, or another pool")
-    rng = random.Random(f"replay/generic/{seed}")
-    sample = text[:20_000]
-    per_token = len(sample) / max(1, len(tokenizer(sample, add_special_tokens=False, verbose=False)["input_ids"]))
+    found = [text for text in (_books() if texts is None else texts) if text.strip()]
+    if not found:
+        raise UserError("replay: there is no text to replay; give some, or another pool")
+    rng, ends = random.Random(f"replay/generic/{seed}"), list(accumulate(map(len, found)))
+    per_token = _characters_per_token(found[0][:20_000], tokenizer)
     sizes = [max(1, round(per_token * length)) for length in rng.choices(sorted(lengths), k=rows)]
-    count = max(1, min(rows, len(text) // max(sizes)))
-    stride = len(text) // count
+    count = max(1, min(rows, ends[-1] // max(sizes)))
+    stride = ends[-1] // count
     passages = []
-    for place, size in enumerate(sizes[:count]):
-        start = place * stride + rng.randrange(max(1, stride - size))
-        passages.append(_at_words(text[max(0, start - 1) : start + size]))
+    for number, size in enumerate(sizes[:count]):
+        place = number * stride + rng.randrange(max(1, stride - size))
+        text = bisect_right(ends, place)
+        start = min(place - (ends[text - 1] if text else 0), max(0, len(found[text]) - size))
+        passages.append(_at_words(found[text], start, start + size))
     return [{"prompt": "", "completion": passage} for passage in passages if passage]
 
 
@@ -68,8 +69,8 @@ def cut_rows(
     cut = []
     for text in texts:
         ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"][: rng.choice(ordered)]
-        cut.append(str(tokenizer.decode(ids)))
-    return [{"prompt": "", "completion": text} for text in cut if text.strip()]
+        cut.append(str(tokenizer.decode(ids)).strip())
+    return [{"prompt": "", "completion": text} for text in cut if text]
 
 
 def earlier_rows(stages: Sequence[Sequence[Row]], kind: str, *, rows: int = ROWS, seed: int = 0) -> list[list[Row]]:
@@ -117,7 +118,7 @@ def own_rows(pool: Any) -> list[list[Row]]:
         pools = list(pool)
     else:
         pools = [pool]
-    rows: list[list[Row]] = [[dict(row) for row in each] for each in pools]
+    rows: list[list[Row]] = [[dict(row) for row in _unformatted(each)] for each in pools]
     if not rows or not all(rows):
         raise UserError("replay: the pool is empty; give it rows, or set ratio to 0")
     return rows
@@ -127,6 +128,10 @@ def _serving(stage: Sequence[Row], kind: str) -> list[Row]:
     if kind == TEXTS:
         return [text for text in map(as_texts, stage) if text is not None]
     return list(stage) if stage and form_of(stage[0], stage[0], "an earlier stage's rows").kind == kind else []
+
+
+def _unformatted(rows: Any) -> Any:
+    return rows.with_format(None) if isinstance(rows, Dataset) else rows
 
 
 def _read(path: Path) -> list[Row]:
@@ -141,11 +146,19 @@ def _read(path: Path) -> list[Row]:
 
 
 @cache
-def _prose() -> str:
-    return "\n\n".join(documents("train"))
+def _books() -> list[str]:
+    return documents("train")
 
 
-def _at_words(cut: str) -> str:
-    """Without the broken words at both ends."""
-    words = cut[cut.find(" ") + 1 :] if " " in cut else cut
-    return words[: words.rfind(" ")].strip() if " " in words else words.strip()
+def _characters_per_token(text: str, tokenizer: PreTrainedTokenizerBase) -> float:
+    return len(text) / max(1, len(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]))
+
+
+def _at_words(text: str, start: int, end: int) -> str:
+    """A part of a text, from where a word begins to where one ends."""
+    while 0 < start < len(text) and not text[start - 1].isspace():
+        start += 1
+    end = max(end, start + 1)
+    while end < len(text) and not text[end].isspace():
+        end += 1
+    return text[start:end].strip()

@@ -10,8 +10,8 @@ from datasets import Dataset
 from transformers import TrainerCallback
 
 from limberlm.errors import UserError
-from limberlm.interventions.replay import replay
-from tests.interventions.replay.trainers import dataset, made, rows
+from limberlm.interventions import replay
+from tests.interventions.replaying.trainers import dataset, made, rows
 
 OTHER = {"sft": "arithmetic", "grpo": "arithmetic", "dpo": "preferences", "kto": "preferences"}
 

@@ -8,10 +8,10 @@ from itertools import islice
 from datasets import Dataset, IterableDataset, interleave_datasets
 
 from limberlm.errors import UserError, reason_of
-from limberlm.interventions.replay.mix import By, row_probability
-from limberlm.interventions.replay.prepare import Pools, prepared
-from limberlm.interventions.replay.rendering import IDS, Renderer
-from limberlm.interventions.replay.rows import Form, Row
+from limberlm.interventions.replaying.mix import By, row_probability
+from limberlm.interventions.replaying.prepare import Pools, prepared
+from limberlm.interventions.replaying.rendering import IDS, Renderer
+from limberlm.interventions.replaying.rows import Form, Row
 from limberlm.observe.probe.probe_set import ProbeSet
 
 LOOKED_AT = 256

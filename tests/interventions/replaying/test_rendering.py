@@ -10,9 +10,9 @@ import pytest
 from datasets import Dataset
 from transformers import PreTrainedTokenizerFast
 
-from limberlm.interventions.replay.rendering import Renderer
-from limberlm.interventions.replay.rows import form_of
-from tests.interventions.replay.trainers import made, rows
+from limberlm.interventions.replaying.rendering import Renderer
+from limberlm.interventions.replaying.rows import form_of
+from tests.interventions.replaying.trainers import made, rows
 
 MAX = 24  # cuts some rows, and drops a few
 

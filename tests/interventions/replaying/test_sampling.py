@@ -1,4 +1,4 @@
-"""A model's own texts: decided by the seed, resumed after a kill, filtered, drawn from the distribution asked for."""
+"""A model's own texts: decided by the seed, gone on from after a kill, filtered, and drawn from its distribution."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from limberlm.errors import UserError
-from limberlm.interventions.replay.sampling import fault_of, sample_texts
-from limberlm.interventions.replay.writer import MIXTURE, Decoding, Writer, draw_tokens
+from limberlm.interventions.replaying.sampling import fault_of, sample_texts
+from limberlm.interventions.replaying.writer import MIXTURE, Decoding, Writer, draw_tokens
 
 SMALL = {"min_new_tokens": 8, "max_new_tokens": 12, "batch_size": 16}
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from limberlm.interventions.replay.mix import mixed, row_probability
+from limberlm.interventions.replaying.mix import mixed, row_probability
 
 LENGTHS = st.lists(st.integers(1, 300), min_size=1, max_size=60)
 RATIO = st.floats(0.005, 0.95)
@@ -114,7 +114,7 @@ def test_a_small_pool_is_read_evenly_and_its_repeats_are_counted():
     mix = mixed([10] * 1000, [[10] * 7], 0.1, seed=0)
     assert sum(mix.replayed.values()) == 100
     assert set(mix.replayed.values()) == {14, 15}
-    assert "7 of 7 pool rows, one read at most 15 times" in str(mix)
+    assert "7 of 7 pool rows, each at most 15 times" in str(mix)
 
 
 def test_several_pools_give_as_many_tokens_each():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 from bisect import bisect_right
 from collections import Counter, deque
@@ -11,6 +12,7 @@ from functools import cached_property
 from itertools import pairwise
 from typing import Literal
 
+_log = logging.getLogger(__name__)
 By = Literal["tokens", "rows"]
 
 
@@ -52,15 +54,33 @@ class Mix:
         """Tokens of a row by its number in `order`."""
         return self.new[row] if row < len(self.new) else self.pool[row - len(self.new)]
 
+    def figures(self) -> dict[str, float]:
+        """What it comes to, in numbers."""
+        return {
+            "share": self.share,
+            "tokens": self.tokens,
+            "tokens_without": self.budget,
+            "rows": len(self.order),
+            "rows_without": self.plain,
+            "replayed_rows": sum(self.replayed.values()),
+            "pool_rows": len(self.pool),
+            "pool_rows_read": len(self.replayed),
+            "most_reads_of_one": max(self.replayed.values(), default=0),
+        }
+
     def __str__(self) -> str:
-        rows, drawn = len(self.order), sum(self.replayed.values())
-        change = rows / self.plain - 1 if self.plain else 0.0
+        told = self.figures()
         return (
-            f"replay: {100 * self.share:.2f} % of {self.tokens:,} tokens ({self.budget:,} asked for), {drawn:,} of "
-            f"{rows:,} rows; {self.plain:,} rows without replay, so {100 * change:+.1f} % rows, and steps at one batch "
-            f"size; {len(self.replayed):,} of {len(self.pool):,} pool rows, one read at most "
-            f"{max(self.replayed.values(), default=0)} times"
+            f"replay: {100 * self.share:.2f} % of {self.tokens:,} tokens ({self.budget:,} without), "
+            f"{told['replayed_rows']:,} of {len(self.order):,} rows ({self.plain:,} without, so "
+            f"{100 * (len(self.order) / self.plain - 1):+.1f} % rows, and steps at one batch size); "
+            f"{len(self.replayed):,} of {len(self.pool):,} pool rows, each at most {told['most_reads_of_one']} times"
         )
+
+    def tell(self) -> None:
+        """Log it; as a warning if it moved the rows, and with them the steps, or the tokens by 1 %."""
+        moved = max(abs(len(self.order) / self.plain - 1), abs(self.tokens / self.budget - 1))
+        _log.log(logging.WARNING if moved > 0.01 else logging.INFO, "%s", self)
 
 
 def mixed(

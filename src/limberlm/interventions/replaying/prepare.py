@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from limberlm.errors import UserError
-from limberlm.interventions.replay.mix import Mix
-from limberlm.interventions.replay.overlap import refuse_overlap
-from limberlm.interventions.replay.rendering import Renderer
-from limberlm.interventions.replay.rows import Form, Row, as_one, form_of
+from limberlm.interventions.replaying.mix import Mix
+from limberlm.interventions.replaying.overlap import refuse_overlap
+from limberlm.interventions.replaying.rendering import Renderer
+from limberlm.interventions.replaying.rows import Form, Row, as_one, form_of
 from limberlm.observe.probe.probe_set import ProbeSet
 
 Pools = Sequence[Sequence[Row]]

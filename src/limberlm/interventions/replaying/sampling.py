@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from limberlm.errors import UserError
 from limberlm.files import write_text
-from limberlm.interventions.replay.writer import MIXTURE, Decoding, Sample, Writer
+from limberlm.interventions.replaying.writer import MIXTURE, Decoding, Sample, Writer
 
 
 def sample_texts(

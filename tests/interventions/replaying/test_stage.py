@@ -79,7 +79,7 @@ def test_a_stage_that_reads_its_rows_several_times_has_the_share_over_all_of_it(
     own = rows("sft", 10, "arithmetic")
     mixed = mixture(ReplaySettings(ratio=0.25, pool="generic"), context(), own, reads=80)
     assert len(mixed) == 80
-    assert 10 <= sum(row["prompt"] == "" for row in mixed) <= 35
+    assert 10 <= sum(row["labels"] == row["input_ids"] for row in mixed) <= 35
 
 
 def test_the_seed_of_the_stage_and_the_pool_decide(context):
@@ -157,10 +157,10 @@ def test_the_probe_is_not_replayed(context, tmp_path):
 def test_own_texts_are_replayed_as_long_as_the_stages_rows(context, tiny_tokenizer):
     own = rows("sft", 60, "arithmetic")
     mixed = mixture(ReplaySettings(ratio=0.3, pool="self"), context(), own)
-    drawn = [row for row in mixed if row["prompt"] == ""]
+    drawn = [len(row["labels"]) for row in mixed if -100 not in row["labels"]]
     assert len(mixed) == 60
     assert len(drawn) >= 10
-    assert max(tokens(drawn, tiny_tokenizer)) <= 2 * max(tokens(own, tiny_tokenizer))
+    assert set(drawn) <= set(tokens(own, tiny_tokenizer))
 
 
 @pytest.mark.parametrize("hand_over", ["merge", "continue", "stack"])
@@ -169,8 +169,10 @@ def test_the_start_of_a_stage_is_the_base_with_what_was_left(context, tiny_model
     model = LlamaForCausalLM.from_pretrained(tiny_model_folder)
     for folder in folders[-1:] if hand_over == "continue" else folders:
         model = PeftModel.from_pretrained(model, folder).merge_and_unload()
-    found = stage_start(context(hand_over=hand_over, earlier=folders))
+    found = stage_start(context([[], []], hand_over=hand_over, earlier=folders))
     assert (logits(found) - logits(model)).abs().max() < 1e-5
+    with pytest.raises(UserError, match="an earlier stage trained all weights"):
+        stage_start(context([[], [], []], hand_over=hand_over, earlier=folders))
 
 
 def test_rows_read_are_those_the_trainer_reads(tiny_model_folder, tiny_tokenizer, tmp_path):
@@ -202,22 +204,26 @@ def test_rows_read_are_those_the_trainer_reads(tiny_model_folder, tiny_tokenizer
         assert len(seen) == rows_read("grpo", config, 50)
 
 
-def test_passages_lie_within_one_text_and_end_at_words(tiny_tokenizer):
+def test_passages_lie_within_one_text_and_begin_at_words(tiny_tokenizer):
     texts = ["alpha beta gamma " * 30, "one two three four " * 200]
     found = generic_rows(tiny_tokenizer, [5, 40], texts=texts, rows=30, seed=1)
     assert len(found) > 5
-    words = [set(row["completion"].split()) for row in found]
-    assert all(each <= {"alpha", "beta", "gamma"} or each <= {"one", "two", "three", "four"} for each in words)
+    assert {len(row["input_ids"]) for row in found} == {5, 40}
+    for row in found:
+        text = tiny_tokenizer.decode(row["labels"]).strip()
+        assert text in texts[0] or text in texts[1]
+        assert text.split()[0] in {"alpha", "beta", "gamma", "one", "two", "three", "four"}
+        assert tiny_tokenizer.eos_token_id not in row["input_ids"]
     assert found == generic_rows(tiny_tokenizer, [5, 40], texts=texts, rows=30, seed=1)
     with pytest.raises(UserError, match="there is no text to replay"):
         generic_rows(tiny_tokenizer, [5], texts=[" "])
 
 
-def test_texts_are_cut_to_lengths(tiny_tokenizer):
-    found = cut_rows(["one two three four " * 20] * 8 + [" "], tiny_tokenizer, [3, 9], seed=0)
-    sizes = {len(tiny_tokenizer(row["completion"])["input_ids"]) for row in found}
+def test_own_texts_are_cut_to_lengths():
+    found = cut_rows([list(range(20))] * 8 + [[]], [3, 9], seed=0)
     assert len(found) == 8
-    assert sizes == {3, 9}
+    assert all(row["labels"] == list(range(len(row["input_ids"]))) for row in found)
+    assert {len(row["input_ids"]) for row in found} == {3, 9}
 
 
 def test_another_pool_is_another_node(make_study, tmp_path):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from bisect import bisect_right
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from itertools import accumulate
 from pathlib import Path
@@ -27,15 +27,17 @@ def generic_rows(
     texts: Sequence[str] | None = None,
     rows: int = ROWS,
     seed: int = 0,
-) -> list[dict[str, str]]:
-    """Passages of generic text as rows with an empty prompt, which SFT trains on from the first word.
+) -> list[dict[str, list[int]]]:
+    """Passages of generic text as token ids, which SFT trains on whole.
 
-    They lie evenly through the texts, at places drawn from the seed, each within one text and cut at words; how long
-    they are is drawn from `lengths`. Texts too short for so many passages give fewer.
+    They lie evenly through the texts, at places drawn from the seed, each within one text from where a word begins; how
+    long they are is drawn from `lengths`. Texts too short for so many passages give fewer. No end token follows them,
+    as it would follow a row of text: a model that learnt to end in the middle of a sentence would be a worse model of
+    such text, not a better one.
 
     Args:
         tokenizer: in whose tokens lengths are meant.
-        lengths: tokens, of which each passage has about one.
+        lengths: tokens, of which each passage has so many, or fewer where its text ends.
         texts: some documents; by default the novels shipped with the package, which the bundled base was pretrained on.
         rows: how many.
         seed: of places and lengths.
@@ -48,29 +50,22 @@ def generic_rows(
     if not found:
         raise UserError("replay: there is no text to replay; give some, or another pool")
     rng, ends = random.Random(f"replay/generic/{seed}"), list(accumulate(map(len, found)))
-    per_token = _characters_per_token(found[0][:20_000], tokenizer)
-    sizes = [max(1, round(per_token * length)) for length in rng.choices(sorted(lengths), k=rows)]
-    count = max(1, min(rows, ends[-1] // max(sizes)))
+    sizes = rng.choices(sorted(lengths), k=rows)
+    longest = max(1, round(max(sizes) * _characters_per_token(found[0][:20_000], tokenizer)))
+    count = max(1, min(rows, ends[-1] // longest))
     stride = ends[-1] // count
     passages = []
-    for number, size in enumerate(sizes[:count]):
-        place = number * stride + rng.randrange(max(1, stride - size))
+    for number in range(count):
+        place = number * stride + rng.randrange(max(1, stride - longest))
         text = bisect_right(ends, place)
-        start = min(place - (ends[text - 1] if text else 0), max(0, len(found[text]) - size))
-        passages.append(_at_words(found[text], start, start + size))
-    return [{"prompt": "", "completion": passage} for passage in passages if passage]
+        start = min(place - (ends[text - 1] if text else 0), max(0, len(found[text]) - longest))
+        passages.append(_from_a_word(found[text], start, start + 2 * longest + 64))
+    return _whole([tokenizer(each, verbose=False)["input_ids"] for each in passages], sizes)
 
 
-def cut_rows(
-    texts: Iterable[str], tokenizer: PreTrainedTokenizerBase, lengths: Sequence[int], *, seed: int = 0
-) -> list[dict[str, str]]:
-    """The beginning of each text as a row with an empty prompt, as long as one of `lengths` drawn for it."""
-    rng, ordered = random.Random(f"replay/cut/{seed}"), sorted(lengths)
-    cut = []
-    for text in texts:
-        ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"][: rng.choice(ordered)]
-        cut.append(str(tokenizer.decode(ids)).strip())
-    return [{"prompt": "", "completion": text} for text in cut if text]
+def cut_rows(ids: Sequence[Sequence[int]], lengths: Sequence[int], *, seed: int = 0) -> list[dict[str, list[int]]]:
+    """The beginning of each text, given as token ids, as long as one of `lengths` drawn for it; trained whole."""
+    return _whole(ids, random.Random(f"replay/cut/{seed}").choices(sorted(lengths), k=len(ids)))
 
 
 def earlier_rows(stages: Sequence[Sequence[Row]], kind: str, *, rows: int = ROWS, seed: int = 0) -> list[list[Row]]:
@@ -154,11 +149,14 @@ def _characters_per_token(text: str, tokenizer: PreTrainedTokenizerBase) -> floa
     return len(text) / max(1, len(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]))
 
 
-def _at_words(text: str, start: int, end: int) -> str:
-    """A part of a text, from where a word begins to where one ends."""
+def _from_a_word(text: str, start: int, end: int) -> str:
+    """A part of a text, from where a word begins."""
     while 0 < start < len(text) and not text[start - 1].isspace():
         start += 1
-    end = max(end, start + 1)
-    while end < len(text) and not text[end].isspace():
-        end += 1
     return text[start:end].strip()
+
+
+def _whole(ids: Sequence[Sequence[int]], sizes: Sequence[int]) -> list[dict[str, list[int]]]:
+    """Rows of token ids cut to sizes, a loss on each."""
+    cut = (list(each[:size]) for each, size in zip(ids, sizes, strict=False))
+    return [{"input_ids": each, "labels": each} for each in cut if each]

@@ -113,11 +113,20 @@ def _pools(settings: ReplaySettings, context: StageContext, reads: int, form: Fo
         max_new_tokens=longest,
         seed=seed,
     )
-    return [cut_rows(drawn["text"], context.tokenizer, lengths, seed=seed)]
+    return [cut_rows(drawn["input_ids"], lengths, seed=seed)]
 
 
 def stage_start(context: StageContext) -> PreTrainedModel:
-    """The model that a stage starts from, in float32: the base with what the stages before left merged in."""
+    """The model that a stage starts from, in float32: the base with what the stages before left merged in.
+
+    Raises:
+        UserError: one of them trained all weights.
+
+    """
+    if len(context.earlier) != len(context.earlier_rows()):
+        raise UserError(
+            "replay: pool: self samples from adapters, and an earlier stage trained all weights; use another"
+        )
     from peft import PeftModel  # takes a second to import
 
     model: Any = AutoModelForCausalLM.from_pretrained(context.base, dtype=torch.float32)

@@ -15,7 +15,7 @@ from transformers import AutoTokenizer, TrainerCallback
 from benchmarks.harness import Figure, Goal, compared, in_fresh_process, in_turns, note
 from benchmarks.interventions_case import MAKE, Size, trainer
 from limberlm.interventions.guard.settings import GuardSettings
-from limberlm.interventions.replay.replay import replay
+from limberlm.interventions.replaying.replay import replay
 from limberlm.testbed import BUNDLED_BASE
 
 SMALL, LARGE = Size(32, 2, 2, 32, 1024), Size(512, 8, 4, 256, 8192)

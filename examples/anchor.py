@@ -47,6 +47,7 @@ def main() -> None:
     parser.add_argument("--out", required=True)
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--weight", type=float, default=1.0)
+    parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
 
@@ -56,7 +57,7 @@ def main() -> None:
             output_dir=options.out,
             max_steps=options.steps,
             per_device_train_batch_size=16,
-            learning_rate=1e-3,
+            learning_rate=options.learning_rate,
             logging_steps=10,
             save_strategy="no",
             report_to="none",

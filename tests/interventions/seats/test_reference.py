@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,13 @@ def test_nothing_above_the_deepest_site_is_run() -> None:
     ran.clear()
     held_to_its_start(model).states(batch_of(), ["final_norm"])
     assert ran == ["block.0", "block.1", "block.2", "final_norm"]
+
+
+def test_what_is_not_text_is_refused() -> None:
+    batch = batch_of()
+    seen = replace(batch, inputs={**batch.inputs, "pixel_values": torch.zeros(3, 3)})
+    with pytest.raises(UserError, match="pixel_values: a reference reads text only"):
+        held_to_its_start(tiny("llama")).states(seen, ["block.1"])
 
 
 def everything(model: torch.nn.Module) -> list[Any]:

@@ -31,6 +31,9 @@ START = "start"
 BASE = "base"
 """In a study, the reference that is the chain's base."""
 
+BESIDE_TEXT = ("pixel_values", "pixel_values_videos", "input_features")
+"""What the forward of a model that sees or hears is given."""
+
 
 @dataclass(frozen=True)
 class Reference:
@@ -92,7 +95,14 @@ class Reference:
                 module.training = True
 
     def states(self, batch: Batch, names: Sequence[str]) -> dict[str, Tensor]:
-        """The reference's states [n, d] of the batch's tokens at each site; nothing above the deepest one is run."""
+        """The reference's states [n, d] of the batch's tokens at each site; nothing above the deepest one is run.
+
+        Raises:
+            UserError: the model sees or hears, and only what it reads would be known here.
+
+        """
+        if beside := [name for name in BESIDE_TEXT if batch.inputs.get(name) is not None]:
+            raise UserError(f"{beside[0]}: a reference reads text only; leave what holds to one out of this training")
         inputs, place = inputs_of(batch)
         with self.in_place(), self.sites.reading(names) as found, self._up_to(names):
             self.sites.forward(**inputs)

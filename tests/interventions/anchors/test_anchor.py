@@ -122,7 +122,7 @@ def test_weight_zero_registers_nothing(tiny_model_folder: Path, tmp_path: Path) 
     made = trainer("sft", tiny_model_folder, tmp_path, anchor, adapter=lora())
     made.train()
     assert not logged(made, "limber/anchor")
-    assert anchor._reference is None
+    assert anchor.reference is None
 
 
 @pytest.mark.parametrize("how", ["merge", "full"])

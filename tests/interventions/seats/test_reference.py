@@ -249,7 +249,7 @@ def _with(model: LlamaForCausalLM, **changes: Any) -> LlamaForCausalLM:
 
 
 @pytest.mark.parametrize("settings", [AnchorSettings, KLSettings])
-def test_in_a_study_the_base_is_the_chains(settings: Any) -> None:
+def test_in_a_study_the_base_is_the_chains(tmp_path: Path, settings: Any) -> None:
     context = StageContext(
         trainer="sft",
         seed=0,
@@ -268,6 +268,6 @@ def test_in_a_study_the_base_is_the_chains(settings: Any) -> None:
         assert in_study(settings(reference=given, weight=2.0), context)["reference"] == wanted
         assert refused_in_study(settings(reference=given), stage) is None
     assert in_study(settings(weight=2.0), context)["weight"] == 2
-    assert refused_in_study(settings(reference="runs/other"), stage) == (
-        "reference: runs/other: in a study it is start, the stage's own, or base, the chain's"
-    )
+    said = "reference: runs/other: no such folder; give start, the stage's own, base, the chain's, or a folder"
+    assert refused_in_study(settings(reference="runs/other"), stage) == said
+    assert refused_in_study(settings(reference=str(tmp_path)), stage) is None

@@ -130,10 +130,11 @@ def in_study(settings: Any, context: StageContext) -> dict[str, Any]:
 
 
 def refused_in_study(settings: Any, stage: StageFacts) -> str | None:
-    """Why a study cannot have this reference: what a node is held to must be among what its name is made from."""
-    if settings.reference in (START, BASE):
+    """Why a study cannot have this reference: a node's name is made from its files too, so it must be there."""
+    if settings.reference in (START, BASE) or Path(settings.reference).is_dir():
         return None
-    return f"reference: {settings.reference}: in a study it is {START}, the stage's own, or {BASE}, the chain's"
+    choices = f"{START}, the stage's own, {BASE}, the chain's, or a folder"
+    return f"reference: {settings.reference}: no such folder; give {choices}"
 
 
 class _Enough(Exception):

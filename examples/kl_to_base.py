@@ -49,6 +49,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--weight", type=float, default=0.1)
     parser.add_argument("--direction", choices=["forward", "reverse"], default="forward")
+    parser.add_argument("--rows", type=float, default=1.0, help="share of the sequences that the reference reads")
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
@@ -69,7 +70,7 @@ def main() -> None:
         train_dataset=instructions(512),
         peft_config=LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM"),
         # The one line. In a later stage of a merged chain, reference="runs/base" holds it to the chain's base instead.
-        callbacks=[KLToBase(weight=options.weight, direction=options.direction)],
+        callbacks=[KLToBase(weight=options.weight, direction=options.direction, rows=options.rows)],
     )
     before = prose_loss(trainer)
     trainer.train()

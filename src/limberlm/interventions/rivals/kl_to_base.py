@@ -28,15 +28,18 @@ class KLSettings(HeldSettings):
     direction: Literal["forward", "reverse"] = Field(
         "forward", description="KL(reference || model), which covers, or KL(model || reference), which seeks modes"
     )
+    rows: float = Field(
+        1.0, gt=0, le=1, description="share of the sequences that the reference reads; the gradient is raised for it"
+    )
 
 
 class KLToBase(HeldPenalty):
     """Adds lambda * mean_t KL between the model's next-token distributions and a reference's.
 
     For any TRL trainer: `callbacks=[KLToBase(weight=0.1)]`. The reference is the model that the stage started from,
-    unless another one is given; it reads one in four of the sequences (`rows`), and at most `per_sequence` of the
-    tokens that others are predicted from. Logits are made for a few of these at a time. The gradient enters at the
-    final norm: a head that is trained itself is not moved by it.
+    unless another one is given; it reads all sequences (or a share, `rows`, which is cheaper and noisier), and at most
+    `per_sequence` of the tokens that others are predicted from. Logits are made for a few of these at a time. The
+    gradient enters at the final norm: a head that is trained itself is not moved by it.
 
     Logged: `limber/kl_to_base`, the mean in nats; `limber/kl_to_base_share`, the norm of what is added over that of
     the task's gradient, at the final norm; `limber/kl_to_base_skipped`, the share of micro-batches with too few tokens.

@@ -26,14 +26,13 @@ from limberlm.testbed.probe import probe_rows
 WITHOUT: dict[str, Any] = {"kind": "participation_ratio", "weight": 1e-30}
 """The penalty is taken, so that its values are logged, and lost in rounding."""
 SETTINGS: list[dict[str, Any]] = [
-    {"kind": kind, "weight": weight}
-    for kind, weight in (
-        ("anchored_participation_ratio", 0.05),
-        ("participation_ratio", 0.5),
-        ("anchored_participation_ratio", 0.5),
-        ("participation_ratio", 5.0),
-    )
+    {"kind": "anchored_participation_ratio", "weight": 0.05},
+    {"kind": "anchored_participation_ratio", "weight": 0.5},
+    {"kind": "anchored_participation_ratio", "weight": 0.5, "reference": "live"},
+    {"kind": "participation_ratio", "weight": 0.5},
+    {"kind": "participation_ratio", "weight": 5.0},
 ]
+NAMED = ("kind", "reference", "weight")
 HEADINGS = {
     "PR read, first 8 steps": ("first", ".1f"),
     "PR read, last 16": ("last", ".1f"),
@@ -103,7 +102,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=48)
     options = parser.parse_args()
-    print("| kind | weight | " + " | ".join(HEADINGS) + " |\n|" + "---|" * (len(HEADINGS) + 2), flush=True)
+    print("| " + " | ".join((*NAMED, *HEADINGS)) + " |\n|" + "---|" * (len(NAMED) + len(HEADINGS)), flush=True)
     without = [run(seed, options.steps, WITHOUT) for seed in range(options.seeds)]
     for settings in (WITHOUT, *SETTINGS):
         found = (
@@ -111,12 +110,12 @@ def main() -> None:
         )
         cells = []
         for key, form in HEADINGS.values():
-            values = [
-                each[key] - (none[key] if form[0] == "+" else 0) for each, none in zip(found, without, strict=True)
-            ]
+            change = form[0] == "+" and settings is not WITHOUT
+            values = [each[key] - change * none[key] for each, none in zip(found, without, strict=True)]
+            form = form if change else form.lstrip("+")
             cells.append(f"{statistics.mean(values):{form}} ({min(values):{form}} to {max(values):{form}})")
-        name = ("none", "0") if settings is WITHOUT else (settings["kind"], f"{settings['weight']:g}")
-        print("| " + " | ".join((*name, *cells)) + " |", flush=True)
+        told = ("none", "", "0") if settings is WITHOUT else [settings.get(key, "") for key in NAMED]
+        print("| " + " | ".join((*map(str, told), *cells)) + " |", flush=True)
 
 
 if __name__ == "__main__":

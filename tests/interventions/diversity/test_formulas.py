@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.func import grad
+from torch.utils.flop_counter import FlopCounterMode
 
 from limberlm.interventions.diversity.formulas import (
     anchored_participation_ratio,
@@ -165,6 +166,14 @@ def test_a_rotation_of_the_axes_changes_nothing_but_for_vcreg(kind: str) -> None
     assert again.item() == pytest.approx(value.item(), rel=1e-10)
     torch.testing.assert_close(turned, gradient @ turn, rtol=1e-8, atol=1e-10 * gradient.abs().max().item())
     assert vcreg(x)[0].item() != pytest.approx(vcreg(x @ turn)[0].item(), rel=1e-3)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in PENALTIES if kind != "cosine"])
+@pytest.mark.parametrize(("n", "d"), [(16, 512), (512, 16)])
+def test_products_are_taken_on_the_smaller_side(kind: str, n: int, d: int) -> None:
+    with FlopCounterMode(display=False) as counter:
+        PENALTIES[kind](isotropic(n, d))
+    assert counter.get_total_flops() == 4 * min(n, d) ** 2 * max(n, d)
 
 
 @each

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM
 from trl import SFTConfig, SFTTrainer
 
 import limberlm
-from limberlm.interventions.decorrelation import UpdateDecorrelation
+from limberlm.interventions import UpdateDecorrelation
 from limberlm.testbed import BUNDLED_BASE, SKILLS
 
 

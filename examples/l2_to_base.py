@@ -14,7 +14,7 @@ from peft import LoraConfig
 from trl import SFTConfig, SFTTrainer
 
 import limberlm
-from limberlm.interventions.rivals.l2_to_base import L2ToBase
+from limberlm.interventions import L2ToBase
 from limberlm.testbed import BUNDLED_BASE, SKILLS
 
 

@@ -86,9 +86,10 @@ def _refresh_steps(settings: RefreshSettings, steps: int) -> int:
     return refreshes * (settings.steps or max(1, round(settings.share * (settings.every or steps))))
 
 
-def _decorrelated(settings: DecorrelationSettings, context: StageContext) -> TrainerCallback:
-    continued = context.hand_over == "continue"
-    return _made(UpdateDecorrelation, settings, past=context.earlier, continued=continued, base=context.base)
+def _not_decorrelated(settings: DecorrelationSettings, stage: StageFacts) -> str | None:
+    if not stage.lora:
+        return "the stage trains all weights, and only adapters are decorrelated"
+    return settings.unfit_to_continue if stage.hand_over == "continue" else None
 
 
 KINDS: dict[str, Kind] = {
@@ -105,11 +106,9 @@ KINDS: dict[str, Kind] = {
         Kind(
             "decorrelation",
             DecorrelationSettings,
-            callback=_decorrelated,
+            callback=UpdateDecorrelation.of_stage,
             needs_earlier=lambda settings: True,
-            refuse=lambda settings, stage: (
-                None if stage.lora else "the stage trains all weights, and only adapters are decorrelated"
-            ),
+            refuse=_not_decorrelated,
         ),
         Kind(
             "anchor",

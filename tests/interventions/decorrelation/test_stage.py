@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from limberlm.errors import UserError
-from limberlm.interventions.context import StageContext
+from limberlm.interventions.context import StageContext, StageFacts
 from limberlm.interventions.decorrelation import DecorrelationSettings, UpdateDecorrelation
+from limberlm.interventions.kinds import problem
 from tests.interventions.decorrelation.runs import Run, continued
 from tests.stages.runs import lora
 
@@ -51,6 +52,18 @@ def test_a_stage_is_kept_apart_from_the_adapters_of_those_before_it(tiny_model_f
     assert run.logged("limber/decorrelation")[-1] > 0
     with pytest.raises(UserError, match=r"^decorrelation: no earlier stage of the chain left an adapter"):
         UpdateDecorrelation.of_stage(settings, context(tiny_model_folder, []))
+
+
+def test_a_study_is_told_before_it_runs_where_it_cannot_be_had() -> None:
+    for hand_over, settings, refused in (
+        ("merge", {"inputs": 0.5}, None),
+        ("continue", {}, None),
+        ("continue", {"inputs": 0.5}, "decorrelation: inputs: 0.5: the stage goes on training an adapter"),
+        ("continue", {"kind": "olora"}, "decorrelation: kind: olora: the stage goes on training an adapter"),
+    ):
+        chosen = {"decorrelation": DecorrelationSettings(**settings)}
+        found = problem(chosen, StageFacts(trainer="dpo", hand_over=hand_over, lora=True, shifted=True))
+        assert (found is None) if refused is None else str(found).startswith(refused)
 
 
 @pytest.mark.slow

@@ -38,7 +38,7 @@ def run(example: str, out: Path, *options: str) -> list[str]:
     ids=["anchor", "shrink", "spectral"],
 )
 def test_the_refresh_is_told_and_what_it_did_to_the_losses(tmp_path: Path, options: list[str], refreshed: str) -> None:
-    said = run("refresh", tmp_path, "--steps", "4", "--rows", "8", *options)
+    said = run("refresh", tmp_path, "--steps", "4", *options)
     assert re.fullmatch(refreshed, said[-4])
     assert all(
         re.fullmatch(r"(arithmetic|prose|arithmetic, shifted) +[\d.]+ nats per token", line) for line in said[-3:]
@@ -48,7 +48,7 @@ def test_the_refresh_is_told_and_what_it_did_to_the_losses(tmp_path: Path, optio
 
 @pytest.mark.slow
 def test_the_step_whose_weights_are_left_is_told(tmp_path: Path) -> None:
-    said = run("early_stop", tmp_path, "--steps", "4", "--evaluations", "4", "--rows", "8")
+    said = run("early_stop", tmp_path, "--steps", "4", "--evaluations", "4")
     losses = {int(line.split()[0]): float(line.split()[1]) for line in said if re.fullmatch(r" +\d+  [\d.]+", line)}
     assert list(losses) == [0, 1, 2, 3, 4]
     (left,) = (int(line.rpartition(" ")[2]) for line in said if line.startswith("left: the weights of step"))

@@ -153,8 +153,12 @@ class GeometryGuard(Intervention):
         if self._pushing:
             getattr(self.regularizer, event)(*given, **kwargs)
 
+    def _regularizer_settings(self) -> dict[str, Any]:
+        one = self.regularizer
+        return {} if one is None else {"regularizer": {"name": one.name, **one.settings.model_dump(mode="json")}}
+
     def _begun(self, args: Any, state: Any) -> Record:
-        path, settings = _path(args), same_when_read(self.settings.model_dump())
+        path, settings = _path(args), same_when_read({**self.settings.model_dump(), **self._regularizer_settings()})
         if state.global_step:
             return Record.resumed(path, settings, state.global_step, self.settings.every)
         start = self.geometry.latest[self.watch.shown]

@@ -6,7 +6,7 @@ from math import isnan
 
 from limberlm.errors import UserError
 from limberlm.observe.table.geometry import Geometry
-from limberlm.observe.training.logged import CHANGES, Logged
+from limberlm.observe.training.logged import CHANGES, Logged, metric_row
 
 NAME = "guard"
 LOGGED = f"limber/{NAME}"
@@ -38,15 +38,10 @@ class Watch(Logged):
             UserError: the metric is undefined there, or has no interval.
         """
         ((name, site),) = self._chosen.values()
-        undefined = geometry.manifest["undefined"]
-        rows = geometry.table[(geometry.table["metric"] == name) & (geometry.table["site"] == site)]
-        if rows.empty or isnan(rows.iloc[0]["value"]):
-            reasons = [why for what, why in undefined.items() if what.startswith(site) or name in what]
-            raise UserError(f"{NAME}: {name} is undefined at {site} on this probe{_because(reasons)}; choose another")
-        if isnan(rows.iloc[0]["low"]):
-            reasons = [why for what, why in undefined.items() if name in what]
-            raise UserError(f"{NAME}: {name} has no interval on this probe{_because(reasons)}; give more texts")
-
-
-def _because(reasons: list[str]) -> str:
-    return f" ({reasons[0]})" if reasons else ""
+        row, undefined = metric_row(geometry.table, name, site), geometry.manifest["undefined"]
+        reasons = [why for what, why in undefined.items() if what.endswith(f"/{name}") or what == site]
+        why = f" ({reasons[0].removeprefix('no interval: ')})" if reasons else ""
+        if row is None or isnan(row["value"]):
+            raise UserError(f"{NAME}: {name} is undefined at {site} on this probe{why}; choose another")
+        if isnan(row["low"]):
+            raise UserError(f"{NAME}: {name} has no interval on this probe{why}; give more texts")

@@ -64,10 +64,10 @@ class Logged:
         changes = None if start is None else compare(start, now).table
         found: dict[str, float] = {}
         for shown, (name, site) in self._chosen.items():
-            value = _row(now.table, name + ("_corrected" if CATALOG[name].corrected else ""), site)
+            value = metric_row(now.table, name + ("_corrected" if CATALOG[name].corrected else ""), site)
             if value is not None:
                 found[shown] = float(value["value"])
-            change = None if changes is None else _row(changes, name, site)
+            change = None if changes is None else metric_row(changes, name, site)
             if change is not None:
                 for column, ending in self.changes:
                     found[f"{shown}_change{ending}"] = float(change[column])
@@ -81,7 +81,7 @@ class Logged:
         """
         undefined = geometry.manifest["undefined"]
         for shown, (name, site) in self._chosen.items():
-            row, record = _row(geometry.table, name, site), CATALOG[name]
+            row, record = metric_row(geometry.table, name, site), CATALOG[name]
             if row is None:
                 reason = undefined.get(site if site == record.sites else record.needs)
                 if reason is None:
@@ -106,7 +106,7 @@ class Logged:
         return chosen
 
 
-def _row(table: pd.DataFrame, name: str, site: str) -> pd.Series | None:
+def metric_row(table: pd.DataFrame, name: str, site: str) -> pd.Series | None:
     """The row of a metric at a site, under the first of the metric's conventions that it has there."""
     rows = table[(table["metric"] == name) & (table["site"] == site) & (table["domain"] == "all")]
     for convention in metric(name).conventions:

@@ -86,12 +86,14 @@ def main() -> None:
     parser.add_argument("--margin", type=float, default=0.05)
     parser.add_argument("--hold-by", choices=["anchor", "diversity"], default="anchor")
     parser.add_argument("--learning-rate", type=float, default=1e-3)
+    parser.add_argument("--arms", nargs="+", choices=["unguarded", "guarded"], default=["unguarded", "guarded"])
     parser.add_argument("--items", type=int, default=128, help="questions the accuracy is read on")
     options = parser.parse_args()
 
     start = limberlm.measure(str(BUNDLED_BASE), FRESH, metrics=["effective_rank"])
     for seed in options.seeds:
-        for arm, on_breach in (("unguarded", "warn"), ("guarded", "raise_weight")):
+        for arm in options.arms:
+            on_breach = {"unguarded": "warn", "guarded": "raise_weight"}[arm]
             guard = GeometryGuard(
                 WATCHED, margin=options.margin, every=options.every, on_breach=on_breach, hold_by=options.hold_by
             )

@@ -63,29 +63,31 @@ class Ladder:
         return lower if lower >= max(self.first, self.start) * (1 - 1e-9) else self.start
 
 
-def in_a_row(states: Sequence[State]) -> int:
+def in_a_row(said: Sequence[str]) -> int:
     """How many of the last measurements said the same.
 
     >>> in_a_row(["inside", "outside", "outside"])
     2
     """
-    return sum(1 for _ in takewhile(lambda state: state == states[-1], reversed(states)))
+    return sum(1 for _ in takewhile(lambda one: one == said[-1], reversed(said)))
 
 
-def act(states: Sequence[State], patience: int) -> Act:
-    """What the last `patience` measurements, all alike, ask for; with each full `patience` more, once more.
+def asked(state: State, settled: bool) -> Act:
+    """What one measurement asks for; `settled` is whether it is so far inside that the weight may go down."""
+    if state == "outside":
+        return "raise"
+    return "lower" if state == "inside" and settled else "keep"
 
-    >>> [act(["outside"] * n, patience=2) for n in (1, 2, 3, 4)]
-    ['keep', 'raise', 'keep', 'raise']
+
+def next_weight(asks: Sequence[Act], weight: float, ladder: Ladder, patience: int) -> float:
+    """The weight after measurements that asked for this, of which the last was made under `weight`.
+
+    Where the last `patience` ask for the same it is done, and with each full `patience` more once more.
+
+    >>> ladder = Ladder(0.0, 0.1, 4.0, 1.0)
+    >>> [next_weight(["raise"] * n, 0.1, ladder, patience=2) for n in (1, 2, 3, 4)]
+    [0.1, 0.4, 0.1, 0.4]
     """
-    if not states or states[-1] == "cannot tell" or in_a_row(states) % patience:
-        return "keep"
-    return "raise" if states[-1] == "outside" else "lower"
-
-
-def next_weight(states: Sequence[State], weight: float, ladder: Ladder, patience: int) -> float:
-    """The weight after these measurements, of which the last was made under `weight`."""
-    wanted = act(states, patience)
-    if wanted == "keep":
+    if not asks or asks[-1] == "keep" or in_a_row(asks) % patience:
         return weight
-    return ladder.above(weight) if wanted == "raise" else ladder.below(weight)
+    return ladder.above(weight) if asks[-1] == "raise" else ladder.below(weight)

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import pandas as pd
 
-from limberlm.interventions.guard.decision import Seen, in_a_row, next_weight
+from limberlm.interventions.guard.decision import Act, Seen, asked, in_a_row, next_weight
 from limberlm.interventions.guard.driven import driven
 from limberlm.interventions.guard.margin import State
 from limberlm.interventions.guard.record import FILE, Record, same_when_read
@@ -37,7 +37,7 @@ class GeometryGuard(Intervention):
     For any transformers or TRL trainer: `callbacks=[GeometryGuard("texts.jsonl", margin=0.05)]`. Every so many steps
     it takes the paired 95 % interval of the metric's change since step 0, which decides (`Margin.state`): inside,
     outside, or cannot tell at this probe size. Outside it raises the weight of a regularizer that it holds itself,
-    inside it lowers it again; or it stops the stage, or only warns. While nothing leaves the margin and `start_weight`
+    well inside it lowers it again; or it stops the stage, or only warns. While nothing leaves the margin and `start_weight`
     is 0, the stage ends with the same bits as without the guard.
 
     `limber/guard/...` in the trainer's log and trackers has the metric, its change with its interval, and the weight.
@@ -172,7 +172,8 @@ class GeometryGuard(Intervention):
         seen = self._seen(state.global_step)
         states = [*(one.state for one in self.record.seen), seen.state]
         if due and self.regularizer is not None:
-            weight = next_weight(states, self.weight, self.settings.ladder, self.settings.patience)
+            asks = [self._asks(one) for one in (*self.record.seen, seen)]
+            weight = next_weight(asks, self.weight, self.settings.ladder, self.settings.patience)
             seen, self.regularizer.weight = replace(seen, weight=weight), weight
         spent = seen.state == "outside" and seen.weight == self.weight == self.settings.largest_weight
         self.record = replace(self.record, seen=(*self.record.seen, seen))
@@ -189,6 +190,10 @@ class GeometryGuard(Intervention):
         ends = ("change", "change_low", "change_high", "change_detectable")
         change, low, high, detectable = (self.geometry.latest.get(f"{self.watch.shown}_{end}", nan) for end in ends)
         return Seen(step, change, low, high, detectable, self.margin.state(low, high, self.record.start), self.weight)
+
+    def _asks(self, seen: Seen) -> Act:
+        narrower = replace(self.margin, size=self.margin.size * self.settings.release)
+        return asked(seen.state, narrower.state(seen.low, seen.high, self.record.start) == "inside")
 
     def _say(self, states: Sequence[State], spent: bool) -> None:
         """One line when the state has become another, and one where there is nothing left to raise."""

@@ -25,6 +25,7 @@ class GuardSettings(InterventionSettings):
     harm: Harm | None = Field(None, description="the harmful side; the catalog's unless given")
     every: int = Field(200, ge=1, description="optimiser steps between measurements")
     max_tokens: int = Field(4096, ge=1, description="of the probe, at most")
+    release: float = Field(0.5, gt=0, le=1, description="share of the margin to be inside of before the weight falls")
     keep: bool = Field(False, description="save every measurement in output_dir/guard, not only that of step 0")
     on_breach: Literal["raise_weight", "stop", "warn"] = Field("raise_weight", description="what to do outside")
     patience: int = Field(1, ge=1, description="measurements in a row that must say the same before anything is done")

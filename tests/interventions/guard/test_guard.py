@@ -155,18 +155,22 @@ def test_a_resumed_run_without_its_record_or_under_other_settings_is_refused(
         run(True)
 
 
-def test_back_inside_the_weight_is_lowered(tiny_model_folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("release", "wanted"), [(0.5, [0.8, 0.2, 0.0]), (0.001, [0.8, 0.8, 0.8])])
+def test_the_weight_is_lowered_only_well_inside(
+    tiny_model_folder: Path, tmp_path: Path, release: float, wanted: list[float]
+) -> None:
     saving = {"save_strategy": "steps", "save_steps": 2, "max_steps": 4, "adapter": lora(), **FAST}
-    trainer("sft", tiny_model_folder, tmp_path, guard(margin=0.9), **saving).train()
+    trainer("sft", tiny_model_folder, tmp_path, guard(margin=0.9, release=release), **saving).train()
     path = tmp_path / "limber-guard.json"
     content = json.loads(path.read_text())
     content["seen"][1]["weight"] = 0.8  # as if it had been outside so far
     path.write_text(json.dumps(content))
-    watching = guard(margin=0.9)
+    watching = guard(margin=0.9, release=release)
     trainer("sft", tiny_model_folder, tmp_path, watching, **saving).train(
         resume_from_checkpoint=str(tmp_path / "checkpoint-2")
     )
-    assert list(watching.table["weight"]) == [0.0, 0.8, 0.2, 0.0]
+    assert list(watching.table["state"]) == ["inside"] * 4
+    assert list(watching.table["weight"]) == [0.0, *wanted]
     assert watching.regularizer.calls == 2  # one site, in each of the two steps that began with a weight
 
 

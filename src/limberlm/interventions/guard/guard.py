@@ -37,8 +37,8 @@ class GeometryGuard(Intervention):
     For any transformers or TRL trainer: `callbacks=[GeometryGuard("texts.jsonl", margin=0.05)]`. Every so many steps
     it takes the paired 95 % interval of the metric's change since step 0, which decides (`Margin.state`): inside,
     outside, or cannot tell at this probe size. Outside it raises the weight of a regularizer that it holds itself,
-    well inside it lowers it again; or it stops the stage, or only warns. While nothing leaves the margin and `start_weight`
-    is 0, the stage ends with the same bits as without the guard.
+    well inside it lowers it again; or it stops the stage, or only warns. While nothing leaves the margin and
+    `start_weight` is 0, the stage ends with the same bits as without the guard.
 
     `limber/guard/...` in the trainer's log and trackers has the metric, its change with its interval, and the weight.
     `output_dir/limber-guard.json` holds what was seen and done, from which a resumed run goes on as the unbroken one.

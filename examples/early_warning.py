@@ -1,7 +1,7 @@
 """Which leaves its margin first in a stage, geometry or what the model can do? On the base that ships with limberlm.
 
 python examples/early_warning.py --out runs/early_warning --steps 2 4 8 15 --items 32
-python examples/early_warning.py --out runs/early_warning --seed 0   # as in docs/guides/early_warning.md
+python examples/early_warning.py --out runs/early_warning --seed 0   # as in docs/findings/early_warning.md
 """
 
 from __future__ import annotations

@@ -69,7 +69,7 @@ class L2ToBase(ParameterPenalty):
             gradients |= dict(zip(B, dB.unbind(), strict=True)) | dict(zip(A, dA.unbind(), strict=True))
         for name in self._others:
             moved = stacked(parameters, [name])[0] - self._start[name]
-            values.append(moved.square().sum().double())
+            values.append(torch.linalg.vector_norm(moved).double().square())
             gradients[name] = moved.mul_(2)
         return torch.stack(values).sum(), gradients
 

@@ -80,15 +80,14 @@ class ParameterPenalty(Intervention):
         capped = bool(size > most)
         factor = self.weight * scale * (most / float(size) if capped else 1.0)
         for name, gradient in gradients.items():
-            _accumulate(self.parameters[name], gradient * factor)
+            _accumulate(self.parameters[name], gradient, factor)
         self.note("", value)
         self.note("_norm", size)
         self.note("_capped", torch.tensor(float(capped)))
 
 
-def _accumulate(parameter: Parameter, gradient: Tensor) -> None:
-    gradient = gradient.to(parameter.dtype)
+def _accumulate(parameter: Parameter, gradient: Tensor, factor: float) -> None:
     if parameter.grad is None:
-        parameter.grad = gradient
+        parameter.grad = (gradient * factor).to(parameter.dtype)
     else:
-        parameter.grad.add_(gradient)
+        parameter.grad.add_(gradient, alpha=factor)

@@ -43,7 +43,7 @@ class L2ToBase(ParameterPenalty):
 
     >>> L2ToBase(weight=-1)
     Traceback (most recent call last):
-    limberlm.errors.UserError: l2_to_base: weight: Input should be greater than or equal to 0, not -1
+    limberlm.errors.UserError: l2_to_base: weight: Input should be greater than or equal to 0 (got -1)
     """
 
     name: ClassVar[str] = "l2_to_base"

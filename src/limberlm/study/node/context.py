@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from functools import cache, partial
+from pathlib import Path
 
 from limberlm.errors import UserError
 from limberlm.interventions.context import Rows, StageContext
@@ -29,7 +30,7 @@ def stage_context(place: Workplace, store: Store, node: Node, left: Sequence[Lef
         seed=node.stage_seed,
         hand_over=place.settings.hand_over,
         base=place.base,
-        earlier=[each.folder for each in left if each.kind == "lora"],
+        earlier=_adapters(left, place.settings.hand_over == "continue"),
         tokenizer=place.tokenizer,
         texts=_texts,
         earlier_rows=partial(_earlier_rows, place, store, node),
@@ -37,6 +38,17 @@ def stage_context(place: Workplace, store: Store, node: Node, left: Sequence[Lef
         probe=lambda: place.probe,
         tokens=place.cost(node).tokens,
     )
+
+
+def _adapters(left: Sequence[Left], continued: bool) -> list[Path]:
+    """The earlier stages' adapters; where each continues the one before, those since all weights were last trained."""
+    found: list[Path] = []
+    for each in left:
+        if each.kind == "lora":
+            found.append(each.folder)
+        elif continued:
+            found = []
+    return found
 
 
 @cache

@@ -30,7 +30,7 @@ from tests.interventions.held import (
 from tests.observe.training.test_callback_trainers import lora, trainer
 
 SLOW = pytest.mark.slow
-EACH = [pytest.param(kind, marks=[] if kind in ("sft", "dpo") else SLOW) for kind in KINDS]
+EACH = [pytest.param(kind, marks=[] if kind == "sft" else SLOW) for kind in KINDS]
 SITES = ["block.0", "block.1"]
 STARTS = ["merge", "continue", "full"]
 

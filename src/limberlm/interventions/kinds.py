@@ -10,6 +10,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
+from limberlm.errors import UserError
 from limberlm.files import content_digest, known_digest
 from limberlm.interventions.anchors.anchor import AnchorSettings, FeatureAnchor
 from limberlm.interventions.context import Row, StageContext, StageFacts
@@ -26,7 +27,7 @@ from limberlm.interventions.rivals.entropy import EntropyPreservation, EntropySe
 from limberlm.interventions.rivals.kl_to_base import KLSettings, KLToBase
 from limberlm.interventions.rivals.l2_to_base import L2Settings, L2ToBase
 from limberlm.interventions.seats.callback import TRAINERS
-from limberlm.interventions.seats.reference import in_study, refused_in_study
+from limberlm.interventions.seats.reference import in_study
 from limberlm.interventions.settings import InterventionSettings
 
 
@@ -114,13 +115,11 @@ KINDS: dict[str, Kind] = {
             "anchor",
             AnchorSettings,
             callback=lambda settings, context: FeatureAnchor(**in_study(settings, context)),
-            refuse=refused_in_study,
         ),
         Kind(
             "kl_to_base",
             KLSettings,
             callback=lambda settings, context: KLToBase(**in_study(settings, context)),
-            refuse=refused_in_study,
         ),
         Kind("l2_to_base", L2Settings, callback=_plain(L2ToBase)),
         Kind("entropy", EntropySettings, trainers=EntropyPreservation.trainers, callback=_plain(EntropyPreservation)),
@@ -181,11 +180,22 @@ def problem(chosen: Chosen, stage: StageFacts) -> str | None:
     return None
 
 
-def located(settings: InterventionSettings, folder: Path) -> InterventionSettings:
-    """The same settings with the files and folders that they name found from anywhere, relative ones in `folder`."""
-    named = ((name, getattr(settings, name), words) for name, words in settings.paths.items())
-    found = {name: folder / str(value) for name, value, words in named if value not in words}
-    return settings.model_copy(update={name: realpath(path) for name, path in found.items() if path.exists()})
+def located(key: str, settings: InterventionSettings, folder: Path) -> InterventionSettings:
+    """The same settings with the files and folders that they name found from anywhere, relative ones in `folder`.
+
+    Raises:
+        UserError: one of them is not there.
+
+    """
+    found = {}
+    for name, words in settings.paths.items():
+        value = str(getattr(settings, name))
+        if value not in words:
+            found[name] = realpath(folder / value)
+            if not Path(found[name]).exists():
+                choices = ", ".join(words)
+                raise UserError(f"{key}: {name}: {folder / value}: no such file; give one that is there, or {choices}")
+    return settings.model_copy(update=found)
 
 
 def digests(chosen: Chosen) -> dict[str, str]:

@@ -160,6 +160,11 @@ def study_settings_of(content: dict[str, Any]) -> Any:
         ([{"early_stop": {}, "refresh": {}}], "early_stop and refresh in one stage"),
         ([{"guard": {}}, {"diversity": {}}], "guard and diversity in one stage: the guard sets the weight"),
         ([{"anchor": {}}, {"anchor": {"weight": 2}}], 'interventions.a: anchor twice in stage "sft"; keep one'),
+        (
+            [{"replay": {"ratio": 0.1, "pool": "gone.jsonl"}, "stages": ["sft"]}],
+            "gone.jsonl: no such file; give one that",
+        ),
+        ([{"anchor": {"reference": "gone"}}], "gone: no such file; give one that is there, or start, base"),
         ([{"anchor": {"sites": ["block.9"]}}], "interventions.a: anchor: sites: block.9 is none of this model's"),
     ],
 )

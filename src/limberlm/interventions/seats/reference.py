@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from limberlm.errors import UserError
-from limberlm.interventions.context import StageContext, StageFacts
+from limberlm.interventions.context import StageContext
 from limberlm.interventions.seats.sampling import inputs_of
 from limberlm.interventions.seats.start import StartParameters
 from limberlm.interventions.seats.tokens import Batch
@@ -127,14 +127,6 @@ def in_study(settings: Any, context: StageContext) -> dict[str, Any]:
     """Settings with a `reference` as keyword arguments, `base` as the path of the chain's base."""
     reference = context.base if settings.reference == BASE else settings.reference
     return {**settings.model_dump(), "reference": reference}
-
-
-def refused_in_study(settings: Any, stage: StageFacts) -> str | None:
-    """Why a study cannot have this reference: a node's name is made from its files too, so it must be there."""
-    if settings.reference in (START, BASE) or Path(settings.reference).is_dir():
-        return None
-    choices = f"{START}, the stage's own, {BASE}, the chain's, or a folder"
-    return f"reference: {settings.reference}: no such folder; give {choices}"
 
 
 class _Enough(Exception):

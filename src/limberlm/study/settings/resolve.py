@@ -52,7 +52,7 @@ def as_yaml(settings: StudySettings) -> str:
 
 
 def _change(change: Change, folder: Path) -> Change:
-    return change.model_copy(update={key: located(each, folder) for key, each in change.interventions.items()})
+    return change.model_copy(update={key: located(key, each, folder) for key, each in change.interventions.items()})
 
 
 def _stage(name: str, stage: StageSettings, folder: Path) -> StageSettings:

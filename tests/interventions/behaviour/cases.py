@@ -183,10 +183,9 @@ def updates(model: nn.Module) -> dict[str, Tensor]:
 def guard(weight: float, place: Place) -> TrainerCallback:
     """One whose anchor has a weight from the start, and which finds no reason to raise it."""
     return GeometryGuard(
-        [{"text": text} for text in place.texts],
+        [{"text": text[at : at + 60]} for text in place.texts for at in range(0, 600, 60)],
         every=1,
         margin=0.9,
-        max_tokens=400,
         start_weight=weight,
         hold_with={"sites": BLOCKS, "rows": 1.0},
     )

@@ -69,9 +69,7 @@ def same_on_both_and_as_one(runs: Any, folder: Path, kind: str, case: Case) -> N
     assert distance(one.gradients[1], none.gradients[1]) > 1e-3  # it acts
 
 
-@pytest.mark.parametrize(
-    ("kind", "case"), [(case.trainers[0], case) for case in CASES if "share" not in case.key], ids=str
-)
+@pytest.mark.parametrize(("kind", "case"), FAST, ids=str)
 def test_two_processes_have_the_gradient_of_one(runs: Any, few: Path, kind: str, case: Case) -> None:
     same_on_both_and_as_one(runs, few, kind, case)
 

@@ -20,6 +20,7 @@ from limberlm.interventions.guard.telling import sentence
 from limberlm.interventions.guard.watch import LOGGED, NAME, Watch
 from limberlm.interventions.seats.activations import ActivationPenalty
 from limberlm.interventions.seats.callback import Intervention
+from limberlm.interventions.seats.refusals import refuse_deepspeed
 from limberlm.interventions.settings import InterventionSettings
 from limberlm.observe.probe.probe_set import ProbeSet
 from limberlm.observe.training.callback import GeometryCallback
@@ -104,6 +105,8 @@ class GeometryGuard(Intervention):
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Measure the start, or read what a run that resumes saw so far."""
         super().on_train_begin(args, state, control, **kwargs)
+        if self.regularizer is not None:
+            refuse_deepspeed(args, self.name)
         self.geometry.on_train_begin(args, state, control, **kwargs)
         self.record = on_main(state, lambda: self._begun(args, state))
         if self.regularizer is not None:

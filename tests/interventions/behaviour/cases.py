@@ -5,11 +5,12 @@ A new intervention adds a record and inherits all of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+import pytest
 import torch
 from torch import Tensor, nn
 from transformers import TrainerCallback
@@ -278,3 +279,12 @@ CASES = (
     Case("guard", guard, 5.0, turned, seat="steps", file=RECORD, watches=True),
 )
 """Every intervention that is a callback."""
+
+FIRST = tuple(case for case in CASES if case not in PROBES or case.key in ("probe", "probe-parameters"))
+"""Those tested at once; what is left of the probes, and the dearer tests, when there is time (`-m slow`)."""
+
+
+def at_once(cases: Iterable[Case] = CASES, first: Iterable[Case] = FIRST) -> list[Any]:
+    """Cases as parameters, those not among the first of them marked slow."""
+    now = list(first)
+    return [pytest.param(case, id=str(case), marks=[] if case in now else [pytest.mark.slow]) for case in cases]

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.interventions.behaviour.cases import CASES, Case
+from tests.interventions.behaviour.cases import CASES, Case, at_once
 from tests.interventions.behaviour.runs import Setup, run, student
 
 SEEDS = 10
@@ -14,7 +14,7 @@ SEEDS = 10
 
 def quantities(runs: Any, case: Case, seed: int, *weights: float) -> list[float]:
     """The quantity after a run at each weight; larger is what is promised of less weight."""
-    setup = Setup(case.trainers[0], steps=8, window=1, seed=seed, rows=32, dropout=0.0)
+    setup = Setup(case.trainers[0], steps=6, window=1, seed=seed, rows=32, dropout=0.0)
     found = []
     for weight in weights:
         ended = run(runs.bases["llama"], runs.fresh(), setup, [case.build(weight, runs.place)])
@@ -23,7 +23,7 @@ def quantities(runs: Any, case: Case, seed: int, *weights: float) -> list[float]
     return found
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("case", at_once())
 def test_its_own_quantity_moves_as_promised(runs: Any, case: Case) -> None:
     without, with_it = quantities(runs, case, 0, 0.0, case.weight)
     assert without > with_it

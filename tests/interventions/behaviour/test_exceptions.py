@@ -11,7 +11,7 @@ from torch import nn
 from transformers import TrainerCallback
 
 from limberlm.observe.model.sites import locate
-from tests.interventions.behaviour.cases import CASES, PROBES, Case
+from tests.interventions.behaviour.cases import CASES, PROBES, Case, at_once
 from tests.interventions.behaviour.runs import Setup, fixtures, random_states, train, trainer
 
 EVENTS = (
@@ -110,7 +110,7 @@ def baseline(runs: Any, setup: Setup, event: str) -> tuple[Any, ...]:
     return kept[setup, event]
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("case", at_once(first=PROBES[:1]))
 def test_the_same_callback_serves_again_after_a_run_that_was_stopped(runs: Any, case: Case) -> None:
     setup, callback = Setup(case.trainers[0]), case.build(case.weight, runs.place)
     made = trainer(runs.bases["llama"], runs.fresh(), setup, [callback, Bomb("backward")])

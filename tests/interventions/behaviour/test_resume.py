@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from limberlm.errors import UserError
-from tests.interventions.behaviour.cases import CASES, FROM_THE_RUN, PROBES, Case
+from tests.interventions.behaviour.cases import CASES, FIRST, FROM_THE_RUN, PROBES, Case
 from tests.interventions.behaviour.runs import RUNS, Ended, Setup, run, same_bits
 
 ALL = (*CASES, FROM_THE_RUN)
@@ -42,7 +42,7 @@ def marked() -> list[Any]:
     for kind, case, part in product(RUNS, ALL, (0.25, 0.5, 0.75)):
         if case.serves(kind):
             at = int(part * case.resumed)
-            fast = part == 0.5 and (kind == case.trainers[0] or case is PROBES[0])
+            fast = part == 0.5 and (case is PROBES[0] or (kind == case.trainers[0] and case in (*FIRST, FROM_THE_RUN)))
             name = f"{case}-{kind}-{at}"
             found.append(pytest.param(kind, case, at, id=name, marks=[] if fast else [pytest.mark.slow]))
     return found

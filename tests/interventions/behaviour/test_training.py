@@ -12,7 +12,7 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-from tests.interventions.behaviour.cases import CASES, PROBES, Case
+from tests.interventions.behaviour.cases import CASES, FIRST, PROBES, Case, at_once
 from tests.interventions.behaviour.runs import (
     KINDS,
     RUNS,
@@ -40,7 +40,7 @@ def pairs(everywhere: bool = False) -> list[Any]:
     found = []
     for setup, case in product(SETUPS, CASES):
         if case.serves(setup.kind) and (setup.adapted or case.whole):
-            common = setup in SETUPS[: len(KINDS)] and (everywhere or setup.kind == case.trainers[0])
+            common = setup in SETUPS[: len(KINDS)] and case in FIRST and (everywhere or setup.kind == case.trainers[0])
             marks = [] if common or case is PROBES[0] else [pytest.mark.slow]
             name = f"{case}-{setup.base}-{setup.kind}-{'lora' if setup.adapted else 'full'}"
             found.append(pytest.param(setup, case, id=name, marks=marks))
@@ -87,7 +87,7 @@ def test_it_is_evaluated_once_for_each_micro_batch_and_site(runs: Any, setup: Se
         assert on.others > 0  # reference passes, of which it saw nothing
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if case.seat == "activations"], ids=str)
+@pytest.mark.parametrize("case", at_once([case for case in CASES if case.seat == "activations"], PROBES[:1]))
 def test_evaluation_is_none_of_its_business(runs: Any, case: Case) -> None:
     quiet = Setup("sft", dropout=0.0)  # an evaluation dataloader draws a seed of its own
     setup = replace(quiet, args=(("eval_strategy", "steps"), ("eval_steps", 1)))

@@ -58,7 +58,7 @@ def by_hand(rows: list[tuple[list[int], list[int]]], tokens: str, predicting: bo
     for number, (prompt, answer) in enumerate(rows):
         whole = prompt + answer
         chosen = []
-        for place in range(1, len(whole)):
+        for place in range(0 if predicting else 1, len(whole)):
             asked = place + 1 if predicting else place
             if asked >= len(whole):
                 continue

@@ -38,8 +38,9 @@ def first_problem(error: ValidationError, model: type[BaseModel]) -> str:
     return f"{name}: {message} (got {reprlib.repr(problem['input'])})"
 
 
-def _rank(problem: Any) -> tuple[int, bool]:
-    return -len(_setting(problem)), problem["type"] in ("literal_error", "tuple_type", "dict_type", "model_type")
+def _rank(problem: Any) -> tuple[int, int]:
+    vague = ("missing", "literal_error", "tuple_type", "dict_type", "model_type")  # what is misspelt is missing too
+    return -len(_setting(problem)), vague.index(problem["type"]) + 1 if problem["type"] in vague else 0
 
 
 def _setting(problem: Any) -> list[int | str]:

@@ -6,21 +6,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    create_model,
+    field_validator,
+    model_validator,
+)
 
 from limberlm.errors import UserError, nearest
-from limberlm.interventions.anchors.anchor import AnchorSettings
 from limberlm.interventions.context import StageFacts
-from limberlm.interventions.decorrelation import DecorrelationSettings
-from limberlm.interventions.diversity.regularizer import DiversitySettings as DiversityPenalty
-from limberlm.interventions.guard.settings import GuardSettings
 from limberlm.interventions.kinds import KINDS, problem
-from limberlm.interventions.refresh.refresh import RefreshSettings
-from limberlm.interventions.replaying.settings import ReplaySettings
-from limberlm.interventions.rivals.early_stop import EarlyStopSettings
-from limberlm.interventions.rivals.entropy import EntropySettings
-from limberlm.interventions.rivals.kl_to_base import KLSettings
-from limberlm.interventions.rivals.l2_to_base import L2Settings
 from limberlm.interventions.settings import InterventionSettings
 from limberlm.outcomes.calibration import CalibrationSettings
 from limberlm.outcomes.diversity import DiversitySettings
@@ -38,9 +37,8 @@ Adapter = AdapterSettings | Literal["full"]
 Control = Literal["zero_learning_rate", "random_adapter", "repeat", "joint", "equal_tokens", "full"]
 Names = tuple[str, ...]
 T = TypeVar("T")
-Switched = Annotated[
-    T | None, BeforeValidator(lambda given: ({} if given else None) if isinstance(given, bool) else given)
-]
+_SWITCH = BeforeValidator(lambda given: ({} if given else None) if isinstance(given, bool) else given)
+Switched = Annotated[T | None, _SWITCH]
 """Settings that may also be switched on, with their defaults, or off."""
 
 
@@ -104,24 +102,14 @@ class StageSettings(_Settings):
         return self.data
 
 
-class Change(_Settings):
-    """What an arm changes in the stages it applies to."""
+class _Change(_Settings):
+    """What an arm changes in the stages it applies to: TRL's settings, and interventions by key."""
 
     stages: Names | None = Field(None, min_length=1, description="the stages it applies to; default: all")
     args: dict[str, Any] = Field({}, description="TRL's settings that replace the stages' own")
-    replay: ReplaySettings | None = None
-    refresh: Switched[RefreshSettings] = None
-    diversity: Switched[DiversityPenalty] = None
-    decorrelation: Switched[DecorrelationSettings] = None
-    anchor: Switched[AnchorSettings] = None
-    kl_to_base: Switched[KLSettings] = None
-    l2_to_base: Switched[L2Settings] = None
-    entropy: Switched[EntropySettings] = None
-    early_stop: Switched[EarlyStopSettings] = None
-    guard: Switched[GuardSettings] = None
 
     @model_validator(mode="after")
-    def _says_something(self) -> Change:
+    def _says_something(self) -> _Change:
         if not self.args and not self.interventions:
             raise ValueError(f"says nothing: give args, or one of {', '.join(KINDS)}")
         return self
@@ -130,6 +118,10 @@ class Change(_Settings):
     def interventions(self) -> dict[str, InterventionSettings]:
         """The interventions that it adds, by key."""
         return {key: getattr(self, key) for key in KINDS if getattr(self, key) is not None}
+
+
+_KEYS: dict[str, Any] = {key: (Annotated[kind.settings | None, _SWITCH], None) for key, kind in KINDS.items()}
+Change = create_model("Change", __base__=_Change, **_KEYS)
 
 
 class MeasureSettings(_Settings):

@@ -15,7 +15,7 @@ def analyze(
     full: Annotated[bool, typer.Option("--full", help="Every quantity, not only the three ways.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """What each arm of a study does, against the arm without an intervention.
+    """What each arm of a study does, against none.
 
     Three ways: to the geometry, to what the last stage taught, and to what can still be learnt. Chains of the same
     ordering and seed are paired.

@@ -48,7 +48,6 @@ class StageContext:
         earlier_rows: the rows that the chain's earlier stages were trained on, a list for each.
         out_of_domain: held-out rows of the stage's own task, shifted; to choose by, and to report on.
         probe: the study's probe set.
-        tokens: how many tokens the stage trains on.
 
     """
 
@@ -62,4 +61,3 @@ class StageContext:
     earlier_rows: Callable[[], Sequence[Rows]]
     out_of_domain: Callable[[], tuple[Rows, Rows]]
     probe: Callable[[], ProbeSet]
-    tokens: int

@@ -36,7 +36,6 @@ def context(base: Path, earlier: list[Path], **changes: Any) -> StageContext:
         earlier_rows=unread,
         out_of_domain=unread,
         probe=unread,
-        tokens=0,
     )
     return replace(made, **changes)
 

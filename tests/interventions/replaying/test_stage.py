@@ -39,7 +39,6 @@ def context(tiny_model_folder, tiny_tokenizer):
             "earlier_rows": lambda: stages,
             "out_of_domain": lambda: ([], []),
             "probe": lambda: ProbeSet.build(probe_rows(chat=False, prose=8, samples=8), tiny_tokenizer),
-            "tokens": 1,
         }
         return StageContext(**given | more)
 

@@ -260,7 +260,6 @@ def test_in_a_study_the_base_is_the_chains(settings: Any) -> None:
         earlier_rows=list,
         out_of_domain=lambda: ([], []),
         probe=lambda: None,
-        tokens=1,
     )
     for given, wanted in (("base", "runs/base"), ("start", "start")):
         assert in_study(settings(reference=given, weight=2.0), context)["reference"] == wanted

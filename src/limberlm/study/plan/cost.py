@@ -38,7 +38,8 @@ class Cost:
         """The cost of training a stage on data; `where` names its arguments in error messages."""
         config = _config(stage, where)
         steps = step_count(stage, len(data.train), where)
-        lengths = [_length(row, tokenizer, config.max_length) for row in data.train[:SAMPLE]]
+        longest = getattr(config, "max_length", None)  # grpo has none: completions are sampled
+        lengths = [_length(row, tokenizer, longest) for row in data.train[:SAMPLE]]
         more = config.max_completion_length if stage.trainer == "grpo" else 0
         rows = steps * int(config.per_device_train_batch_size * config.gradient_accumulation_steps)
         return cls(steps, rows, round(rows * (sum(lengths) / len(lengths) + more)))

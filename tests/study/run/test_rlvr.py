@@ -18,6 +18,7 @@ from limberlm.observe import load_model
 from limberlm.outcomes.win_rate import win_rate
 from limberlm.stages import merge_adapters
 from limberlm.study import Study
+from limberlm.study.plan.workplace import Workplace
 from limberlm.study.run.runner import Event
 from limberlm.study.settings.config import study_settings
 
@@ -61,6 +62,14 @@ def test_the_reward_names_the_node_and_checkpoints_do_not(make_study: Callable[.
 
     assert node(SFT) == node(SFT | {"checkpoints": 5})
     assert node(RLVR) == node(RLVR | {"checkpoints": 5}) != node(SFT)
+
+
+def test_what_a_rewarded_stage_costs_is_known_before_it_is_trained(make_study: Callable[..., Path]) -> None:
+    args = {"max_steps": 3, "per_device_train_batch_size": 4, "num_generations": 4, "max_completion_length": 8}
+    place = Workplace(Study.load(make_study(stages={"rlvr": RLVR | {"rows": 16, "args": args}})).settings)
+    cost = place.cost(place.plan().nodes[1])
+    assert (cost.steps, cost.rows) == (3, 12)
+    assert 12 * 8 < cost.tokens < 12 * (8 + 64)  # the longest completions, and some of a prompt
 
 
 @pytest.fixture(scope="module")

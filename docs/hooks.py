@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import intervention_page
 import metric_pages
 import preset_page
 import testbed_page
@@ -31,8 +32,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Put every command's help, the testbed's tables and the figures of traces where a page asks for them."""
-    markdown = trace_page.fill(toy_page.filled(testbed_page.filled(markdown)))
+    """Put every command's help, interventions' settings, the testbed's tables and traces' figures where a page asks."""
+    markdown = trace_page.fill(toy_page.filled(testbed_page.filled(intervention_page.filled(markdown))))
     return markdown.replace(COMMANDS, commands()) if COMMANDS in markdown else markdown
 
 

@@ -14,7 +14,9 @@ import typer
 import yaml
 
 import limberlm
+import limberlm.interventions
 from limberlm.cli.app import app
+from limberlm.interventions.kinds import KINDS
 from limberlm.study.settings.config import study_settings
 
 ROOT = Path(__file__).parents[1]
@@ -70,6 +72,18 @@ def test_the_python_page_lists_all_that_limberlm_offers() -> None:
     assert set(limberlm.__all__) - {"__version__"} <= {name for _, name in shown}
     for module, name in shown:
         assert getattr(importlib.import_module(module), name) is getattr(limberlm, name, None) or name == "Results"
+
+
+def test_a_page_lists_every_intervention_and_its_settings() -> None:
+    page = (ROOT / "docs" / "interventions" / "python.md").read_text()
+    shown = re.findall(r"^::: (\S+)\.(\w+)$", page, re.MULTILINE)
+    assert {name for _, name in shown} == set(limberlm.interventions.__all__)
+    for module, name in shown:
+        assert getattr(importlib.import_module(module), name) is getattr(limberlm.interventions, name)
+    assert {path.stem for path in (ROOT / "docs" / "interventions").glob("*.md")} == {*KINDS, "index", "python"}
+    for kind in KINDS.values():
+        for name, field in kind.settings.model_fields.items():
+            assert field.description, f"{kind.key}.{name}"
 
 
 @pytest.mark.parametrize(("page", "text"), blocks("bash"))

@@ -13,7 +13,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n logical --maxprocesses
 
 export HF_HUB_OFFLINE := 1
 
-.PHONY: help venv demo test test-slow bench lint docs clean
+.PHONY: help venv demo test coverage test-slow bench lint docs clean
 .DEFAULT_GOAL := help
 
 help:  ## show this list
@@ -24,7 +24,10 @@ venv: .venv/.test  ## build .venv with everything the tests and linters need
 demo: .venv/.runtime  ## base -> SFT -> DPO -> arithmetic on the bundled model, then its report
 	@$(BIN)/limber demo $(ARGS)
 
-test: .venv/.test  ## unit tests and doctests, with coverage
+test: .venv/.test  ## unit tests and doctests
+	@$(PYTEST) -m "not slow" $(ARGS)
+
+coverage: .venv/.test  ## the same, and which lines and branches they reach
 	@$(PYTEST) -m "not slow" --cov --cov-report=term:skip-covered $(ARGS)
 
 test-slow: .venv/.test  ## the tests that train, kill or measure for longer

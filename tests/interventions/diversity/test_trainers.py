@@ -51,7 +51,12 @@ def test_a_step_has_the_gradient_of_the_loss_with_the_penalty_in_it(
         assert (wanted - task).norm() > 1e-2 * task.norm()
 
 
-@pytest.mark.parametrize("kind", KINDS)
+def slow(*kinds: str) -> list[Any]:
+    """Cases for which another one stands in the fast suite."""
+    return [pytest.param(kind, marks=pytest.mark.slow) for kind in kinds]
+
+
+@pytest.mark.parametrize("kind", ["sft", *slow("dpo", "kto", "grpo")])
 def test_it_acts_once_for_each_micro_batch_and_site_whatever_is_recomputed(
     tiny_model_folder: Path, tmp_path: Path, kind: str
 ) -> None:
@@ -91,7 +96,7 @@ def test_no_weight_a_low_reference_and_its_taking_change_no_bit(
 # --- what it is for
 
 
-@pytest.mark.parametrize("kind", ["participation_ratio", "cosine", "cosine_squared", "vcreg", "logdet"])
+@pytest.mark.parametrize("kind", ["participation_ratio", *slow("cosine", "cosine_squared", "vcreg", "logdet")])
 def test_the_penalty_falls_and_more_with_more_weight(tiny_model_folder: Path, tmp_path: Path, kind: str) -> None:
     ends = []
     for weight in (1e-12, 3.0, 30.0):

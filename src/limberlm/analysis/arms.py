@@ -19,6 +19,7 @@ from scipy.stats import nct, t
 
 from limberlm.errors import UserError
 from limberlm.geometry.uncertainty import holm
+from limberlm.study.results.results import Results
 
 Floats = NDArray[np.float64]
 KEYS = ["ordering", "seed"]
@@ -59,14 +60,14 @@ ORDER = list(dict.fromkeys([GEOMETRY.name, KEPT, FUTURE.name, *(quantity.name fo
 """The three ways of the report first: geometry, target gain kept, future tasks."""
 
 
-def ends(results: Any) -> pd.DataFrame:
+def ends(results: Results) -> pd.DataFrame:
     """One row per finished chain that is no control: arm, ordering, seed, and the quantities at its end.
 
     `target_gain` is how much lower the held-out loss on the last stage's own task is than the base's: what that stage
     taught, before another could undo it.
 
-    Args:
-        results: of a study, `limberlm.study.results.results.Results`.
+    Raises:
+        UserError: there is no such chain yet.
 
     """
     geometry, outcomes = results.table("geometry"), results.table("outcomes")
@@ -129,8 +130,7 @@ def paired(differences: Floats) -> dict[str, float]:
 def fieller(top: Floats, bottom: Floats) -> tuple[float, float, float]:
     """The ratio of two paired means, top [n] over bottom [n], and Fieller's (1954) 95 % interval for it.
 
-    NaN where the bottom mean is within two standard errors of zero (outcomes reference, section 8): there is no gain to
-    keep a share of.
+    NaN where the bottom mean is within two standard errors of zero (our choice): there is no gain to keep a share of.
 
     >>> [round(x, 3) for x in fieller(np.array([1.9, 2.1, 2.0, 2.2]), np.array([2.0, 2.1, 2.2, 2.3]))]
     [0.953, 0.895, 1.014]
@@ -184,7 +184,7 @@ def _verdict(row: pd.Series) -> str:
     return "helps" if row["effect"] * better > 0 else "harms"
 
 
-def _rows(results: Any, geometry: pd.DataFrame, outcomes: pd.DataFrame) -> Iterator[dict[str, Any]]:
+def _rows(results: Results, geometry: pd.DataFrame, outcomes: pd.DataFrame) -> Iterator[dict[str, Any]]:
     by_node = {str(node): own for node, own in outcomes.drop_duplicates(_ROW).groupby("node")}
     ranks = geometry[
         (geometry["metric"] == "effective_rank")

@@ -8,7 +8,7 @@ True in most of them.
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, ClassVar, Literal
@@ -51,7 +51,7 @@ class ActivationSettings(InterventionSettings):
         return self
 
 
-class ActivationPenalty(Intervention):
+class ActivationPenalty(Intervention, ABC):
     """A penalty on the states of chosen tokens: lambda * mean over micro-batches, sites and processes of R.
 
     Attributes:

@@ -7,7 +7,7 @@ with the rest. Both give the same sum where nothing is clipped: parameters do no
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -30,7 +30,7 @@ class ParameterSettings(InterventionSettings):
     inside_clip: bool = Field(False, description="clip the penalty's gradient together with the task's")
 
 
-class ParameterPenalty(Intervention):
+class ParameterPenalty(Intervention, ABC):
     """A penalty lambda * P(parameters) on what the trainer trains."""
 
     Settings: ClassVar[type[InterventionSettings]] = ParameterSettings

@@ -17,6 +17,7 @@ from limberlm.interventions.refresh.shrink import shrink
 from limberlm.interventions.refresh.spectral import damped_intruders, repair, restored_directions
 from limberlm.interventions.seats.activations import chosen_sites
 from limberlm.interventions.seats.callback import Intervention
+from limberlm.interventions.seats.refusals import refuse_deepspeed
 from limberlm.interventions.seats.start import StartParameters
 from limberlm.interventions.seats.tokens import draw
 from limberlm.interventions.settings import InterventionSettings
@@ -137,10 +138,7 @@ class FeatureRefresh(Intervention):
         super().on_train_begin(args, state, control, **kwargs)
         if not self.settings.acts:
             return
-        if getattr(args, "deepspeed", None) or getattr(args, "deepspeed_plugin", None):
-            raise UserError(
-                f"{self.name}: deepspeed holds a copy of the weights that would undo the refresh; train without it"
-            )
+        refuse_deepspeed(args, self.name, "holds a copy of the weights that would undo the refresh")
         model = kwargs["model"]
         if self.settings.kind == "anchor":
             self._sites = chosen_sites(self.settings.sites, locate(model), self.name)

@@ -22,15 +22,15 @@ def refuse_trainer(args: Any, name: str, trainers: tuple[str, ...]) -> None:
         raise UserError(f"{name}: cannot be used with trainer {found}, only with {', '.join(trainers)}; leave it out")
 
 
-def refuse_deepspeed(args: Any, name: str) -> None:
-    """Refuse DeepSpeed, whose engine steps inside `backward` and scales losses by itself.
+STEPS_EARLY = "steps the optimiser inside backward, before the penalty could be added"
+
+
+def refuse_deepspeed(args: Any, name: str, why: str = STEPS_EARLY) -> None:
+    """Refuse DeepSpeed, whose engine keeps copies of the weights, steps inside `backward` and scales losses by itself.
 
     Raises:
         UserError: names the setting.
 
     """
     if getattr(args, "deepspeed", None) or getattr(args, "deepspeed_plugin", None):
-        raise UserError(
-            f"{name}: deepspeed steps the optimiser inside backward, before the penalty could be added; train without "
-            "deepspeed, or leave the intervention out"
-        )
+        raise UserError(f"{name}: deepspeed {why}; train without deepspeed, or leave the intervention out")

@@ -11,10 +11,8 @@ from scipy.stats import ttest_rel
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestPower
 
-from limberlm.analysis.arms import KEPT, QUANTITIES, arms_table, fieller, paired
+from limberlm.analysis.arms import KEPT, NAMES, arms_table, fieller, paired, wear
 from limberlm.errors import UserError
-
-NAMES = [quantity.name for quantity in QUANTITIES]
 
 
 def chains(effects: dict[str, dict[str, float]], pairs: int = 9, noise: float = 0.1, seed: int = 0) -> pd.DataFrame:
@@ -63,6 +61,16 @@ def test_lower_losses_help_and_higher_ones_harm() -> None:
         "harms",
         "no difference found",
     ]
+
+
+def test_what_none_did_to_the_base_is_paired_with_the_base_of_the_same_tasks() -> None:
+    ends = chains({"a": {"prose_loss": 5.0}})
+    bases = ends[NAMES] - np.random.default_rng(1).normal(0.3, 0.1, size=(len(ends), 1))
+    ends = ends.join(bases.add_prefix("base_"))
+    plain, row = ends[ends["arm"] == "none"], wear(ends).set_index("quantity").loc["prose_loss"]
+    oracle = ttest_rel(plain["prose_loss"], plain["base_prose_loss"])
+    assert (row["low"], row["high"]) == pytest.approx(tuple(oracle.confidence_interval()))
+    assert row["effect"] == pytest.approx(0.3, abs=0.1)
 
 
 def test_the_three_ways_come_first() -> None:

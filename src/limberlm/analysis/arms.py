@@ -2,7 +2,8 @@
 
 Every chain under an arm is paired with the chain of the same ordering and seed without one, which saw the same rows and
 began from the same fresh adapters. An effect is the mean over these pairs with Student's interval; the share of the
-target gain that is kept is a ratio of two such means, with Fieller's.
+target gain that is kept is a ratio of two such means, with Fieller's. What the chains without one did to the base says
+how much there was to prevent.
 """
 
 from __future__ import annotations
@@ -55,8 +56,10 @@ OTHERS = (
     Quantity("future_score", "accuracy on future tasks after learning them", 1),
 )
 QUANTITIES = (GEOMETRY, TARGET, FUTURE, *OTHERS)
+NAMES = [quantity.name for quantity in QUANTITIES]
+_BASES = [f"base_{name}" for name in NAMES]
 KEPT = "target_kept"
-ORDER = list(dict.fromkeys([GEOMETRY.name, KEPT, FUTURE.name, *(quantity.name for quantity in QUANTITIES)]))
+ORDER = list(dict.fromkeys([GEOMETRY.name, KEPT, FUTURE.name, *NAMES]))
 """The three ways of the report first: geometry, target gain kept, future tasks."""
 
 
@@ -64,7 +67,7 @@ def ends(results: Results) -> pd.DataFrame:
     """One row per finished chain that is no control: arm, ordering, seed, and the quantities at its end.
 
     `target_gain` is how much lower the held-out loss on the last stage's own task is than the base's: what that stage
-    taught, before another could undo it.
+    taught, before another could undo it. `base_...` is each quantity of the base, on the same tasks.
 
     Raises:
         UserError: there is no such chain yet.
@@ -107,6 +110,21 @@ def arms_table(table: pd.DataFrame, none: str = "none") -> pd.DataFrame:
     found["p_adjusted"] = found.groupby("quantity")["p"].transform(lambda p: holm(p.to_numpy()))
     found["verdict"] = [_verdict(row) for _, row in found.iterrows()]
     return found.sort_values("quantity", key=lambda names: names.map(ORDER.index), kind="stable", ignore_index=True)
+
+
+def wear(table: pd.DataFrame, none: str = "none") -> pd.DataFrame:
+    """What the chains of `none` did to the base, one row per quantity: what there is to prevent.
+
+    Columns as of `arms_table`, without arm, adjustment and verdict. The base is one checkpoint: its own error is not in
+    the interval, which is over chains.
+
+    Args:
+        table: as from `ends`.
+        none: the arm without an intervention.
+
+    """
+    plain = table[table["arm"] == none]
+    return pd.DataFrame(_changes(plain, plain[_BASES].rename(columns=dict(zip(_BASES, NAMES, strict=True)))))
 
 
 def paired(differences: Floats) -> dict[str, float]:
@@ -166,13 +184,16 @@ def _compared(arm: str, own: pd.DataFrame, plain: pd.DataFrame) -> Iterator[dict
     ratio, low, high = fieller(*kept)
     lost = paired(kept[0] - kept[1])
     yield {"arm": arm, "quantity": KEPT, **lost, "effect": ratio, "low": low, "high": high, "pairs": len(own)}
+    yield from ({"arm": arm, **change} for change in _changes(own, plain))
+
+
+def _changes(to: pd.DataFrame, since: pd.DataFrame) -> Iterator[dict[str, Any]]:
     for quantity in QUANTITIES:
-        a, b = own[quantity.name].to_numpy(float), plain[quantity.name].to_numpy(float)
-        percent = quantity.scale == "percent"
-        difference = 100 * (np.log(a) - np.log(b)) if percent else a - b
+        a, b = to[quantity.name].to_numpy(float), since[quantity.name].to_numpy(float)
+        difference = 100 * (np.log(a) - np.log(b)) if quantity.scale == "percent" else a - b
         there = np.isfinite(difference)
         if there.any():
-            yield {"arm": arm, "quantity": quantity.name, **paired(difference[there]), "pairs": int(there.sum())}
+            yield {"quantity": quantity.name, **paired(difference[there]), "pairs": int(there.sum())}
 
 
 def _verdict(row: pd.Series) -> str:
@@ -197,11 +218,10 @@ def _rows(results: Results, geometry: pd.DataFrame, outcomes: pd.DataFrame) -> I
         start, end = chain.nodes[0], chain.nodes[-1]
         if chain.control is None and {start, end} <= by_node.keys() & rank.keys():
             tasks = [results.record(node)["task"] for node in chain.nodes[1:]]
-            row = _at(by_node[end], tasks) | {"effective_rank": rank[end]}
-            gain = _at(by_node[start], tasks)["target_loss"] - row["target_loss"]
-            yield {"arm": chain.arm, "ordering": " > ".join(chain.ordering), "seed": chain.seed, **row} | {
-                "target_gain": gain
-            }
+            base, row = (_at(by_node[node], tasks) | {GEOMETRY.name: rank[node]} for node in (start, end))
+            gain = {"target_gain": base[TARGET.name] - row[TARGET.name]}
+            named = {"arm": chain.arm, "ordering": " > ".join(chain.ordering), "seed": chain.seed}
+            yield named | row | gain | {f"base_{name}": value for name, value in base.items()}
 
 
 _ROW = ["node", "outcome", "task", "split", "step"]

@@ -18,17 +18,20 @@ def analyze(
     """What each arm of a study does, against none.
 
     Three ways: to the geometry, to what the last stage taught, and to what can still be learnt. Chains of the same
-    ordering and seed are paired.
+    ordering and seed are paired. Before them, what the chains of none did to the base: what there is to prevent.
 
     Example: limber analyze runs/interventions
     """
-    from limberlm.analysis.arms import QUANTITIES, arms_table, ends
+    from limberlm.analysis.arms import QUANTITIES, arms_table, ends, wear
     from limberlm.study.results.results import Results
 
-    table = arms_table(ends(Results(folder)))
+    found = ends(Results(folder))
+    table, worn = arms_table(found), wear(found)
     if as_json:
-        print_json(table.to_dict("records"))
+        print_json({"wear": worn.to_dict("records"), "arms": table.to_dict("records")})
         return
+    rows = [[row["quantity"], *_effect(row)] for row in worn.to_dict("records")]
+    print_table("none against the base", ["quantity", "change", "95 % interval"], rows)
     for name in dict.fromkeys(table["quantity"]) if full else list(dict.fromkeys(table["quantity"]))[:3]:
         what = next((quantity.what for quantity in QUANTITIES if quantity.name == name), "share of target gain kept")
         rows = [_row(row) for row in table[table["quantity"] == name].to_dict("records")]
@@ -37,12 +40,9 @@ def analyze(
 
 
 def _row(row: dict[Any, Any]) -> list[str]:
-    numbers = [f"{row[name]:+.3g}" for name in ("effect", "low", "high")]
-    return [
-        row["arm"],
-        numbers[0],
-        f"{numbers[1]} to {numbers[2]}",
-        f"{row['p_adjusted']:.2g}",
-        f"{row['detectable']:.2g}",
-        row["verdict"],
-    ]
+    return [row["arm"], *_effect(row), f"{row['p_adjusted']:.2g}", f"{row['detectable']:.2g}", row["verdict"]]
+
+
+def _effect(row: dict[Any, Any]) -> list[str]:
+    effect, low, high = (f"{row[name]:+.3g}" for name in ("effect", "low", "high"))
+    return [effect, f"{low} to {high}"]

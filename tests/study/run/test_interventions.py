@@ -120,8 +120,9 @@ def test_arms_are_compared_in_pairs_of_ordering_and_seed(compared: Results) -> N
 def test_the_command_tells_the_three_ways(compared: Results) -> None:
     found = CliRunner().invoke(app, ["analyze", str(compared.store.root), "--json"])
     assert found.exit_code == 0, found.output
-    rows = pd.DataFrame(json.loads(found.stdout))
-    assert {"effective_rank", "target_kept", "future_loss"} <= set(rows["quantity"])
+    told = {part: set(pd.DataFrame(rows)["quantity"]) for part, rows in json.loads(found.stdout).items()}
+    assert {"effective_rank", "target_kept", "future_loss"} <= told["arms"]
+    assert {"effective_rank", "future_loss"} <= told["wear"]
     shown = CliRunner().invoke(app, ["analyze", str(compared.store.root)], env={"COLUMNS": "160"})
     assert "decorrelation" in shown.stdout
 

@@ -63,6 +63,14 @@ def test_lower_losses_help_and_higher_ones_harm() -> None:
     ]
 
 
+@given(st.lists(st.floats(-5, 5).filter(lambda x: abs(x) > 1e-3), min_size=2, max_size=9))
+def test_those_agree_that_have_the_sign_of_their_mean(differences: list[float]) -> None:
+    found = paired(np.array(differences))
+    assert found["agree"] == sum(
+        (difference > 0) == (found["effect"] > 0) for difference in differences if found["effect"]
+    )
+
+
 def test_what_none_did_to_the_base_is_paired_with_the_base_of_the_same_tasks() -> None:
     ends = chains({"a": {"prose_loss": 5.0}})
     bases = ends[NAMES] - np.random.default_rng(1).normal(0.3, 0.1, size=(len(ends), 1))

@@ -35,12 +35,14 @@ def analyze(
     for name in dict.fromkeys(table["quantity"]) if full else list(dict.fromkeys(table["quantity"]))[:3]:
         what = next((quantity.what for quantity in QUANTITIES if quantity.name == name), "share of target gain kept")
         rows = [_row(row) for row in table[table["quantity"] == name].to_dict("records")]
-        print_table(f"{name}: {what}", ["arm", "effect", "95 % interval", "p, adjusted", "detectable", "verdict"], rows)
+        columns = ["arm", "effect", "95 % interval", "agree", "p, adjusted", "detectable", "verdict"]
+        print_table(f"{name}: {what}", columns, rows)
     say(f"{table['pairs'].max()} pairs of chains of one ordering and seed; chains of one seed share rows and adapters.")
 
 
 def _row(row: dict[Any, Any]) -> list[str]:
-    return [row["arm"], *_effect(row), f"{row['p_adjusted']:.2g}", f"{row['detectable']:.2g}", row["verdict"]]
+    agree = f"{row['agree']} of {row['pairs']}"
+    return [row["arm"], *_effect(row), agree, f"{row['p_adjusted']:.2g}", f"{row['detectable']:.2g}", row["verdict"]]
 
 
 def _effect(row: dict[Any, Any]) -> list[str]:

@@ -74,7 +74,7 @@ def ends(results: Results) -> pd.DataFrame:
 
     """
     geometry, outcomes = results.table("geometry"), results.table("outcomes")
-    rows = list(_rows(results, geometry, outcomes))
+    rows = list(_rows(results, geometry, outcomes)) if len(geometry) and len(outcomes) else []
     if not rows:
         raise UserError(f"{results.store.root}: no chain is finished and measured yet; run the study first")
     return pd.DataFrame(rows)

@@ -127,6 +127,13 @@ def test_the_command_tells_the_three_ways(compared: Results) -> None:
     assert "decorrelation" in shown.stdout
 
 
+def test_a_run_of_which_nothing_is_measured_yet_is_told_so(compared: Results, tmp_path: Path) -> None:
+    for name in ("plan.json", "study.yaml"):
+        (tmp_path / name).write_bytes((compared.store.root / name).read_bytes())
+    with pytest.raises(UserError, match="no chain is finished and measured yet"):
+        ends(Results(tmp_path))
+
+
 def test_settings_survive_a_study_file_that_says_everything(study_settings: dict[str, Any], tmp_path: Path) -> None:
     arms = {key: [{key: settings}] for key, settings in EVERY.items()}
     first = study_settings_of(two_stages(study_settings, interventions=arms))

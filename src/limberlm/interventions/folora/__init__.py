@@ -1,0 +1,1 @@
+"""Foundation-preserving LoRA (arXiv 2606.00132): a basis from second moments, a start, an optimizer, a drift meter."""

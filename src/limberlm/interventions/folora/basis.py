@@ -13,7 +13,7 @@ class Basis:
 
     Attributes:
         gamma: generalized eigenvalues [d], float64, descending and >= 0: the task's energy per unit of the proxy's.
-        V: their eigenvectors [d, d] as columns, float32, with `V' (Cp + tau I) V = I`.
+        V: their eigenvectors [d, d] as columns, float32 (bfloat16 if it was asked for), with `V' (Cp + tau I) V = I`.
         null: eigenvectors [d, r] of the r smallest eigenvalues of Cp, float32.
         spectrum: eigenvalues [d] of Cp, float64, ascending and >= 0.
         tau: the ridge, > 0, in Cp's unit.

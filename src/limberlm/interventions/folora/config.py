@@ -17,13 +17,15 @@ class FoloraConfig(InterventionSettings):
     tau_rel: float = Field(1e-2, gt=0, description="ridge of the proxy's second moment, in its mean eigenvalue")
     init: Literal["null_zero", "null_residual", "keep"] = Field(
         "null_zero",
-        description="A from the directions the proxy uses least and B = 0; the paper's split of W0; or as PEFT left them",
+        description="A from the directions the proxy uses least and B = 0; the paper's split of W0; or as PEFT has it",
     )
     step_scale: Literal["rms", "raw"] = Field("rms", description="rms: steps of A as long as AdamW's; raw: the paper's")
     basis_rank: int | float | None = Field(None, gt=0, description="how many directions, or which share of the utility")
     basis_dtype: Literal["float32", "bfloat16"] = Field("float32", description="of the stored basis")
     basis_device: str = Field("auto", description="where the basis lies: auto is with the weights, or cpu")
-    matmul_precision: Literal["highest", "high"] = Field("highest", description="high: TF32 in the optimizer's products")
+    matmul_precision: Literal["highest", "high"] = Field(
+        "highest", description="high: TF32 in the optimizer's products"
+    )
     skip_positions: tuple[int, ...] = Field((), description="positions whose tokens are not counted in the moments")
     task_mask: Literal["all", "completion"] = Field("all", description="which tokens of the task's rows are counted")
     layers_per_pass: int | None = Field(None, ge=1, description="layers measured in one forward; all, if not given")

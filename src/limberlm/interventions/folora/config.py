@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from limberlm.interventions.settings import InterventionSettings
 
@@ -33,6 +33,14 @@ class FoloraConfig(InterventionSettings):
     unprotected: Literal["refuse", "adamw"] = Field(
         "refuse", description="trainable tensors that no basis covers: refuse them, or train them by plain AdamW"
     )
+
+    @model_validator(mode="after")
+    def _fit(self) -> FoloraConfig:
+        if self.basis_dtype == "bfloat16" and self.tau_rel < 1e-4:
+            raise ValueError(f"basis_dtype: bfloat16 is too coarse for tau_rel: {self.tau_rel:g}; take 1e-4 or more")
+        if isinstance(self.basis_rank, float) and self.basis_rank > 1:
+            raise ValueError(f"basis_rank: {self.basis_rank:g} is no share; give a whole number, or at most 1.0")
+        return self
 
     @classmethod
     def paper(cls) -> FoloraConfig:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -31,7 +32,7 @@ MANIFEST, BASIS, PROXY, TASK = (
     "proxy_moments.safetensors",
     "task_moments.safetensors",
 )
-COMPLETE = "COMPLETE"
+TEXTS, COMPLETE = "proxy.jsonl", "COMPLETE"
 FORMAT = 1
 """Of the folder; another one is refused."""
 
@@ -123,7 +124,7 @@ class FoloraStats:
         return pd.DataFrame(rows).set_index("input")
 
     def save(self, path: Path | str) -> FoloraStats:
-        """Write them to a folder, whole or not at all.
+        """Write them to a folder, whole or not at all, in place of what it held, but for the proxy's texts.
 
         Returns:
             The same, with moments that are read from there.
@@ -136,6 +137,8 @@ class FoloraStats:
             save_file({name: self.proxy_moments[name].contiguous() for name in self.proxy_moments}, draft / PROXY)
             save_file({name: self.task_moments[name].contiguous() for name in self.task_moments}, draft / TASK)
             manifest = {**self._about(), "fingerprint": self.fingerprint}
+            if (texts := Path(path) / TEXTS).is_file():
+                shutil.copy2(texts, draft)
             (draft / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
             for part in draft.iterdir():
                 sync(part)

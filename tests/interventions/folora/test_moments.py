@@ -77,7 +77,7 @@ def test_left_padding_needs_no_position_ids_to_know_position_0() -> None:
     some = texts()
     plain = moments(MODEL, [padded(some, "right")], skip_positions=(0,))
     left = moments(MODEL, [padded(some, "left")], skip_positions=(0,))
-    assert same(left, {name: moment.mean for name, moment in plain.items()})
+    assert same(left, {name: moment.mean for name, moment in plain.items()}, relative=1e-9)  # float32 rotations
 
 
 def test_the_share_of_position_0_is_its_part_of_the_trace() -> None:

@@ -87,8 +87,9 @@ def preprocess_folora(
     hooked = {name: each.module for name, each in inputs.items()}
     measured = [source.moments(model, hooked, widths, config, progress) for source in both]
     stats = _kept(lambda: _solved(planned, measured[0], measured[1], progress), out)
-    for warning in warnings_of(stats.report(), config):
-        _log.warning("folora: %s", warning)
+    if not distributed() or dist.get_rank() == 0:
+        for warning in warnings_of(stats.report(), config):
+            _log.warning("folora: %s", warning)
     return stats
 
 

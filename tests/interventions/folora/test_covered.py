@@ -1,0 +1,181 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from peft.tuners.lora import LoraLayer
+from torch import nn
+
+from limberlm.errors import UserError
+from limberlm.interventions.folora.base import base_digest, plain_name
+from limberlm.interventions.folora.config import FoloraConfig
+from limberlm.interventions.folora.covered import covered
+from tests.interventions.folora.models import DOWN, Q, gpt2, llama
+
+
+def lora(**settings: Any) -> LoraConfig:
+    return LoraConfig(**{"r": 4, "target_modules": "all-linear", "task_type": "CAUSAL_LM"} | settings)
+
+
+def found(model: nn.Module | None = None, config: FoloraConfig | None = None, **settings: Any) -> dict[str, Any]:
+    return covered(model or llama(), lora(**settings), config or FoloraConfig())
+
+
+@pytest.mark.parametrize("make", [llama, gpt2])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"target_modules": None},
+        {"target_modules": ["q_proj", "c_attn"]},
+        {"target_modules": r".*\.(down_proj|c_fc)"},
+        {"layers_to_transform": 1, "target_modules": ["q_proj", "c_attn"]},
+        {"exclude_modules": ["o_proj", "c_proj"]},
+        {"rank_pattern": {"q_proj": 2, "h.1.attn.c_attn": 3}, "use_rslora": True},
+    ],
+)
+def test_it_is_what_peft_adapts(make: Any, settings: dict[str, Any]) -> None:
+    given = lora(**settings)
+    before = str(given)
+    mine = covered(make(), given, FoloraConfig())
+    assert str(given) == before
+    adapted = get_peft_model(make(), lora(**settings))
+    layers = {plain_name(name): layer for name, layer in adapted.named_modules() if isinstance(layer, LoraLayer)}
+    assert list(mine) == list(layers)
+    for name, layer in layers.items():
+        A, B = layer.lora_A["default"].weight, layer.lora_B["default"].weight
+        assert (mine[name].rank, mine[name].shape) == (layer.r["default"], (B.shape[0], A.shape[1]))
+
+
+def test_of_an_adapted_model_the_layers_around_the_projections_are_covered() -> None:
+    model = get_peft_model(llama(), lora())
+    mine = covered(model, lora(target_modules=["q_proj"]), FoloraConfig())
+    assert list(mine) == [Q, Q.replace("0", "1")]
+    assert isinstance(mine[Q].module, LoraLayer)
+
+
+def test_the_digest_tells_bases_apart_and_not_wrappers_or_types() -> None:
+    known = base_digest(llama(torch.float32))
+    assert base_digest(llama(torch.bfloat16)) == known
+    wrapped = get_peft_model(llama(torch.float32), lora(modules_to_save=["lm_head"]))
+    assert base_digest(wrapped) == known
+    assert base_digest(llama(torch.float32, seed=1)) != known
+    changed = llama(torch.float32)
+    with torch.no_grad():
+        changed.get_submodule(DOWN).weight.mul_(1.05)
+    assert base_digest(changed) != known
+
+
+def tied_blocks() -> nn.Module:
+    model = llama()
+    model.model.layers[1].mlp.down_proj.weight = model.model.layers[0].mlp.down_proj.weight
+    return model
+
+
+def quantised() -> nn.Module:
+    model = llama()
+    for parameter in (model.get_submodule(Q).weight,):
+        parameter.requires_grad_(False)
+        parameter.data = torch.zeros(parameter.shape, dtype=torch.uint8)
+    return model
+
+
+def spread() -> nn.Module:
+    model = llama()
+    model.get_submodule(DOWN).weight.ds_id = 1  # as DeepSpeed marks weights whose values lie elsewhere
+    return model
+
+
+REFUSED: dict[str, tuple[Any, dict[str, Any], dict[str, Any], str]] = {
+    "dora": (llama, {"use_dora": True}, {}, "use_dora: its change is not scale x B A"),
+    "parameters": (llama, {"target_parameters": ["mlp.gate_up_proj"]}, {}, "target_parameters: its change"),
+    "replication": (llama, {"layer_replication": [(0, 2), (1, 2)]}, {}, "layer_replication: "),
+    "saved": (llama, {"modules_to_save": ["lm_head"]}, {}, "modules_to_save: trained without a basis"),
+    "bias": (llama, {"bias": "all"}, {}, "bias: all: trained without a basis"),
+    "lora bias": (llama, {"lora_bias": True}, {}, "lora_bias: trained without a basis"),
+    "both": (llama, {"bias": "all", "modules_to_save": ["lm_head"]}, {}, "modules_to_save, bias: all: trained"),
+    "tokens": (llama, {"trainable_token_indices": [1]}, {}, "trainable_token_indices: trained without a basis"),
+    "embedding": (
+        llama,
+        {"target_modules": ["q_proj", "embed_tokens"]},
+        {},
+        r"target_modules: model.embed_tokens \(Embedding\) is no linear layer",
+    ),
+    "only unsupported": (
+        llama,
+        {"target_modules": ["embed_tokens"]},
+        {"unprotected": "adamw"},
+        r"target_modules: model.embed_tokens \(Embedding\) is no linear layer",
+    ),
+    "tied": (
+        lambda: llama(tie_word_embeddings=True),
+        {"target_modules": ["lm_head"]},
+        {},
+        "target_modules: lm_head shares its weight with model.embed_tokens",
+    ),
+    "repeated": (tied_blocks, {}, {}, f"target_modules: {DOWN} shares its weight with {DOWN.replace('0', '1')}"),
+    "rank": (llama, {"r": 20}, {}, f"r: 20 for {Q}, whose input is 16 wide"),
+    "rank pattern": (llama, {"rank_pattern": {"down_proj": 25}}, {}, f"r: 25 for {DOWN}, whose input is 24 wide"),
+    "nothing": (
+        llama,
+        {"target_modules": ["wq", "wk"]},
+        {},
+        "target_modules: wk, wq matches nothing; there are down_proj, ",
+    ),
+    "basis rank": (llama, {}, {"basis_rank": 17}, f"basis_rank: 17, and the input of {Q} is 16 wide"),
+    "spread": (spread, {}, {}, f"{DOWN}: its weight is spread over processes"),
+    "start": (llama, {"init_lora_weights": "pissa"}, {}, "init_lora_weights: pissa and init: null_zero are two starts"),
+    "quantised": (
+        quantised,
+        {},
+        {"init": "null_residual"},
+        f'init: null_residual has to edit {Q}, which is quantised; use init="null_zero"',
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_no_basis_covers_is_refused_in_one_line(case: str) -> None:
+    make, settings, config, message = REFUSED[case]
+    with pytest.raises(UserError, match=f"^{message}") as raised:
+        found(make(), FoloraConfig(**config), **settings)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"modules_to_save": ["lm_head"]},
+        {"bias": "all"},
+        {"trainable_token_indices": [1]},
+        {"target_modules": ["q_proj", "embed_tokens"]},
+    ],
+)
+def test_unprotected_tensors_may_be_accepted(settings: dict[str, Any]) -> None:
+    names = found(config=FoloraConfig(unprotected="adamw"), **settings)
+    assert Q in names
+    assert not any("embed" in name or "lm_head" in name for name in names)
+
+
+def test_a_quantised_projection_may_start_from_zero_and_another_start_be_kept() -> None:
+    assert Q in found(quantised())
+    assert Q in found(config=FoloraConfig(init="keep"), init_lora_weights="pissa")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"tau_rel": 0}, "tau_rel"),
+        ({"lam": -1}, "lam"),
+        ({"s_min": 1.1}, "s_min"),
+        ({"s_min": -0.1}, "s_min"),
+        ({"basis_rank": 0}, "basis_rank"),
+        ({"basis_rank": 1.5}, "basis_rank: 1.5 is no share"),
+        ({"basis_dtype": "bfloat16", "tau_rel": 1e-5}, "basis_dtype: bfloat16 is too coarse for tau_rel: 1e-05"),
+    ],
+)
+def test_settings_out_of_range_are_refused_at_construction(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        FoloraConfig(**settings)

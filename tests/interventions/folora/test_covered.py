@@ -7,6 +7,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from peft.tuners.lora import LoraLayer
 from torch import nn
+from transformers import MixtralConfig, MixtralForCausalLM
 
 from limberlm.errors import UserError
 from limberlm.interventions.folora.base import base_digest, plain_name
@@ -82,6 +83,19 @@ def quantised() -> nn.Module:
     return model
 
 
+def mixtral() -> nn.Module:
+    config = MixtralConfig(
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        num_local_experts=2,
+        vocab_size=50,
+    )
+    return MixtralForCausalLM(config)
+
+
 def spread() -> nn.Module:
     model = llama()
     model.get_submodule(DOWN).weight.ds_id = 1  # as DeepSpeed marks weights whose values lie elsewhere
@@ -90,7 +104,20 @@ def spread() -> nn.Module:
 
 REFUSED: dict[str, tuple[Any, dict[str, Any], dict[str, Any], str]] = {
     "dora": (llama, {"use_dora": True}, {}, "use_dora: its change is not scale x B A"),
-    "parameters": (llama, {"target_parameters": ["mlp.gate_up_proj"]}, {}, "target_parameters: its change"),
+    "parameters": (
+        llama,
+        {"target_modules": None, "target_parameters": ["mlp.x"]},
+        {},
+        "target_parameters: mlp.x of llama have no one input",
+    ),
+    "experts": (
+        mixtral,
+        {"target_modules": ["q_proj", "w1", "w2", "w3"]},
+        {},
+        "target_parameters: down_proj, gate_up_proj of mixtral have no one input",
+    ),
+    "all experts": (mixtral, {}, {}, "target_parameters: down_proj, gate.weight, gate_up_proj of mixtral"),
+    "half an expert": (mixtral, {"target_modules": ["w1"]}, {}, "target_modules: Cannot convert PEFT target"),
     "replication": (llama, {"layer_replication": [(0, 2), (1, 2)]}, {}, "layer_replication: "),
     "saved": (llama, {"modules_to_save": ["lm_head"]}, {}, "modules_to_save: trained without a basis"),
     "bias": (llama, {"bias": "all"}, {}, "bias: all: trained without a basis"),
@@ -179,3 +206,8 @@ def test_a_quantised_projection_may_start_from_zero_and_another_start_be_kept() 
 def test_settings_out_of_range_are_refused_at_construction(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         FoloraConfig(**settings)
+
+
+def test_attention_around_experts_is_covered() -> None:
+    names = found(mixtral(), target_modules=["q_proj", "o_proj"])
+    assert list(names) == ["model.layers.0.self_attn.q_proj", "model.layers.0.self_attn.o_proj"]

@@ -1,4 +1,7 @@
-"""`preprocess_folora` from rows to statistics; `python -m tests.interventions.folora.test_prepare OUT` in two processes."""
+"""`preprocess_folora` from rows to statistics.
+
+`python -m tests.interventions.folora.test_prepare FOLDER` is two processes that share the rows.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,7 @@ from limberlm.interventions.folora.prepare import preprocess_folora
 from limberlm.interventions.folora.stats import FoloraStats
 from limberlm.interventions.folora.texts import batches, proxy_texts, task_texts
 from limberlm.observe.model.loading import load_model
-from tests.interventions.folora.models import DOWN, GATE, Q, O, brute, llama, rows, texts
+from tests.interventions.folora.models import DOWN, GATE, OUT, Q, brute, llama, rows, texts
 
 ROOT = Path(__file__).parents[3]
 LORA = LoraConfig(r=3, target_modules="all-linear", task_type="CAUSAL_LM")
@@ -38,7 +41,7 @@ def prepared(**changes: Any) -> FoloraStats:
 
 def test_bases_solve_the_moments_of_the_rows() -> None:
     stats = prepared()
-    cp, ct = (brute(llama(), [Q, O, GATE, DOWN], texts(seed=seed)) for seed in (1, 2))
+    cp, ct = (brute(llama(), [Q, OUT, GATE, DOWN], texts(seed=seed)) for seed in (1, 2))
     for name in cp:
         basis = stats.bases[name]
         d = len(basis.gamma)
@@ -116,7 +119,7 @@ def test_a_second_task_takes_the_proxy_over(tmp_path: Path) -> None:
     assert second.fingerprint != first.fingerprint
     with pytest.raises(UserError, match="taken of the base"):
         prepared(model=llama(seed=3), proxy=first)
-    with pytest.raises(UserError, match="^skip_positions: "):
+    with pytest.raises(UserError, match=r"^skip_positions: "):
         prepared(proxy=first, config=FoloraConfig(skip_positions=(0,)))
 
 
@@ -175,7 +178,7 @@ def test_completions_alone_are_counted_if_asked_for(tiny_tokenizer: PreTrainedTo
 def test_of_a_pair_the_chosen_answer_is_read_and_an_unwanted_one_refused(tiny_tokenizer: Any) -> None:
     pair = task_texts([{"prompt": "a", "chosen": "b", "rejected": "c"}], tiny_tokenizer, completion=False)
     assert tiny_tokenizer.decode(pair[0].ids).strip() == "ab" + tiny_tokenizer.eos_token
-    with pytest.raises(UserError, match="^task row 1: has completion, label, prompt, and no wanted answer"):
+    with pytest.raises(UserError, match=r"^task row 1: has completion, label, prompt, and no wanted answer"):
         task_texts([{"prompt": "a", "completion": "b", "label": False}], tiny_tokenizer, completion=False)
 
 
@@ -248,7 +251,7 @@ def test_processes_share_the_texts_and_read_one_basis(tmp_path: Path) -> None:
             assert alone.bases[each].tokens == shared.bases[each].tokens
             assert torch.allclose(shared.proxy_moment(each), alone.proxy_moment(each), rtol=2e-7, atol=1e-12)
     assert (tmp_path / "bad.0").read_text() == (tmp_path / "bad.1").read_text()
-    assert (tmp_path / "bad.0").read_text().startswith(f"proxy: 4 tokens reach {O}")
+    assert (tmp_path / "bad.0").read_text().startswith(f"proxy: 4 tokens reach {OUT}")
 
 
 if __name__ == "__main__":

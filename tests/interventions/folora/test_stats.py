@@ -50,7 +50,7 @@ def test_projections_that_share_an_input_share_its_basis_and_moment(stats: Folor
     for name in wanted:
         assert torch.allclose(stats.proxy_moment(name).double(), wanted[name], rtol=1e-6, atol=1e-9)
     assert stats.proxy_moment(DOWN).dtype == torch.float32
-    with pytest.raises(UserError, match="^lm_head: not in the statistics; prepare them with the LoraConfig"):
+    with pytest.raises(UserError, match=r"^lm_head: not in the statistics; prepare them with the LoraConfig"):
         stats.basis_of("lm_head")
 
 
@@ -131,7 +131,7 @@ def test_other_targets_and_a_larger_rank_are_refused(stats: FoloraStats) -> None
     stats.refuse_other_targets(ranks | {Q: 1})
     with pytest.raises(UserError, match=f"^{Q}: rank 4, and the statistics were prepared for 3"):
         stats.refuse_other_targets(ranks | {Q: 4})
-    with pytest.raises(UserError, match="^lm_head: not in the statistics"):
+    with pytest.raises(UserError, match=r"^lm_head: not in the statistics"):
         stats.refuse_other_targets(ranks | {"lm_head": 3})
     with pytest.raises(UserError, match=f"^{Q}: not in the adapter"):
         stats.refuse_other_targets({name: 3 for name in ranks if name != Q})

@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from peft import LoraConfig
 from peft.tuners.tuners_utils import BaseTunerLayer, _maybe_include_all_linear_layers, check_target_module_exists
 from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as DEFAULTS
 from peft.utils.other import get_pattern_key
+from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
 from torch import nn
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from limberlm.errors import UserError
+from limberlm.errors import UserError, reason_of
 from limberlm.interventions.folora.base import plain_name
 from limberlm.interventions.folora.config import FoloraConfig
 from limberlm.observe.model.sites import unwrapped
@@ -24,7 +25,6 @@ from limberlm.observe.model.sites import unwrapped
 # Variants whose change is not scale x B A on every token, or whose names are those of other modules.
 _VARIANTS = (
     "use_dora",
-    "target_parameters",
     "layer_replication",
     "use_qalora",
     "use_bdlora",
@@ -68,11 +68,12 @@ def covered(model: nn.Module, lora: LoraConfig, config: FoloraConfig) -> dict[st
 
     """
     base = unwrapped(model)
+    asked, lora = lora.target_modules, _resolved(base, lora)
     _refuse_variants(lora, config)
-    found = _targets(base, lora)
+    found = {plain_name(name): module for name, module in _places(base) if check_target_module_exists(lora, name)}
     if not found:
         there = ", ".join(sorted({name.rpartition(".")[2] for name, m in base.named_modules() if _shape(m)})[:12])
-        raise UserError(f"target_modules: {_told(lora.target_modules)} matches nothing; there are {there}")
+        raise UserError(f"target_modules: {_told(asked)} matches nothing; there are {there}")
     kept = {
         name: Covered(module, _rank(lora, name), shape) for name, module in found.items() if (shape := _shape(module))
     }
@@ -127,16 +128,30 @@ def _refuse_module(name: str, each: Covered, config: FoloraConfig) -> None:
         raise UserError(f'init: null_residual has to edit {name}, which is quantised; use init="null_zero"')
 
 
-def _targets(base: PreTrainedModel, lora: LoraConfig) -> dict[str, nn.Module]:
-    """What PEFT matches, by name in the base: its own matching, on a copy of the configuration."""
+def _resolved(base: PreTrainedModel, lora: LoraConfig) -> LoraConfig:
+    """A copy of the configuration with the targets that PEFT would make of it for this model.
+
+    Raises:
+        UserError: there are none, or some are parameters that many experts share.
+
+    """
     resolved: Any = deepcopy(lora)
-    if resolved.target_modules is None:
+    if resolved.target_modules is None and not resolved.target_parameters:
         kind = base.config.model_type
         if kind not in DEFAULTS:
             raise UserError(f'target_modules: PEFT knows no default for {kind}; give target_modules="all-linear"')
         resolved.target_modules = DEFAULTS[kind]
-    resolved = _maybe_include_all_linear_layers(resolved, base)
-    return {plain_name(name): module for name, module in _places(base) if check_target_module_exists(resolved, name)}
+    try:
+        convert_peft_config_for_transformers(resolved, base, None)
+    except ValueError as error:
+        raise UserError(f"target_modules: {reason_of(error)}") from None
+    if resolved.target_parameters:
+        names = ", ".join(sorted(resolved.target_parameters))
+        raise UserError(
+            f"target_parameters: {names} of {base.config.model_type} have no one input, so no basis covers them; name "
+            "linear layers in target_modules, such as q_proj"
+        )
+    return cast(LoraConfig, _maybe_include_all_linear_layers(resolved, base))
 
 
 def _places(base: nn.Module) -> Iterator[tuple[str, nn.Module]]:

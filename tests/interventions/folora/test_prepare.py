@@ -228,10 +228,20 @@ def one_of_two(rank: int, out: Path, port: int) -> None:
     for name, changes in (("odd", {"proxy": rows(7, 1)}), ("single", {"proxy": rows(1, 1), "config": few})):
         stats = prepared(out=out / name, **changes)
         (out / f"{name}.{rank}").write_text(stats.fingerprint)
-    try:
-        prepared(out=out / "bad", lora=LoraConfig(r=3, target_modules=["o_proj"]), proxy=[{"input_ids": [5, 6, 7, 8]}])
-    except UserError as error:
-        (out / f"bad.{rank}").write_text(str(error))
+    broken = llama()
+    with torch.no_grad():
+        broken.model.embed_tokens.weight[49] = float("nan")
+    short, bad = [5, 6, 7, 8], [7, 49]
+    one = LoraConfig(r=3, target_modules=["o_proj"])
+    for name, changes in (
+        ("few", {"lora": one, "proxy": [{"input_ids": short}]}),
+        ("nan", {"lora": one, "model": broken, "proxy": [{"input_ids": short}, {"input_ids": bad}]}),
+        ("full", {"out": out / "odd.0" / "x"}),
+    ):
+        try:
+            prepared(**{"out": out / name} | changes)
+        except UserError as error:
+            (out / f"{name}.{rank}").write_text(str(error))
     dist.destroy_process_group()
 
 
@@ -250,8 +260,13 @@ def test_processes_share_the_texts_and_read_one_basis(tmp_path: Path) -> None:
         for each in alone.bases:
             assert alone.bases[each].tokens == shared.bases[each].tokens
             assert torch.allclose(shared.proxy_moment(each), alone.proxy_moment(each), rtol=2e-7, atol=1e-12)
-    assert (tmp_path / "bad.0").read_text() == (tmp_path / "bad.1").read_text()
-    assert (tmp_path / "bad.0").read_text().startswith(f"proxy: 4 tokens reach {OUT}")
+    said = {name: [(tmp_path / f"{name}.{rank}").read_text() for rank in (0, 1)] for name in ("few", "nan", "full")}
+    assert said["few"][0] == said["few"][1]
+    assert said["few"][0].startswith(f"proxy: 4 tokens reach {OUT}")
+    assert said["nan"][1].startswith(f"{OUT}: 32 NaN")  # in the second process alone
+    assert said["nan"][0] == f"process 1: {said['nan'][1]}"
+    assert "cannot be written" in said["full"][0]
+    assert said["full"][1] == f"process 0: {said['full'][0]}"
 
 
 if __name__ == "__main__":

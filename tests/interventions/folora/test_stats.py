@@ -8,12 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from transformers import PreTrainedTokenizerFast
 
 from limberlm.errors import UserError
 from limberlm.interventions.folora.config import FoloraConfig
 from limberlm.interventions.folora.prepare import preprocess_folora
 from limberlm.interventions.folora.report import warnings_of
 from limberlm.interventions.folora.stats import FoloraStats
+from limberlm.testbed.tokenizer import tokenizer_digest, train_tokenizer
 from tests.interventions.folora.models import DOWN, GATE, Q, brute, llama, rows, texts
 
 LORA = LoraConfig(r=3, target_modules="all-linear", task_type="CAUSAL_LM")
@@ -123,6 +125,17 @@ def test_another_base_is_refused_and_an_adapted_one_is_known(stats: FoloraStats)
         UserError, match=r"^the statistics: taken of the base \w{8}, and this model's is \w{8}; prepare"
     ):
         stats.refuse_other_base(llama(seed=3))
+
+
+def test_another_tokenizer_is_refused(stats: FoloraStats, tiny_tokenizer: PreTrainedTokenizerFast) -> None:
+    stats.refuse_other_tokenizer(tiny_tokenizer)  # rows were ids
+    known = replace(stats, digests={**stats.digests, "tokenizer": tokenizer_digest(tiny_tokenizer)})
+    known.refuse_other_tokenizer(tiny_tokenizer)
+    other = train_tokenizer(["other texts " * 50], 300)
+    with pytest.raises(
+        UserError, match=r"^the statistics: read with the tokenizer \w{8}, and this one is \w{8}; prepare"
+    ):
+        known.refuse_other_tokenizer(other)
 
 
 def test_other_targets_and_a_larger_rank_are_refused(stats: FoloraStats) -> None:

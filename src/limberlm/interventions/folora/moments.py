@@ -17,6 +17,7 @@ from limberlm.errors import UserError
 from limberlm.geometry.summing import distributed, exact_float32, reduced, working
 from limberlm.interventions.folora.counting import Counted, counted
 from limberlm.interventions.folora.sharing import input_of
+from limberlm.interventions.folora.together import all_or_none
 from limberlm.observe.model.sites import unwrapped
 from limberlm.observe.model.state import untouched
 
@@ -168,7 +169,7 @@ def second_moments(
     for names in _passes(list(modules), layers_per_pass):
         reading = Reading(model, {name: modules[name] for name in names}, skip_positions, labelled)
         with reading.hooked():
-            run(reading)
+            all_or_none(partial(run, reading))
         found |= reading.moments({name: widths[name] for name in names}, what)
     return found
 

@@ -29,6 +29,7 @@ from limberlm.interventions.folora.sharing import shared_inputs
 from limberlm.interventions.folora.sources import Progress, Source
 from limberlm.interventions.folora.stats import COMPLETE, FoloraStats
 from limberlm.interventions.folora.texts import Rows, proxy_texts, task_texts
+from limberlm.interventions.folora.together import all_or_none
 from limberlm.testbed.tokenizer import tokenizer_digest
 from limberlm.version import __version__
 
@@ -200,18 +201,10 @@ def _basis(planned: FoloraStats, name: str, proxy: Moment, task: Moment) -> Basi
 
 
 def _kept(make: Callable[[], FoloraStats], out: Path | str | None) -> FoloraStats:
-    """Made, and saved if there is a folder; of several processes by the first, whose file the others read."""
+    """Made, and saved if there is a folder; of several processes by the first, whose file all of them read."""
     if out is None:
         return make()
     if not distributed():
         return make().save(out)
-    fault: list[Exception | None] = [None]
-    if dist.get_rank() == 0:
-        try:
-            make().save(out)
-        except Exception as error:  # or the others would wait for it for ever
-            fault = [error]
-    dist.broadcast_object_list(fault, src=0)
-    if fault[0] is not None:
-        raise fault[0]
+    all_or_none(lambda: make().save(out) if dist.get_rank() == 0 else None)
     return FoloraStats.load(out)

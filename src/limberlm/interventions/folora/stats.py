@@ -16,6 +16,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
 
 from limberlm.errors import UserError, reason_of
 from limberlm.files import content_digest, sync, whole_folder
@@ -25,6 +26,7 @@ from limberlm.interventions.folora.config import FoloraConfig
 from limberlm.interventions.folora.report import row_of
 from limberlm.interventions.settings import checked
 from limberlm.observe.model.weights import read_json
+from limberlm.testbed.tokenizer import tokenizer_digest
 
 MANIFEST, BASIS, PROXY, TASK = (
     "manifest.json",
@@ -100,6 +102,18 @@ class FoloraStats:
         if found != known:
             raise UserError(
                 f"{self}: taken of the base {known[:8]}, and this model's is {found[:8]}; prepare them of this base"
+            )
+
+    def refuse_other_tokenizer(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Refuse a tokenizer that is not the one the texts were read with, where there was one.
+
+        Raises:
+            UserError: names both digests.
+        """
+        found, known = tokenizer_digest(tokenizer), self.digests.get("tokenizer")
+        if known and found != known:
+            raise UserError(
+                f"{self}: read with the tokenizer {known[:8]}, and this one is {found[:8]}; prepare them anew"
             )
 
     def refuse_other_targets(self, ranks: Mapping[str, int]) -> None:

@@ -243,10 +243,15 @@ def test_a_module_that_is_not_called_is_refused() -> None:
         second_moments(model, modules, {Q: 16, "idle": 16}, lambda _: model(**padded(texts())) and None, what="task")
 
 
-def test_a_module_run_without_its_model_is_refused() -> None:
-    modules = {Q: MODEL.get_submodule(Q)}
-    with pytest.raises(UserError, match=f"^{Q}: run without the model around it"):
-        second_moments(MODEL, modules, {Q: 16}, lambda _: MODEL.model(torch.tensor([[3]])) and None, what="proxy")
+@pytest.mark.parametrize("before", [0, 1])
+def test_a_module_run_without_its_model_is_refused(before: int) -> None:
+    def run(reading: Reading) -> None:
+        for _ in range(before):
+            MODEL(torch.tensor([[3]]))
+        MODEL.model(torch.tensor([[3]]))
+
+    with pytest.raises(UserError, match=rf"^{Q}: run without the model around it"):
+        second_moments(MODEL, {Q: MODEL.get_submodule(Q)}, {Q: 16}, run, what="proxy")
 
 
 @pytest.mark.parametrize("ids", [[[3, 4, 0, 0]], [[0, 0, 3, 4]], [[3, 4, 5, 6], [3, 4, 0, 0]]])

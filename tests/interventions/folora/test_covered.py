@@ -13,7 +13,7 @@ from limberlm.errors import UserError
 from limberlm.interventions.folora.base import base_digest, plain_name
 from limberlm.interventions.folora.config import FoloraConfig
 from limberlm.interventions.folora.covered import covered
-from tests.interventions.folora.models import DOWN, Q, gpt2, llama
+from tests.interventions.folora.models import DOWN, GATE, Q, gpt2, llama
 
 
 def lora(**settings: Any) -> LoraConfig:
@@ -143,7 +143,7 @@ REFUSED: dict[str, tuple[Any, dict[str, Any], dict[str, Any], str]] = {
         "target_modules: lm_head shares its weight with model.embed_tokens",
     ),
     "repeated": (tied_blocks, {}, {}, f"target_modules: {DOWN} shares its weight with {DOWN.replace('0', '1')}"),
-    "rank": (llama, {"r": 20}, {}, f"r: 20 for {Q}, whose input is 16 wide"),
+    "rank": (llama, {"r": 20, "target_modules": ["gate_proj"]}, {}, f"r: 20 for {GATE}, whose input is 16 wide"),
     "rank pattern": (llama, {"rank_pattern": {"down_proj": 25}}, {}, f"r: 25 for {DOWN}, whose input is 24 wide"),
     "nothing": (
         llama,

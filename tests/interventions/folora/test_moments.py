@@ -161,6 +161,10 @@ def test_inputs_that_are_0_for_the_moment_are_not_one() -> None:
     assert shared_inputs(model, {name: model.get_submodule(name) for name in names}) == dict(
         zip(names, names, strict=True)
     )
+    with torch.no_grad():
+        model.model.layers[0].input_layernorm.weight.zero_()
+    both = [Q, Q.replace("q_proj", "k_proj")]  # one object, though it is 0
+    assert shared_inputs(model, {name: model.get_submodule(name) for name in both}) == dict.fromkeys(both, Q)
 
 
 def test_conv1d_projections_are_read_too() -> None:

@@ -57,6 +57,16 @@ def test_bases_solve_the_moments_of_the_rows() -> None:
     assert [len(stats.modules), len(stats.bases)] == [14, 8]
 
 
+@pytest.mark.parametrize("task_mask", ["all", "completion"])
+def test_the_tasks_prompts_count_unless_its_completions_alone_are_asked_for(task_mask: str) -> None:
+    task = [{"input_ids": ids, "labels": [-100, -100, *ids[2:]]} for ids in texts(seed=2)]
+    stats = prepared(task=task, proxy=task, config=FoloraConfig(task_mask=task_mask))
+    everything = brute(llama(), [DOWN], texts(seed=2))[DOWN]
+    wanted = everything if task_mask == "all" else brute(llama(), [DOWN], texts(seed=2), (0, 1))[DOWN]
+    assert torch.allclose(stats.task_moments[DOWN].double(), wanted, rtol=1e-5, atol=1e-12)
+    assert torch.allclose(stats.proxy_moment(DOWN).double(), everything, rtol=1e-5, atol=1e-12)
+
+
 def test_the_rank_is_the_largest_of_the_patterns() -> None:
     stats = prepared(lora=LoraConfig(r=2, target_modules="all-linear", rank_pattern={"down_proj": 5}))
     assert stats.rank == 5

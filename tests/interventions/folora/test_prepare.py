@@ -120,6 +120,19 @@ def test_what_is_finished_is_read_back_and_something_else_is_not_overwritten(tmp
     assert FoloraStats.load(tmp_path / "x").fingerprint == first.fingerprint
 
 
+def test_statistics_of_texts_that_only_a_function_knows_are_not_read_back(tmp_path: Path) -> None:
+    model = llama()
+    given = {
+        "model": model,
+        "task": None,
+        "run_task": lambda: model(torch.tensor([range(2, 40)])),
+        "out": tmp_path / "x",
+    }
+    prepared(**given)
+    with pytest.raises(UserError, match="holds statistics of other texts that only a function knows; choose another"):
+        prepared(**given)
+
+
 def test_a_second_task_takes_the_proxy_over(tmp_path: Path) -> None:
     first = prepared(out=tmp_path / "x")
     calls: list[str] = []

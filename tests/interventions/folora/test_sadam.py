@@ -137,14 +137,14 @@ class Regression:
     def drawn(cls) -> Regression:
         rng = np.random.default_rng(1)
 
-        def N(*shape: int) -> np.ndarray:
+        def normal(*shape: int) -> np.ndarray:
             return rng.standard_normal(shape)
 
         spread = np.arange(1, 25) ** -0.5
-        X = N(600, 24) * spread
-        Q = np.linalg.qr(N(24, 24))[0]
-        Y = (N(600, 24) * spread[::-1]) @ Q
-        W, B, t, A0 = 0.3 * N(8, 24), 0.3 * N(8, 4), N(600, 8), 0.1 * N(4, 24)
+        X = normal(600, 24) * spread
+        Q = np.linalg.qr(normal(24, 24))[0]
+        Y = (normal(600, 24) * spread[::-1]) @ Q
+        W, B, t, A0 = 0.3 * normal(8, 24), 0.3 * normal(8, 4), normal(600, 8), 0.1 * normal(4, 24)
         return cls(*(torch.from_numpy(np.ascontiguousarray(v)) for v in (Y, W, B, t, A0, X.T @ X / 600, Y.T @ Y / 600)))
 
     def turned(self, T: Tensor) -> Regression:
@@ -164,7 +164,11 @@ class Regression:
         return self.led(self.A0, lambda A: A, make, steps)
 
     def led(
-        self, start: Tensor, A: Callable[[Tensor], Tensor], make: Callable[[Any], torch.optim.Optimizer], steps: int = 50
+        self,
+        start: Tensor,
+        A: Callable[[Tensor], Tensor],
+        make: Callable[[Any], torch.optim.Optimizer],
+        steps: int = 50,
     ) -> Tensor:
         """A after so many steps of an optimizer of a leaf that A is a function of."""
         leaf = Parameter(start.clone())
@@ -229,9 +233,7 @@ def test_a_gate_on_the_gradient_would_do_nothing(task: Regression) -> None:
     basis = task.basis()
     ungated = task.by(OPEN)
     opened = gate(basis.gamma, 1.0, 0.3)
-    leaf = task.led(
-        torch.zeros(4, 24, dtype=torch.float64), lambda leaf: task.A0 + (leaf * opened) @ basis.V.T, adamw
-    )
+    leaf = task.led(torch.zeros(4, 24, dtype=torch.float64), lambda leaf: task.A0 + (leaf * opened) @ basis.V.T, adamw)
     assert relative(task.by(), ungated) > 0.05
     assert relative(task.by(), leaf) < 1e-6
 

@@ -44,51 +44,23 @@ def adapted(model: nn.Module, stats: FoloraStats, adapter: str) -> dict[str, Ada
 
     Raises:
         UserError: there is no such adapter; or it is no plain LoRA, changes other modules than the statistics are of,
-            has a higher rank, or stands on another base.
+            or has a higher rank than they were prepared for.
 
     """
     base = model.get_base_model() if isinstance(model, PeftModel) else model
     layers = {n: m for n, m in base.named_modules() if isinstance(m, LoraLayer) and adapter in m.lora_A}
     if not layers:
-        raise UserError(
-            f'folora: no LoRA adapter "{adapter}" in this model; call get_peft_model first, or name another'
-        )
-    _refuse_other_targets(set(layers), set(stats.modules))
+        raise UserError(f'folora: no LoRA adapter "{adapter}" in the model; call get_peft_model first, or name another')
+    for module, layer in layers.items():
+        variant = layer.lora_variant.get(adapter)
+        if variant is not None:
+            kind = type(variant).__name__
+            raise UserError(f"folora: {module}: {kind} changes more than B A; train plain LoRA or rsLoRA")
     found = {module: _read(layer, adapter) for module, layer in layers.items()}
-    for module, each in found.items():
-        _refuse_unfit(module, each, stats, adapter)
+    stats.refuse_other_targets({module: len(each.A) for module, each in found.items()})
     return found
 
 
 def _read(layer: LoraLayer, adapter: str) -> Adapted:
     A, B = (cast(Parameter, part[adapter].weight) for part in (layer.lora_A, layer.lora_B))
     return Adapted(layer, A, B, float(layer.scaling[adapter]))
-
-
-def _refuse_other_targets(trained: set[str], measured: set[str]) -> None:
-    if trained != measured:
-        name = min(trained ^ measured)
-        where = "the adapter changes" if name in trained else "the statistics have"
-        raise UserError(
-            f"folora: {where} {name} and {'the statistics do not' if name in trained else 'the adapter does not'} "
-            f"({len(trained)} modules adapted, {len(measured)} measured); prepare with the adapter's own LoraConfig"
-        )
-
-
-def _refuse_unfit(module: str, found: Adapted, stats: FoloraStats, adapter: str) -> None:
-    variant = found.layer.lora_variant.get(adapter)
-    if variant is not None:
-        kind = type(variant).__name__
-        raise UserError(f"folora: {module}: {kind} changes more than B A; train plain LoRA or rsLoRA (use_dora=False)")
-    r, d = found.A.shape
-    width = stats.basis_of(module).gamma.shape[0]
-    if d != width:
-        raise UserError(
-            f"folora: {module} takes {d} inputs, and {width} in the statistics, which are of another base; prepare "
-            "them for this one"
-        )
-    if r > stats.rank:
-        raise UserError(
-            f"folora: {module} has rank {r}, and the statistics were prepared for rank {stats.rank}; prepare them "
-            f"with r={r}"
-        )

@@ -26,7 +26,7 @@ class Coordinates:
 
     Args:
         basis: of the input.
-        config: says how many directions are open, in which type V is kept and where.
+        config: says how many directions are open, and where V is kept.
 
     Raises:
         UserError: `basis_rank` is more than d, or a share above 1.
@@ -41,8 +41,6 @@ class Coordinates:
         self.gamma = basis.gamma[:k]
         self._place = config.basis_device
         self._V = basis.V[:, :k]
-        if config.basis_dtype == "bfloat16":
-            self._V = self._V.to(torch.bfloat16)
         self._scale = lru_cache(lambda step_scale: scale(basis, step_scale))
         self._gate = lru_cache(self._gated)
 

@@ -60,6 +60,8 @@ def create_folora_optimizer(
     refuse_sharded(model, "folora")
     if deepspeed_config() is not None:
         raise UserError("folora: deepspeed flattens the parameters, and a basis needs their rows; train without it")
+    if stats.config.init != "null_residual":  # which changes the base
+        stats.refuse_other_base(model)
     named = {id(parameter): name for name, parameter in model.named_parameters()}
     A, B, bases = dict[str, Parameter](), dict[str, Parameter](), dict[str, Basis]()
     for module, each in adapted(model, stats, adapter_name).items():

@@ -47,22 +47,22 @@ def initialize_lora_folora_weights(model: nn.Module, stats: FoloraStats, *, adap
 
     """
     found, init = adapted(model, stats, adapter_name), stats.config.init
-    if init == "keep":
-        return
-    for module, each in found.items():
+    for module, each in found.items() if init != "keep" else ():
         _refuse_trained(module, each)
         if init == "null_residual":
             _refuse_unwritable(module, each)
-    if init == "null_residual":
-        _start_folder(model, stats, adapter_name)
+    stats.refuse_other_base(model)
+    if init == "keep":
+        return
+    kept = _start_folder(model, stats, adapter_name) if init == "null_residual" else None
     for module, each in found.items():
-        null = stats.basis_of(module).null[:, : each.A.shape[0]]
+        null = stats.basis_of(module).null[:, : len(each.A)]
         each.A.copy_(null.T)
         each.B.zero_()
-        if init == "null_residual":
+        if kept is not None:
             _split(each, null)
-    if init == "null_residual":
-        _keep_start(cast(PeftModel, model), stats, adapter_name)
+    if kept is not None:
+        _keep_start(cast(PeftModel, model), kept, adapter_name)
 
 
 def save_folora_pretrained(
@@ -107,19 +107,19 @@ def _split(each: Adapted, null: Tensor) -> None:
     weight.copy_(left.T if turned else left)
 
 
-def _keep_start(model: PeftModel, stats: FoloraStats, adapter: str) -> None:
+def _keep_start(model: PeftModel, path: Path, adapter: str) -> None:
     state = get_peft_model_state_dict(model, adapter_name=adapter, save_embedding_layers=False)
-    with whole_folder(_start_folder(model, stats, adapter)) as folder:
+    with whole_folder(path) as folder:
         save_file({n: v.contiguous().cpu() for n, v in state.items()}, folder / "adapter_model.safetensors")
         model.peft_config[adapter].save_pretrained(str(folder))
 
 
-def _start_folder(model: PeftModel, stats: FoloraStats, adapter: str) -> Path:
+def _start_folder(model: nn.Module, stats: FoloraStats, adapter: str) -> Path:
     """One for each shape of adapter that starts from these statistics."""
     if stats.path is None:
         raise UserError(
             "folora: null_residual keeps the adapter's start beside the statistics, to convert the trained one, and "
-            "these are not saved; call stats.save(path), or prepare with out="
+            "these are not saved; call stats = stats.save(path), or prepare with out="
         )
     shape = {name: [len(each.A), each.kappa] for name, each in adapted(model, stats, adapter).items()}
     return stats.path / "init" / content_digest(shape, 64)

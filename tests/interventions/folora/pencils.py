@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import scipy.linalg
 import torch
+from peft import LoraConfig
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
@@ -66,3 +67,8 @@ def measured(model: nn.Module, config: FoloraConfig | None = None, r: int = 4, p
         bases[name] = solved(Cp, Ct, r, kind=torch.float32)
     stats = FoloraStats(config or FoloraConfig(), modules, bases, r, {"base": base_digest(model)})
     return stats if path is None else stats.save(path)
+
+
+def lora(**settings: Any) -> LoraConfig:
+    torch.manual_seed(0)
+    return LoraConfig(**{"r": 4, "lora_alpha": 4, "target_modules": "all-linear", "task_type": "CAUSAL_LM"} | settings)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import PeftModel, get_peft_model
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
@@ -18,7 +18,7 @@ from limberlm.interventions.folora.adapted import Adapted, adapted
 from limberlm.interventions.folora.config import FoloraConfig
 from limberlm.interventions.folora.start import initialize_lora_folora_weights, save_folora_pretrained
 from limberlm.interventions.folora.stats import FoloraStats
-from tests.interventions.folora.pencils import measured
+from tests.interventions.folora.pencils import lora, measured
 
 IDS = torch.randint(0, 300, (4, 24), generator=torch.Generator().manual_seed(1))
 KINDS = ["null_zero", "null_residual"]
@@ -32,11 +32,6 @@ SHAPES: dict[str, dict[str, Any]] = {
 
 def load(folder: Path, dtype: torch.dtype = torch.float32) -> Any:
     return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
-
-
-def lora(**settings: Any) -> LoraConfig:
-    torch.manual_seed(0)
-    return LoraConfig(**{"r": 4, "lora_alpha": 4, "target_modules": "all-linear", "task_type": "CAUSAL_LM"} | settings)
 
 
 def begun(folder: Path, out: Path, init: str, dtype: torch.dtype = torch.float32, **settings: Any) -> Any:

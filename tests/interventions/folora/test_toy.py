@@ -61,7 +61,7 @@ class Toy:
     def drift(
         self, arm: Callable[..., torch.optim.Optimizer], start: Sequence[Tensor], residual: bool = False
     ) -> float:
-        """Mean square change of the held-out proxy's outputs, relative to their own, once the task's loss has halved."""
+        """Mean square change of the held-out proxy's outputs, in their own, once the task's loss has halved."""
         A = [Parameter(each.clone()) for each in start]
         B = [
             Parameter(W @ each.T if residual else W.new_zeros(len(W), RANK))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -126,9 +127,15 @@ def test_keep_leaves_the_adapter_as_peft_made_it(tiny_model_folder, tmp_path):
     assert all(torch.equal(p, q) for p, q in zip(model.parameters(), other.parameters(), strict=True))
 
 
-@pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("base", ["tiny_model_folder", "gpt2_folder"])
-@pytest.mark.parametrize("init", KINDS)
+BASES = ("tiny_model_folder", "gpt2_folder")
+FAST = [(KINDS[1], BASES[0], shape) for shape in SHAPES]
+FAST += [(KINDS[1], BASES[1], "kappa 2"), (KINDS[0], BASES[0], "kappa 2")]
+REST = [each for each in product(KINDS, BASES, SHAPES) if each not in FAST]
+
+
+@pytest.mark.parametrize(
+    ("init", "base", "shape"), [*FAST, *(pytest.param(*each, marks=pytest.mark.slow) for each in REST)]
+)
 def test_a_trained_adapter_is_plain_lora_on_the_untouched_base(request, tmp_path, init, base, shape):
     folder = request.getfixturevalue(base)
     model, stats = begun(folder, tmp_path, init, **SHAPES[shape])

@@ -63,10 +63,6 @@ class Coordinates:
         gated = steps * self._gate(lam, s_min, steps.device, steps.dtype)
         return (gated @ self._directions(steps).mT).mul_(self._scale(step_scale))
 
-    def on_floor(self, lam: float, s_min: float) -> float:
-        """The share of the open directions whose gate is at `s_min`, in [0, 1]; 0 where there is no gate."""
-        return float((gate(self.gamma, lam, s_min) <= s_min).double().mean()) if lam and s_min < 1 else 0.0
-
     def _gated(self, lam: float, s_min: float, device: torch.device, kind: torch.dtype) -> Tensor:
         return gate(self.gamma, lam, s_min).to(device, kind)
 

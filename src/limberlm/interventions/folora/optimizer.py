@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
+from torch.distributed.fsdp import FullyShardedDataParallel
+from torch.distributed.tensor import DTensor
 from torch.nn import Parameter
 from transformers.integrations.deepspeed import deepspeed_config
 
@@ -14,7 +16,6 @@ from limberlm.errors import UserError
 from limberlm.interventions.folora.adapted import adapted
 from limberlm.interventions.folora.basis import Basis
 from limberlm.interventions.folora.sadam import SAdam
-from limberlm.observe.training.trainer import refuse_sharded
 
 if TYPE_CHECKING:
     from limberlm.interventions.folora.stats import FoloraStats
@@ -57,9 +58,7 @@ def create_folora_optimizer(
             no basis protects; or the parameters are sharded or flattened.
 
     """
-    refuse_sharded(model, "folora")
-    if deepspeed_config() is not None:
-        raise UserError("folora: deepspeed flattens the parameters, and a basis needs their rows; train without it")
+    _refuse_spread(model)
     if stats.config.init != "null_residual":  # which changes the base
         stats.refuse_other_base(model)
     named = {id(parameter): name for name, parameter in model.named_parameters()}
@@ -103,6 +102,19 @@ class FoloraOptimizerFactory:
 
 def _group(named: Mapping[str, Parameter]) -> dict[str, Any]:
     return {"params": list(named.values()), "names": list(named)}
+
+
+def _refuse_spread(model: nn.Module) -> None:
+    if deepspeed_config() is not None or any(hasattr(parameter, "ds_id") for parameter in model.parameters()):
+        raise UserError("folora: deepspeed flattens the parameters, and a basis needs their rows; train without it")
+    if any(isinstance(module, FullyShardedDataParallel) for module in model.modules()):
+        raise UserError("folora: FSDP1 flattens the parameters, and a basis needs their rows; use fsdp_version: 2")
+    for name, parameter in model.named_parameters():
+        if isinstance(parameter, DTensor):
+            raise UserError(
+                f"folora: {name} is spread over processes already; train without tensor parallelism, and under FSDP2 "
+                "let the trainer make the optimizer: optimizer_cls_and_kwargs=(FoloraOptimizerFactory, {...})"
+            )
 
 
 def _unprotected(names: list[str]) -> str:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, Shard
 from torch.nn import Parameter
 from torch.optim import Optimizer
 from torch.optim.adamw import adamw
@@ -18,6 +19,7 @@ from limberlm.interventions.folora.config import FoloraConfig
 from limberlm.interventions.folora.coordinates import Coordinates, exact_products
 
 _HALVES = (torch.bfloat16, torch.float16)
+_log = logging.getLogger(__name__)
 
 
 class SAdam(Optimizer):
@@ -64,7 +66,7 @@ class SAdam(Optimizer):
         config = config or FoloraConfig()
         made = {id(basis): Coordinates(basis, config) for basis in bases.values()}
         self.coordinates = {name: made[id(basis)] for name, basis in bases.items()}
-        self._precision, self._foreach = config.matmul_precision, foreach
+        self._precision, self._foreach, self._told = config.matmul_precision, foreach, False
         defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "spectral": False}
         gating = {"lam": config.lam, "s_min": config.s_min, "step_scale": config.step_scale}
         super().__init__(params, {**defaults, **gating, "fingerprint": fingerprint})
@@ -121,7 +123,7 @@ class SAdam(Optimizer):
                     self.state[parameter] |= {k: v if k == "step" else v.to(parameter.device) for k, v in state.items()}
 
     def _step_plain(self, parameters: Sequence[Parameter], group: dict[str, Any]) -> None:
-        states = [self._state(p, p.shape[-1]) for p in parameters]
+        states = [self._state(p) for p in parameters]
         weights = [_weight(p, state) for p, state in zip(parameters, states, strict=True)]
         self._adam(weights, [_gradient(p) for p in parameters], states, group, group["lr"], group["weight_decay"])
         _write(parameters, states)
@@ -149,11 +151,11 @@ class SAdam(Optimizer):
         lr: float,
         weight_decay: float,
     ) -> None:
-        moments = [[_local(state[key]) for state in states] for key in ("exp_avg", "exp_avg_sq")]
         adamw(
             list(weights),
             list(gradients),
-            *moments,
+            [_local(state["exp_avg"]) for state in states],
+            [_local(state["exp_avg_sq"]) for state in states],
             [],
             [state["step"] for state in states],
             foreach=self._foreach,
@@ -166,16 +168,19 @@ class SAdam(Optimizer):
             maximize=False,
         )
 
-    def _state(self, parameter: Parameter, width: int) -> dict[str, Tensor]:
-        """What is kept of a parameter; made at its first step, for its type may change until then."""
+    def _state(self, parameter: Parameter, k: int | None = None) -> dict[str, Tensor]:
+        """What is kept of a parameter or k directions; made at its first step, for its type may change until then."""
         state: dict[str, Tensor] = self.state[parameter]
         if not state:
-            like = parameter.detach()[..., :width]
+            like = parameter.detach() if k is None else parameter.detach()[:, :k]
             kind = torch.promote_types(like.dtype, torch.float32)
             state["step"] = torch.zeros(())
             state["exp_avg"], state["exp_avg_sq"] = (torch.zeros_like(like, dtype=kind).contiguous() for _ in range(2))
         if parameter.dtype in _HALVES and "master" not in state:
             state["master"] = parameter.detach().float()
+            if not self._told:
+                _log.warning("SAdam: the adapter is of %s; a float32 copy of it is kept", parameter.dtype)
+                self._told = True
         return state
 
     def _refuse_basis(self, name: str, parameter: Tensor) -> None:
@@ -186,9 +191,7 @@ class SAdam(Optimizer):
             raise UserError(f"SAdam: {name} is {list(parameter.shape)}, and its basis is of an input {d} wide")
 
 
-def _together(
-    found: Iterable[tuple[Coordinates, Parameter]],
-) -> list[list[tuple[Coordinates, Parameter]]]:
+def _together(found: Iterable[tuple[Coordinates, Parameter]]) -> list[list[tuple[Coordinates, Parameter]]]:
     """Those of one basis, device and type together: their gradients are stacked, so that V is read once for all."""
     alike = dict[Any, list[tuple[Coordinates, Parameter]]]()
     for coordinates, parameter in found:
@@ -247,7 +250,9 @@ def _refuse_flattened(group: Mapping[str, Any]) -> None:
             "either, or with FSDP2"
         )
     for name, parameter in zip(names, parameters, strict=True):
-        if isinstance(parameter, DTensor) and any(each.is_shard() and each.dim for each in parameter.placements):
+        if isinstance(parameter, DTensor) and any(
+            isinstance(each, Shard) and each.dim for each in parameter.placements
+        ):
             raise UserError(f"SAdam: {name} is sharded by columns, by tensor parallelism; train without it")
 
 

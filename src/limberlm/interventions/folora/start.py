@@ -41,7 +41,8 @@ def initialize_lora_folora_weights(model: nn.Module, stats: FoloraStats, *, adap
 
     Raises:
         UserError: the statistics are of another base, other modules or a smaller rank; the adapter has been trained;
-            or for `null_residual` the base is quantised, or the statistics were not saved.
+            or for `null_residual` the base is quantised, the statistics were not saved, or PEFT could not convert the
+            adapter in the end: rsLoRA with a pattern of ranks or alphas.
 
     Source: null_residual arXiv 2606.00132, appendix; null_zero is our choice.
 
@@ -54,6 +55,8 @@ def initialize_lora_folora_weights(model: nn.Module, stats: FoloraStats, *, adap
     stats.refuse_other_base(model)
     if init == "keep":
         return
+    if init == "null_residual":
+        _refuse_unconvertible(model, adapter_name)
     kept = _start_folder(model, stats, adapter_name) if init == "null_residual" else None
     for module, each in found.items():
         null = stats.basis_of(module).null[:, : len(each.A)]
@@ -79,14 +82,12 @@ def save_folora_pretrained(
         adapter_name: the adapter.
 
     Raises:
-        UserError: the start of a `null_residual` run is not where it was kept, or PEFT cannot convert it: rsLoRA with a
-            pattern of ranks or alphas.
+        UserError: the start of a `null_residual` run is not where it was kept.
 
     """
     if stats.config.init != "null_residual":
         model.save_pretrained(str(path), selected_adapters=[adapter_name])
         return
-    _refuse_unconvertible(model, adapter_name)
     kept = _start_folder(model, stats, adapter_name)
     if not kept.is_dir():
         raise UserError(f"{kept}: no such folder, and this adapter's start is in it; bring the artefact back as it was")
@@ -99,7 +100,7 @@ def save_folora_pretrained(
 
 def _split(each: Adapted, null: Tensor) -> None:
     """B = W0 U / kappa, and what is left of W0 in the base; float64 until it is stored."""
-    weight = cast(Tensor, each.layer.get_base_layer().weight)
+    weight = _stored(each)
     turned = bool(getattr(each.layer, "fan_in_fan_out", False))  # Conv1D keeps [d, o]
     W0, U = (weight.T if turned else weight).double(), null.to(weight.device).double()
     each.B.copy_(W0 @ U / each.kappa)
@@ -115,14 +116,19 @@ def _keep_start(model: PeftModel, path: Path, adapter: str) -> None:
 
 
 def _start_folder(model: nn.Module, stats: FoloraStats, adapter: str) -> Path:
-    """One for each shape of adapter that starts from these statistics."""
+    """One for each shape of adapter, and type of base, that starts from these statistics."""
     if stats.path is None:
         raise UserError(
             "folora: null_residual keeps the adapter's start beside the statistics, to convert the trained one, and "
             "these are not saved; call stats = stats.save(path), or prepare with out="
         )
-    shape = {name: [len(each.A), each.kappa] for name, each in adapted(model, stats, adapter).items()}
+    found = adapted(model, stats, adapter)
+    shape = {name: [len(each.A), each.kappa, str(_stored(each).dtype)] for name, each in found.items()}
     return stats.path / "init" / content_digest(shape, 64)
+
+
+def _stored(each: Adapted) -> Tensor:
+    return cast(Tensor, each.layer.get_base_layer().weight)
 
 
 def _refuse_trained(module: str, each: Adapted) -> None:
@@ -144,7 +150,9 @@ def _refuse_unwritable(module: str, each: Adapted) -> None:
         )
 
 
-def _refuse_unconvertible(model: PeftModel, adapter: str) -> None:
+def _refuse_unconvertible(model: nn.Module, adapter: str) -> None:
+    if not isinstance(model, PeftModel):
+        raise UserError("folora: null_residual is saved by PEFT's own model; wrap the base with get_peft_model")
     config = cast(LoraConfig, model.peft_config[adapter])
     if config.use_rslora and (config.rank_pattern or config.alpha_pattern):
         raise UserError(

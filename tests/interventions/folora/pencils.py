@@ -1,4 +1,4 @@
-"""Bases solved by scipy, and statistics of a tiny model taken the obvious way."""
+"""Bases solved by scipy, and statistics of random tokens."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ import scipy.linalg
 import torch
 from peft import LoraConfig
 from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
 
-from limberlm.interventions.folora.base import base_digest
 from limberlm.interventions.folora.basis import Basis
 from limberlm.interventions.folora.config import FoloraConfig
+from limberlm.interventions.folora.prepare import preprocess_folora
 from limberlm.interventions.folora.stats import FoloraStats
 
 
@@ -35,40 +34,19 @@ def solved(
     )
 
 
-INPUTS = {"q_proj": "q_proj", "k_proj": "q_proj", "v_proj": "q_proj", "up_proj": "gate_proj"}
-"""Of a Llama block, by which module an input is named that several share."""
-
-
-def measured(model: nn.Module, config: FoloraConfig | None = None, r: int = 4, path: Path | None = None) -> FoloraStats:
-    """Of every linear module inside the blocks: moments of random tokens, one sharing of the block's."""
-    linear = {n: m for n, m in model.named_modules() if isinstance(m, nn.Linear | Conv1D) and n != "lm_head"}
-    inputs: dict[str, list[Tensor]] = {}
-    modules: dict[str, str] = {}
-    handles = []
-    for name, module in linear.items():
-        block, _, last = name.rpartition(".")
-        modules[name] = f"{block}.{INPUTS.get(last, last)}"
-
-        def keep(module: nn.Module, args: Any, name: str = name) -> None:
-            if modules[name] == name:
-                inputs.setdefault(name, []).append(args[0].detach().double().flatten(0, 1))
-
-        handles.append(module.register_forward_pre_hook(keep))
-    generator = torch.Generator().manual_seed(0)
-    vocabulary = model.config.vocab_size
-    with torch.no_grad():
-        for low, high in ((0, vocabulary), (0, vocabulary // 4)):  # the proxy's tokens, and the task's
-            model(input_ids=torch.randint(low, high, (16, 32), generator=generator))
-    for handle in handles:
-        handle.remove()
-    bases = {}
-    for name, (proxy, task) in inputs.items():
-        Cp, Ct = ((X.T @ X / len(X)).numpy() for X in (proxy, task))
-        bases[name] = solved(Cp, Ct, r, kind=torch.float32)
-    stats = FoloraStats(config or FoloraConfig(), modules, bases, r, {"base": base_digest(model)})
-    return stats if path is None else stats.save(path)
-
-
 def lora(**settings: Any) -> LoraConfig:
     torch.manual_seed(0)
     return LoraConfig(**{"r": 4, "lora_alpha": 4, "target_modules": "all-linear", "task_type": "CAUSAL_LM"} | settings)
+
+
+def measured(model: nn.Module, config: FoloraConfig | None = None, r: int = 4, path: Path | None = None) -> FoloraStats:
+    """Of random tokens: all of them for the proxy, a quarter of them for the task."""
+    generator = torch.Generator().manual_seed(0)
+    vocabulary = model.config.vocab_size
+    proxy, task = (torch.randint(0, high, (16, 32), generator=generator) for high in (vocabulary, vocabulary // 4))
+    given = {"proxy": _rows(proxy), "task": _rows(task)}
+    return preprocess_folora(model, lora(r=r), config, **given, out=path)
+
+
+def _rows(tokens: Tensor) -> list[dict[str, list[int]]]:
+    return [{"input_ids": ids} for ids in tokens.tolist()]

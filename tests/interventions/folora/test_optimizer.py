@@ -232,10 +232,8 @@ def test_as_many_directions_as_there_are_is_the_whole_basis(stats):
     gradients = torch.randn(3, 32, generator=torch.Generator().manual_seed(0))
     assert torch.equal(*(each.of(gradients, "rms") for each in runs))
     assert open_directions(runs[0].gamma, 1.0) <= 32
-    with pytest.raises(UserError, match=r"basis_rank: 33 .* 32 wide"):
+    with pytest.raises(UserError, match=r"basis_rank: 33.* 32 wide"):
         open_directions(runs[0].gamma, 33)
-    with pytest.raises(UserError, match=r"basis_rank: 1\.5"):
-        open_directions(runs[0].gamma, 1.5)
 
 
 def test_a_basis_of_16_bits_moves_nearly_as_one_of_32(tiny_model_folder, stats):

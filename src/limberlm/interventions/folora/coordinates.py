@@ -29,7 +29,7 @@ class Coordinates:
         config: says how many directions are open, and where V is kept.
 
     Raises:
-        UserError: `basis_rank` is more than d, or a share above 1.
+        UserError: `basis_rank` is more than d.
 
     Source: arXiv 2606.00132; c, and `basis_rank` as a share of the utility, are our choice.
 
@@ -92,11 +92,9 @@ def open_directions(gamma: Tensor, basis_rank: int | float | None) -> int:
     d = len(gamma)
     if basis_rank is None:
         return d
-    if basis_rank > (d if isinstance(basis_rank, int) else 1):
-        raise UserError(
-            f"basis_rank: {basis_rank} of an input that is {d} wide; give a number of directions, or a share up to 1.0"
-        )
     if isinstance(basis_rank, int):
+        if basis_rank > d:
+            raise UserError(f"basis_rank: {basis_rank}, and an input is {d} wide; lower it")
         return basis_rank
     reached = gamma.cumsum(0) >= basis_rank * gamma.sum() * (1 - 1e-12)
     return int(reached.long().argmax()) + 1

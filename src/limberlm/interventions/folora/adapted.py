@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 from peft import PeftModel
 from peft.tuners.lora import LoraLayer
@@ -11,9 +11,7 @@ from torch import nn
 from torch.nn import Parameter
 
 from limberlm.errors import UserError
-
-if TYPE_CHECKING:
-    from limberlm.interventions.folora.stats import FoloraStats
+from limberlm.interventions.folora.stats import FoloraStats
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import nn
 from torch.distributed.fsdp import FullyShardedDataParallel
@@ -16,9 +16,7 @@ from limberlm.errors import UserError
 from limberlm.interventions.folora.adapted import adapted
 from limberlm.interventions.folora.basis import Basis
 from limberlm.interventions.folora.sadam import SAdam
-
-if TYPE_CHECKING:
-    from limberlm.interventions.folora.stats import FoloraStats
+from limberlm.interventions.folora.stats import FoloraStats
 
 
 def create_folora_optimizer(
@@ -44,7 +42,7 @@ def create_folora_optimizer(
         model: with the adapter, as `get_peft_model` returns it.
         stats: of the base.
         lr: of A, and of B where `lr_b` is None.
-        lr_b: of B.
+        lr_b: of B, and of what no basis covers.
         betas: as in AdamW.
         eps: as in AdamW.
         weight_decay: decoupled, of the entries of A and B.
@@ -94,8 +92,6 @@ class FoloraOptimizerFactory:
 
         """
         if isinstance(stats, str | Path):
-            from limberlm.interventions.folora.stats import FoloraStats
-
             stats = FoloraStats.load(Path(stats))
         return create_folora_optimizer(model, stats, **settings)
 

@@ -34,7 +34,8 @@ class SAdam(Optimizer):
     Args:
         params: groups, each with `params`, their `names`, and `spectral`; and what it has other than the rest.
         bases: by the names of the spectral parameters [r, d]. Those with one and the same basis move together.
-        lr: learning rate, > 0 or 0; of A an entry's root mean square step without a gate, where `step_scale` is "rms".
+        lr: learning rate, >= 0. With "rms" it is the root mean square of A's first ungated step over all patterns of
+            signs; the steps of gradients that lie in all directions alike are somewhat longer.
         betas: decay of the two moments, each in [0, 1).
         eps: added to the second moment's root, >= 0.
         weight_decay: >= 0.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 from shutil import copytree
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model_state_dict
@@ -15,9 +15,7 @@ from torch import Tensor, nn
 from limberlm.errors import UserError
 from limberlm.files import content_digest, whole_folder
 from limberlm.interventions.folora.adapted import Adapted, adapted
-
-if TYPE_CHECKING:
-    from limberlm.interventions.folora.stats import FoloraStats
+from limberlm.interventions.folora.stats import FoloraStats
 
 
 @torch.no_grad()

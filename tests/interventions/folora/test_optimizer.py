@@ -13,6 +13,7 @@ import pytest
 import torch
 from peft import get_peft_model
 from torch import Tensor, nn
+from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.nn import Parameter
 from transformers.integrations import deepspeed
 
@@ -436,6 +437,9 @@ def test_a_closure_deepspeed_and_flattened_or_sharded_parameters_are_refused(tin
     monkeypatch.undo()
     trained(model)[flat["names"][0]].ds_id = 1
     refused("deepspeed", lambda: create_folora_optimizer(model, stats, lr=1e-3))
+    wrapper = FullyShardedDataParallel.__new__(FullyShardedDataParallel)  # its constructor needs an accelerator
+    nn.Module.__init__(wrapper)
+    refused("fsdp_version: 2", lambda: create_folora_optimizer(nn.Sequential(wrapper), stats, lr=1e-3))
 
 
 def test_another_base_other_modules_and_another_adapter_are_refused(tiny_model_folder, stats):

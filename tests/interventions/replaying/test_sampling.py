@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from limberlm.errors import UserError
-from limberlm.interventions.replaying.sampling import fault_of, sample_texts
+from limberlm.interventions.replaying.kept import fault_of
+from limberlm.interventions.replaying.sampling import sample_texts
 from limberlm.interventions.replaying.writer import MIXTURE, Decoding, Writer, draw_tokens
 
 SMALL = {"min_new_tokens": 8, "max_new_tokens": 12, "batch_size": 16}

@@ -60,14 +60,19 @@ class Change:
         return self.right is self.A
 
 
-def energy(change: Change) -> tuple[Tensor, Tensor, Tensor]:
+def energy(change: Change, seen: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
     """||left right||^2 [m] in float64, and half its gradients through R [m, k, r] and L [m, r, k].
 
     They are left R = left right A' with respect to B, and L right = B' left right with respect to A; for a fresh
     adapter B (A A') and (B'B) A. Standard.
+
+    Args:
+        change: of m modules.
+        seen: right C [m, k, d_in], for the energy tr(left right C right' left') under a symmetric C: the half gradients
+            are left R = left right C A' and L seen = B' left right C then. By default C is I.
     """
     r = change.A.shape[1]
-    gram_left, gram_right = change.left.mT @ change.left, change.right @ change.right.mT
+    gram_left, gram_right = change.left.mT @ change.left, (change.right if seen is None else seen) @ change.right.mT
     q = (gram_left.double() * gram_right.double()).sum((1, 2)).clamp(min=0)
     R, L = gram_right[:, :, :r], gram_left[:, :r]
     return q, R, L if change.fresh else L + gram_left[:, r:]

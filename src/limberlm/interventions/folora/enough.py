@@ -33,7 +33,7 @@ class Settled:
     def __call__(self, samples: Sequence[Row]) -> int | None:
         """How many of the samples do; looked at after batches with twice the tokens of the last look."""
         for before, now in pairwise(_doublings(samples)):
-            moved = (self._gates(samples, now) - self._gates(samples, before)).abs().mean()
+            moved = (self._gates(samples, before) - self._gates(samples, now)).abs().mean()
             if float(moved) < self.tolerance:
                 return now
         return None

@@ -153,7 +153,7 @@ class FoloraCallback(ParameterPenalty):
                 yield name, group
 
     def _due(self, state: Any, step: int) -> bool:
-        return step % self.settings.every == 0 or step == state.max_steps
+        return bool(step % self.settings.every == 0 or step == state.max_steps)
 
     @property
     def _ready(self) -> Meter:

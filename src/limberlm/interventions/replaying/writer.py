@@ -56,8 +56,9 @@ class Writer:
         prompts: Sequence[Sequence[int]] = (),
     ) -> None:
         begins = (start_token, tokenizer.bos_token_id, tokenizer.eos_token_id)
-        start = next((token for token in begins if token is not None), None)
-        if start is None and not prompts:
+        self.prompted = bool(prompts)
+        self.starts = [list(each) for each in prompts] or [[token] for token in begins if token is not None][:1]
+        if not self.starts:
             raise UserError("start_token: the tokenizer has no token for a beginning or an end; give the id of one")
         if most < 1 or least < 0 or batch_size < 1:
             raise UserError(f"min_new_tokens={least}, max_new_tokens={most}, batch_size={batch_size}: too small")
@@ -65,15 +66,13 @@ class Writer:
             raise UserError("mixture: needs shares of 0 or more, temperatures above 0 and top_p in (0, 1]")
         positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
         self.model, self.tokenizer, self.seed = model, tokenizer, seed
-        self.prompted = bool(prompts)
-        self.starts = [list(prompt) for prompt in prompts] or [[start]]
         begun = max(map(len, self.starts))
         self.longest = most if positions is None else min(most, positions - begun)
         if self.longest < 1:
             raise UserError(f"prompts: one has {begun} tokens, and the model {positions} positions; shorten it")
         self.least, self.size, self.mixture = min(least, self.longest), batch_size, mixture
         made = [asdict(each) for each in mixture]
-        first = self.starts if self.prompted else start
+        first = self.starts if self.prompted else self.starts[0][0]
         self.digest = content_digest([made, self.least, self.longest, batch_size, seed, first, _weights(model)])
 
     def batch(self, number: int) -> Iterator[Sample]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +19,7 @@ from transformers import TrainerCallback
 from limberlm.interventions.anchors.anchor import FeatureAnchor
 from limberlm.interventions.decorrelation.decorrelation import UpdateDecorrelation
 from limberlm.interventions.diversity.regularizer import DiversityRegularizer
+from limberlm.interventions.folora.callback import FoloraCallback
 from limberlm.interventions.guard.guard import GeometryGuard
 from limberlm.interventions.refresh.refresh import FeatureRefresh
 from limberlm.interventions.rivals.entropy import EntropyPreservation
@@ -27,7 +29,8 @@ from limberlm.observe.model.sites import locate
 from limberlm.testbed.prose import documents
 from tests.interventions.behaviour.probes import Decay, FromStart, HalfSquare
 from tests.interventions.behaviour.runs import KINDS
-from tests.stages.runs import update
+from tests.interventions.folora.measured import Measured
+from tests.stages.runs import load, update
 
 Seat = Literal["activations", "parameters", "steps"]
 
@@ -159,6 +162,22 @@ def distance_of_weights(model: nn.Module, start: nn.Module, place: Place) -> flo
     return sum(float((now[name] - then[name]).square().sum()) for name in now)
 
 
+@cache
+def stats_of(base: Path) -> Measured:
+    """Statistics of made-up inputs of the base's linear layers."""
+    return Measured.of(load(base))
+
+
+def change_of_outputs(model: nn.Module, start: nn.Module, place: Place) -> float:
+    """Sum over modules of E|(dW - dW0) x|^2 on those inputs."""
+    now, then, stats = updates(model), updates(start), stats_of(place.base)
+    total = 0.0
+    for name in now:
+        dW = now[name] - then[name]
+        total += float((dW @ stats.moments[stats.modules[name.removeprefix("base_model.model.")]] * dW).sum())
+    return total
+
+
 def overlap(model: nn.Module, start: nn.Module, place: Place) -> float:
     """Mean over modules of the squared cosine between the stage's own update and the earlier stage's."""
     now, then, past = updates(model), updates(start), update(place.earlier)
@@ -240,6 +259,16 @@ CASES = (
         file=START,
     ),
     Case("l2_to_base", lambda w, place: L2ToBase(weight=w), 0.1, distance_of_weights, seat="parameters", file=START),
+    Case(
+        "folora",
+        lambda w, place: FoloraCallback(stats_of(place.base), penalty=w, every=1, cap=100.0),
+        0.1,
+        change_of_outputs,
+        seat="parameters",
+        whole=False,
+        file=START,
+        watches=True,
+    ),
     Case("anchor", lambda w, place: FeatureAnchor(weight=w, sites=BLOCKS, rows=1.0), 1.0, turned, file=START),
     Case("anchor-some", lambda w, place: FeatureAnchor(weight=w, rows=0.5), 1.0, turned, file=START, sampled=True),
     Case(

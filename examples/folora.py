@@ -57,6 +57,7 @@ def prepare(options: argparse.Namespace) -> FoloraStats:
         model,
         tokenizer,
         n=options.proxy,
+        max_new_tokens=256,  # the paper's 512 take four times as long, and suit wider models
         start_token=tokenizer.eos_token_id,  # it has no token for a beginning; this one stands between documents
         out=options.out / "proxy.jsonl",
     )

@@ -88,15 +88,7 @@ class FoloraCallback(ParameterPenalty):
         factors = trained_factors(kwargs["model"], self.parameters, self.name)
         start = StartParameters.of(kwargs["model"], args, state, self.name).values
         self._meter = Meter(self.stats, factors, start, keep=self.weight > 0)
-        for _, group in self._trained_by(kwargs.get("optimizer")):
-            peak = float(group.get("initial_lr", group["lr"]))
-            if not math.isclose(peak, args.learning_rate):
-                _log.warning(
-                    "folora: the optimizer's learning rate is %g and the trainer's learning_rate %g: the schedule "
-                    "scales the optimizer's; give both the same",
-                    *(peak, args.learning_rate),
-                )
-                break
+        self._warn_of_other_rate(args.learning_rate, kwargs.get("optimizer"))
 
     def gradients(self, parameters: Mapping[str, Parameter]) -> tuple[Tensor, dict[str, Tensor]]:
         """The sum of tr(dW Cp dW') over the modules, and its gradients."""
@@ -134,7 +126,11 @@ class FoloraCallback(ParameterPenalty):
     @torch.no_grad()
     def _measured(self, model: nn.Module) -> dict[str, float]:
         """The drifts, and what the step did to A; of a step with a learning rate of 0 nothing is said."""
-        steps = {n: replace(b, moved=(self.parameters[n] - b.moved).float()) for n, b in self._before.items() if b.lr}
+        steps = {
+            name: replace(before, moved=self.parameters[name].float() - before.moved.float())
+            for name, before in self._before.items()
+            if before.lr
+        }
         self._before = {}
         self.drifts, shares = self._ready.read(model, self.parameters, steps)
         values = {"_drift": fmean(self.drifts.values()), "_drift_max": max(self.drifts.values())}
@@ -143,6 +139,16 @@ class FoloraCallback(ParameterPenalty):
         squares = sum(float((step.moved / step.lr).double().square().sum()) for step in steps.values())
         entries = sum(step.moved.numel() for step in steps.values())
         return values | {"_step": math.sqrt(squares / entries), "_floor": fmean(shares)}
+
+    def _warn_of_other_rate(self, said: float, optimizer: Any) -> None:
+        """The schedule takes its peak from the optimizer, whatever the trainer's arguments say."""
+        peaks = {float(group.get("initial_lr", group["lr"])) for _, group in self._trained_by(optimizer)}
+        if other := [peak for peak in sorted(peaks) if not math.isclose(peak, said)]:
+            _log.warning(
+                "folora: the optimizer's learning rate is %g and the trainer's learning_rate %g: the schedule scales "
+                "the optimizer's; give both the same",
+                *(other[0], said),
+            )
 
     def _trained_by(self, optimizer: Any) -> Iterator[tuple[str, dict[str, Any]]]:
         """Each covered A's name, and the optimizer's group that trains it."""

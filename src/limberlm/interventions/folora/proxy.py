@@ -130,7 +130,9 @@ def _prompt_ids(prompts: Sequence[Prompt] | None, tokenizer: PreTrainedTokenizer
 
 def _ids_of(prompt: Prompt, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     if not isinstance(prompt, str):
-        prompt = str(tokenizer.apply_chat_template([dict(each) for each in prompt], tokenize=False, add_generation_prompt=True))
+        prompt = str(
+            tokenizer.apply_chat_template([dict(each) for each in prompt], tokenize=False, add_generation_prompt=True)
+        )
     ids: list[int] = tokenizer(prompt, add_special_tokens=False, verbose=False)["input_ids"]
     start = tokenizer.bos_token_id
     return ids if not ids or start is None or ids[0] == start else [start, *ids]

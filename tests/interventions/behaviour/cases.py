@@ -164,8 +164,11 @@ def distance_of_weights(model: nn.Module, start: nn.Module, place: Place) -> flo
 
 @cache
 def stats_of(base: Path) -> Measured:
-    """Statistics of made-up inputs of the base's linear layers."""
-    return Measured.of(load(base))
+    """Statistics of made-up inputs of the linear layers of the base, and of the GPT-2 beside it."""
+    blocks = {"attn.c_attn": 32, "attn.c_proj": 32, "mlp.c_fc": 32, "mlp.c_proj": 128}
+    gpt2 = {f"transformer.h.{block}.{name}": d for block in range(2) for name, d in blocks.items()}
+    linear = {n: m.in_features for n, m in load(base).named_modules() if isinstance(m, nn.Linear) and n != "lm_head"}
+    return Measured.named(linear | gpt2)
 
 
 def change_of_outputs(model: nn.Module, start: nn.Module, place: Place) -> float:

@@ -44,14 +44,19 @@ class Measured:
     reads: Counter[str] = field(default_factory=Counter)
 
     @classmethod
-    def of(cls, model: nn.Module, rank: int = 4, **settings: Any) -> Measured:
+    def of(cls, model: nn.Module, **settings: Any) -> Measured:
         """Of the linear layers of a base, but its output layer."""
         linear = {n: m.in_features for n, m in model.named_modules() if isinstance(m, nn.Linear) and n != "lm_head"}
+        return cls.named(linear, **settings)
+
+    @classmethod
+    def named(cls, linear: Mapping[str, int], **settings: Any) -> Measured:
+        """Of modules, given with what they read, by their names."""
         modules = {name: name[: -len(end)] + SHARED.get(end, end) for name in linear for end in [name.split(".")[-1]]}
         generator = torch.Generator().manual_seed(5)
         widths = {modules[name]: d for name, d in linear.items()}
         moments = {name: moment(generator, d) for name, d in widths.items()}
-        bases = {name: basis(each, moment(generator, len(each)), rank) for name, each in moments.items()}
+        bases = {name: basis(each, moment(generator, len(each)), 4) for name, each in moments.items()}
         return cls(modules, moments, bases, FoloraConfig(**settings))
 
     def basis_of(self, module: str) -> Basis:

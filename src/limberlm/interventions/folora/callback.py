@@ -127,7 +127,7 @@ class FoloraCallback(ParameterPenalty):
     def _measured(self, model: nn.Module) -> dict[str, float]:
         """The drifts, and what the step did to A; of a step with a learning rate of 0 nothing is said."""
         steps = {
-            name: replace(before, moved=self.parameters[name].float() - before.moved.float())
+            name: replace(before, moved=_wide(self.parameters[name]) - _wide(before.moved))
             for name, before in self._before.items()
             if before.lr
         }
@@ -166,3 +166,7 @@ class FoloraCallback(ParameterPenalty):
         if self._meter is None:
             raise RuntimeError("FoloraCallback: training has not begun")
         return self._meter
+
+
+def _wide(values: Tensor) -> Tensor:
+    return values.to(torch.promote_types(values.dtype, torch.float32))

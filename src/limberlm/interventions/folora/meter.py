@@ -25,7 +25,7 @@ class Step:
     """What an optimizer step did to one A.
 
     Attributes:
-        moved: dA [r, d_in], float32.
+        moved: dA [r, d_in], in float32 or wider.
         lr: its learning rate.
         lam: of its gate.
         s_min: of its gate.

@@ -99,11 +99,12 @@ def arms_table(table: pd.DataFrame, none: str = "none") -> pd.DataFrame:
         UserError: there is no such arm, or nothing to compare it with.
 
     """
-    if none not in set(table["arm"]):
-        raise UserError(f'arms: the study has no chain of arm "{none}", which the others are compared with')
+    if none not in (arms := list(table["arm"].unique())):
+        told = ", ".join(arms)
+        raise UserError(f'arms: the study has no chain of arm "{none}" to compare the others with, but of {told}')
     plain = table[table["arm"] == none].set_index(KEYS)
     rows = []
-    for arm in (name for name in table["arm"].unique() if name != none):
+    for arm in (name for name in arms if name != none):
         own = table[table["arm"] == arm].set_index(KEYS)
         shared = own.index.intersection(plain.index)
         rows += list(_compared(arm, own.loc[shared], plain.loc[shared]))

@@ -13,25 +13,27 @@ from limberlm.cli.console import JsonOption, print_json, print_table, say
 def analyze(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A run directory.")],
     full: Annotated[bool, typer.Option("--full", help="Every quantity, not only the three ways.")] = False,
+    against: Annotated[str, typer.Option("--against", help="The arm that the others are held against.")] = "none",
     as_json: JsonOption = False,
 ) -> None:
-    """What each arm of a study does, against none.
+    """What each arm of a study does, against none or another arm.
 
     Three ways: to the geometry, to what the last stage taught, and to what can still be learnt. Chains of the same
     ordering and seed are paired. Before them, what the chains of none did to the base: what there is to prevent.
+    A special-purpose arm should beat the cheap ones too: hold it against those.
 
-    Example: limber analyze runs/interventions
+    Example: limber analyze runs/interventions --against low_rate
     """
     from limberlm.analysis.arms import QUANTITIES, arms_table, ends, wear
     from limberlm.study.results.results import Results
 
     found = ends(Results(folder))
-    table, worn = arms_table(found), wear(found)
+    table, worn = arms_table(found, against), wear(found, against)
     if as_json:
         print_json({"wear": worn.to_dict("records"), "arms": table.to_dict("records")})
         return
     rows = [[row["quantity"], *_effect(row)] for row in worn.to_dict("records")]
-    print_table("none against the base", ["quantity", "change", "95 % interval"], rows)
+    print_table(f"{against} against the base", ["quantity", "change", "95 % interval"], rows)
     for name in dict.fromkeys(table["quantity"]) if full else list(dict.fromkeys(table["quantity"]))[:3]:
         what = next((quantity.what for quantity in QUANTITIES if quantity.name == name), "share of target gain kept")
         rows = [_row(row) for row in table[table["quantity"] == name].to_dict("records")]

@@ -125,6 +125,11 @@ def test_the_command_tells_the_three_ways(compared: Results) -> None:
     assert {"effective_rank", "future_loss"} <= told["wear"]
     shown = CliRunner().invoke(app, ["analyze", str(compared.store.root)], env={"COLUMNS": "160"})
     assert "decorrelation" in shown.stdout
+    other = CliRunner().invoke(app, ["analyze", str(compared.store.root), "--against", "nothing"])
+    assert "nothing against the base" in other.stdout
+    absent = CliRunner().invoke(app, ["analyze", str(compared.store.root), "--against", "low_rate"])
+    assert isinstance(absent.exception, UserError)
+    assert "of none, replay" in str(absent.exception)
 
 
 def test_a_run_of_which_nothing_is_measured_yet_is_told_so(compared: Results, tmp_path: Path) -> None:

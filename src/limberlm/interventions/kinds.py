@@ -16,6 +16,7 @@ from limberlm.interventions.anchors.anchor import AnchorSettings, FeatureAnchor
 from limberlm.interventions.context import Row, StageContext, StageFacts
 from limberlm.interventions.decorrelation import DecorrelationSettings, UpdateDecorrelation
 from limberlm.interventions.diversity.regularizer import DiversityRegularizer, DiversitySettings
+from limberlm.interventions.folora import stage as folora
 from limberlm.interventions.guard.guard import GeometryGuard
 from limberlm.interventions.guard.settings import GuardSettings
 from limberlm.interventions.refresh.refresh import FeatureRefresh, RefreshSettings
@@ -41,6 +42,7 @@ class Kind:
         trainers: those it serves.
         callback: what the trainer is given, if it acts during training or at its end.
         rows: what becomes of the stage's rows under a trainer's configuration, and what is to be told of it.
+        equip: what is measured of the stage's start, and then done to its trainer.
         fights: the keys that it cannot share a stage with, and why.
         needs_earlier: whether it does nothing in a chain's first stage.
         refuse: one line about why it cannot be had in a stage, or None.
@@ -54,6 +56,7 @@ class Kind:
     trainers: tuple[str, ...] = TRAINERS
     callback: Callable[[Any, StageContext], TrainerCallback] | None = None
     rows: Callable[[Any, StageContext, Sequence[Row], Any], tuple[Sequence[Row], str]] | None = None
+    equip: Callable[[Any, StageContext, Sequence[Row], Any, Any], Callable[[Any], None]] | None = None
     fights: Mapping[str, str] = field(default_factory=dict)
     needs_earlier: Callable[[Any], bool] = lambda settings: False
     refuse: Callable[[Any, StageFacts], str | None] = lambda settings, stage: None
@@ -140,6 +143,13 @@ KINDS: dict[str, Kind] = {
             fights=dict.fromkeys(("anchor", "diversity"), "the guard sets the weight of one of its own"),
             reads_probe=True,
         ),
+        Kind(
+            "folora",
+            folora.FoloraSettings,
+            trainers=("sft", "dpo", "kto"),
+            equip=folora.equipped,
+            refuse=folora.refusal,
+        ),
     )
 }
 """Every kind by its key."""
@@ -152,6 +162,20 @@ def callbacks(chosen: Chosen, context: StageContext) -> list[TrainerCallback]:
     """What a trainer is given for them, in the table's order."""
     made = ((kind.callback, chosen[key]) for key, kind in KINDS.items() if key in chosen)
     return [make(settings, context) for make, settings in made if make is not None]
+
+
+def equipped(
+    chosen: Chosen, context: StageContext, rows: Sequence[Row], model: Any, adapter: Any
+) -> Callable[[Any], None]:
+    """Measure a stage's start for them, in the table's order; what is returned is done to its trainer."""
+    kinds = ((kind.equip, chosen[key]) for key, kind in KINDS.items() if key in chosen)
+    fits = [equip(settings, context, rows, model, adapter) for equip, settings in kinds if equip is not None]
+
+    def fit(trainer: Any) -> None:
+        for each in fits:
+            each(trainer)
+
+    return fit
 
 
 def changed_rows(

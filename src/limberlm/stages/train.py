@@ -24,6 +24,9 @@ from limberlm.stages.hand_over.verify import drops_out, same_function, same_refe
 from limberlm.stages.kind import TrainerKind
 
 Progress = Callable[[int, int, float], None]  # step, steps, the kind's headline quantity
+Equip = Callable[
+    [Any, Any], Callable[[Any], None]
+]  # from a start's model and fresh adapter: what is done to its trainer
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,7 @@ def train_stage(
     base_name: str,
     checkpoints: int = 0,
     callbacks: Sequence[TrainerCallback] = (),
+    equip: Equip = lambda model, adapter: lambda trainer: None,
     progress: Progress = lambda step, steps, value: None,
 ) -> StageRun:
     """Train a stage on what the stages before it left, and write what it trained to `out`.
@@ -98,6 +102,7 @@ def train_stage(
         base_name: what the adapter's card names as its base.
         checkpoints: keep the adapter or model at so many log-spaced steps, in `checkpoints/step-NNNNNN/`.
         callbacks: further callbacks of the trainer. Those with a `detach` are told when the stage is over, however.
+        equip: looks at the start before the trainer has it; what it returns is done to the trainer before it trains.
         progress: called after every step.
 
     Raises:
@@ -117,10 +122,11 @@ def train_stage(
     gc.freeze()  # what is there already need not be walked through when the trainer's cycles are let go
     try:
         start = stage_start(base, left, hand_over, adapter, reload if loads_reference else None)
-        save = _save(start, tokenizer, base_name)
+        save, fit = _save(start, tokenizer, base_name), equip(start.model, start.adapter)
         trainer = _trainer(
             kind, config, start, tokenizer, data, [watch, *callbacks, Keeper(out / FOLDER, checkpoints, save)]
         )
+        fit(trainer)
         if drops_out(trainer.model, start):
             watch.expected = {}
         trained, continuity = start.trained, same_function(trainer.model, start.ended)

@@ -31,9 +31,10 @@ EVERY: dict[str, Any] = {
     "entropy": {},
     "early_stop": {"evaluations": 4},
     "guard": {"margin": 0.01, "every": 1},
+    "folora": {"proxy": "generic", "texts": 16, "task_rows": 8, "allow_few_tokens": True},
 }
 """Settings under which each does something in two short stages."""
-FEW = ("replay", "decorrelation", "diversity")
+FEW = ("replay", "decorrelation", "diversity", "folora")
 TOLD = {"early_stop": "limber/early_stop/loss", "guard": "limber/guard/effective_rank"}
 """What those log that may leave a stage as it was: when its end is best, or its geometry inside the margin."""
 
@@ -109,6 +110,14 @@ def test_a_node_tells_what_its_interventions_did(compared: Results) -> None:
     assert training.loc[training["arm"] == "diversity", "limber/diversity"].notna().any()
 
 
+def test_a_foundation_preserving_stage_starts_where_the_one_before_ended(compared: Results) -> None:
+    log = compared.table("training")
+    own, none = (log[(log["node"] == path(compared, arm)[1])].set_index("step") for arm in ("folora", "none"))
+    assert own.loc[1, "loss"] == pytest.approx(none.loc[1, "loss"], abs=1e-5)
+    assert own["limber/folora_drift"].max() > 0
+    assert weights(compared, path(compared, "folora")[1]) != weights(compared, path(compared, "none")[1])
+
+
 def test_arms_are_compared_in_pairs_of_ordering_and_seed(compared: Results) -> None:
     table = arms_table(ends(compared))
     assert set(table["arm"]) == {*FEW, "nothing"}
@@ -171,6 +180,11 @@ def study_settings_of(content: dict[str, Any]) -> Any:
         ([{"entropy": {}}], 'interventions.a, stage "dpo": entropy: cannot be used with trainer dpo, only with sft'),
         ([{"replay": {"ratio": 0.1, "pool": "generic"}}], 'stage "dpo": replay: pool: generic has texts'),
         ([{"early_stop": {}, "refresh": {}}], "early_stop and refresh in one stage"),
+        (
+            [{"folora": {"init": "null_residual"}}],
+            "folora.init: null_residual changes the base that later",
+        ),
+        ([{"folora": {"tau_rel": 0}}], "interventions.a.0.folora.tau_rel: Input should be greater than 0"),
         ([{"guard": {}}, {"diversity": {}}], "guard and diversity in one stage: the guard sets the weight"),
         ([{"anchor": {}}, {"anchor": {"weight": 2}}], 'interventions.a: anchor twice in stage "sft"; keep one'),
         (

@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import torch
 
 from limberlm.errors import NodeFailed, UserError
 from limberlm.files import file_digest
-from limberlm.interventions.kinds import callbacks, changed_rows, from_plain
+from limberlm.interventions.kinds import callbacks, changed_rows, equipped, from_plain
 from limberlm.stages.adapter import AdapterSettings
 from limberlm.stages.controls.random_adapter import random_adapter, random_update
 from limberlm.stages.hand_over import Left, checkpoint
@@ -141,6 +142,7 @@ def _train(place: Workplace, store: Store, node: Node, folder: Path, report: Rep
         base_name=place.settings.base,
         checkpoints=stage.checkpoints,
         callbacks=callbacks(chosen, context),
+        equip=partial(equipped, chosen, context, rows),
         progress=lambda step, steps, value: report("training", step, steps, value),
     )
     run.training.to_parquet(folder / "training.parquet", index=False)

@@ -28,7 +28,7 @@ from limberlm.interventions.rivals.l2_to_base import L2ToBase
 from limberlm.observe.model.sites import locate
 from limberlm.testbed.prose import documents
 from tests.interventions.behaviour.probes import Decay, FromStart, HalfSquare
-from tests.interventions.behaviour.runs import KINDS
+from tests.interventions.behaviour.runs import KINDS, rows, tokenizer
 from tests.interventions.folora.measured import Measured
 from tests.stages.runs import load, update
 
@@ -55,6 +55,7 @@ class Case:
         quantity: of the trained model and the one it started from, what it moves; measured without the package's code.
         falls: whether more weight lowers that quantity.
         largest: in place of ten times the weight, where there is an upper end.
+        clear: how many times the weight moves the quantity further than seeds do, and is not yet all that can be had.
         seat: where its gradient enters; `steps` changes weights between steps.
         trainers: TRL's trainers that it serves.
         whole: whether it works on full weights too, not on adapters alone.
@@ -73,6 +74,7 @@ class Case:
     quantity: Callable[[nn.Module, nn.Module, Place], float]
     falls: bool = True
     largest: float | None = None
+    clear: float = 1.0
     seat: Seat = "activations"
     trainers: tuple[str, ...] = KINDS
     whole: bool = True
@@ -97,9 +99,10 @@ class Case:
         return kind.partition("+")[0] in self.trainers
 
 
-def read(model: nn.Module, site: str = "block.0") -> Tensor:
+def read(model: nn.Module, site: str = "block.0", ids: Tensor | None = None) -> Tensor:
     """States [tokens, d] of fixed tokens in evaluation."""
-    ids = torch.randint(5, 400, (6, 20), generator=torch.Generator().manual_seed(3))
+    if ids is None:
+        ids = torch.randint(5, 400, (6, 20), generator=torch.Generator().manual_seed(3))
     sites, training = locate(model), model.training
     model.eval()
     with torch.no_grad(), sites.reading([site]) as states:
@@ -125,8 +128,11 @@ BLOCKS = ("block.0", "block.1")
 
 
 def participation_ratio(model: nn.Module, start: nn.Module, place: Place) -> float:
-    """(sum of eigenvalues)^2 / sum of their squares of the centred unit states' covariance."""
-    states = read(model).double()
+    """(sum of eigenvalues)^2 over their sum of squares: of unit states, centred, on rows like the trained ones."""
+    made = rows("sft", 32)
+    texts = [prompt + answer for prompt, answer in zip(made["prompt"], made["completion"], strict=True)]
+    ids = torch.tensor([id for text in texts for id in tokenizer(place.base)(text)["input_ids"]])
+    states = read(model, ids=ids[: len(ids) // 20 * 20].reshape(-1, 20)).double()
     centred = states / states.norm(dim=1, keepdim=True)
     eigenvalues = torch.linalg.svdvals(centred - centred.mean(0)).square()
     return float(eigenvalues.sum() ** 2 / eigenvalues.square().sum())
@@ -217,7 +223,7 @@ def guard(weight: float, place: Place) -> TrainerCallback:
 START, REFERENCE, RECORD = "limber-start.safetensors", "limber-reference.json", "limber-guard.json"
 
 PROBES = (
-    Case("probe", lambda w, place: HalfSquare(weight=w, sites=SITES), 5.0, half_square),
+    Case("probe", lambda w, place: HalfSquare(weight=w, sites=SITES), 5.0, half_square, clear=0.1),
     Case(
         "probe-share",
         lambda w, place: HalfSquare(share=w) if w else HalfSquare(weight=0.0),
@@ -257,6 +263,7 @@ CASES = (
         lambda w, place: UpdateDecorrelation(past=[place.earlier], weight=w, cap=100.0),
         1.0,
         overlap,
+        clear=0.1,
         seat="parameters",
         whole=False,
         file=START,
@@ -305,6 +312,7 @@ CASES = (
         lambda w, place: FeatureRefresh(when="every:1", steps=int(w > 0), beta=w, texts=place.texts, rows=2, length=24),
         1.0,
         turned,
+        clear=3.0,
         seat="steps",
         file=START,
     ),

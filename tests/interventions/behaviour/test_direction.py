@@ -32,6 +32,7 @@ def test_its_own_quantity_moves_as_promised(runs: Any, case: Case) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_more_weight_moves_it_further_with_nine_seeds_of_ten(runs: Any, case: Case) -> None:
-    weights = (0.0, case.weight, case.largest or 10 * case.weight)
+    weight = case.clear * case.weight
+    weights = (0.0, weight, case.largest or 10 * weight)
     found = [quantities(runs, case, seed, *weights) for seed in range(SEEDS)]
     assert sum(without > some > more for without, some, more in found) >= 9, found

@@ -39,7 +39,8 @@ def pairs(everywhere: bool = False) -> list[Any]:
     """Each case in each trainer; at once in its first one or, if `everywhere`, in all, and the first probe in all."""
     found = []
     for setup, case in product(SETUPS, CASES):
-        if case.serves(setup.kind) and (setup.adapted or case.whole):
+        strange = setup.base != "llama" and case.key == "decorrelation"  # the earlier stage's adapter is a Llama's
+        if case.serves(setup.kind) and (setup.adapted or case.whole) and not strange:
             common = setup in SETUPS[: len(KINDS)] and case in FIRST and (everywhere or setup.kind == case.trainers[0])
             marks = [] if common or case is PROBES[0] else [pytest.mark.slow]
             name = f"{case}-{setup.base}-{setup.kind}-{'lora' if setup.adapted else 'full'}"

@@ -1,0 +1,36 @@
+"""Entry point: `run` trains what is missing, `table` prints what was found as Markdown."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+from pathlib import Path
+
+from recipes.tradeoff.arms import ABLATIONS, AFTER, ARMS, RIVALS
+from recipes.tradeoff.run import everything
+from recipes.tradeoff.table import page
+
+CHAINED = ["lora", "folora", "drift", *AFTER]
+
+
+def main() -> None:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(prog="python -m recipes.tradeoff", description=__doc__)
+    parser.add_argument("what", choices=["run", "table"])
+    parser.add_argument("--out", required=True, type=Path)
+    parser.add_argument("--arms", nargs="+", choices=ARMS, metavar="ARM", help="by default all")
+    parser.add_argument("--after", action="store_true", help="after another task, which is what is judged")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count())
+    given = parser.parse_args()
+    out = given.out / "after" if given.after else given.out
+    if given.what == "table":
+        print(page(out, ("earlier", "mix", "prose", "own") if given.after else ("mix", "prose", "skills", "own")))
+        return
+    logging.disable(logging.WARNING)
+    arms = given.arms or (CHAINED if given.after else list(RIVALS | ABLATIONS))
+    everything(arms, out, given.jobs, given.after)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,167 @@
+"""What was found, as Markdown: what each arm forgets where it has learnt as much as the others, with intervals."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from limberlm.analysis.arms import paired
+from limberlm.geometry.uncertainty import holm
+from recipes.tradeoff.arms import ARMS
+from recipes.tradeoff.bench import LEVELS, MIX
+from recipes.tradeoff.run import SEARCHED, read
+
+PAIR = ["task", "seed"]
+KINDS = ("mix", "prose", "skills", "own")
+"""What is forgotten; the first is compared."""
+
+
+def rises(out: Path) -> pd.DataFrame:
+    """One row per run that is compared and level: `arm, task, seed, level`, the rise of each kind's loss, `step`."""
+    rows = []
+    for arm in ARMS:
+        for record in read(out / f"{arm}.jsonl"):
+            if record["seed"] != SEARCHED:
+                rows += [_row(record, level) for level in LEVELS]
+    return pd.DataFrame(rows)
+
+
+def _row(record: dict[str, Any], level: float) -> dict[str, Any]:
+    """Undefined where a run did not reach a level."""
+    found = record["levels"].get(str(level), {})
+    skills = sum(found.get(name, math.nan) for name in MIX) / len(MIX)
+    seconds = record["seconds"]["train"] / max(record["losses"][-1][0], 1)
+    named = {name: record[name] for name in ("arm", "task", "seed", "rate", "strength")}
+    rise = {name: found.get(name, math.nan) for name in ("mix", "prose", "own", "earlier", "step")}
+    return named | {"level": level, "skills": skills, "seconds": seconds} | rise
+
+
+def shares(table: pd.DataFrame, kind: str, level: float, against: str = "lora") -> pd.DataFrame:
+    """What each run forgot, in the mean of LoRA's on the same task: a row per task and seed, a column per arm."""
+    wide = table[table["level"] == level].pivot(index=PAIR, columns="arm", values=kind)
+    scale = wide[against].groupby("task").transform("mean")
+    return wide.div(scale, axis=0)
+
+
+def compared(table: pd.DataFrame, kind: str, level: float, against: str) -> pd.DataFrame:
+    """Each arm's share of what LoRA forgets, and its paired difference from another arm, Holm over the arms.
+
+    Pairs are of one task and seed; where one of both did not reach the level there is none.
+    """
+    wide = shares(table, kind, level)
+    rows = []
+    for arm in (name for name in ARMS if name in wide):
+        own = paired(wide[arm].dropna().to_numpy(float))
+        differences = (wide[arm] - wide[against]).dropna().to_numpy(float)
+        difference = paired(differences) if arm != against else dict.fromkeys(("effect", "low", "high", "p"), math.nan)
+        rows.append(
+            {"arm": arm, "share": own["effect"], "share_low": own["low"], "share_high": own["high"]}
+            | {name: difference[name] for name in ("effect", "low", "high", "p")}
+            | {"reached": int(wide[arm].notna().sum()), "pairs": len(differences)}
+        )
+    found = pd.DataFrame(rows)
+    tested = found["p"].notna()
+    found.loc[tested, "p_adjusted"] = holm(found.loc[tested, "p"].to_numpy())
+    return found
+
+
+def front(table: pd.DataFrame, level: float) -> list[str]:
+    """Arms that no other beats in prose and skills both, in means over tasks and seeds: the Pareto front at a level."""
+    means = {kind: shares(table, kind, level).mean(skipna=False) for kind in ("prose", "skills")}
+    points = {arm: np.array([means[kind][arm] for kind in means]) for arm in means["prose"].index}
+    points = {arm: point for arm, point in points.items() if not np.isnan(point).any()}
+    return [
+        arm
+        for arm, point in points.items()
+        if not any((other <= point).all() and (other < point).any() for other in points.values())
+    ]
+
+
+def page(out: Path, kinds: Sequence[str] = KINDS) -> str:
+    """All tables."""
+    table = rises(out)
+    parts = [settings(table), levels(table, kinds[0]), by_kind(table, kinds), raw(table, kinds[0])]
+    fronts = [f"front at {level:g}: {', '.join(front(table, level))}" for level in LEVELS]
+    return "\n\n".join([*parts, *fronts])
+
+
+def settings(table: pd.DataFrame) -> str:
+    """What the search chose, and what a step costs."""
+    last = table[table["level"] == LEVELS[-1]]
+    base = last[last["arm"] == "lora"].groupby("task")["seconds"].median()
+    rows = []
+    for arm in (name for name in ARMS if name in set(last["arm"])):
+        own = last[last["arm"] == arm]
+        ratio = (own.groupby("task")["seconds"].median() / base).mean()
+        steps = own.groupby("task")["step"].mean()
+        told = " / ".join("-" if math.isnan(step) else f"{step:.0f}" for step in steps)
+        rows.append(
+            [
+                f"`{arm}`",
+                ARMS[arm].what,
+                f"{own['rate'].iloc[0]:g}",
+                f"{own['strength'].iloc[0]:g}",
+                told,
+                f"{ratio:.2f}",
+            ]
+        )
+    return markdown(["arm", "", "rate", "strength", "steps", "time"], rows)
+
+
+def levels(table: pd.DataFrame, kind: str) -> str:
+    """Shares of LoRA's forgetting at each level; at the last one differences from LoRA and from FoLoRA too."""
+    each = [_by_arm(compared(table, kind, level, "lora")) for level in LEVELS]
+    against = [_by_arm(compared(table, kind, LEVELS[-1], name)) for name in ("lora", "folora")]
+    rows = []
+    for arm in each[-1]:
+        cells = [_share(found[arm]) for found in each]
+        rows.append([f"`{arm}`", *cells, *(_difference(found[arm]) for found in against)])
+    return markdown(["arm", *(f"{level:.0%}" for level in LEVELS), "against LoRA", "against FoLoRA"], rows)
+
+
+def by_kind(table: pd.DataFrame, kinds: Sequence[str]) -> str:
+    """Shares of LoRA's forgetting at the last level, by what is forgotten."""
+    each = {kind: compared(table, kind, LEVELS[-1], "lora").set_index("arm") for kind in KINDS}
+    arms = each["mix"].index
+    return markdown(
+        ["arm", *kinds], [[f"`{arm}`", *(_share(found.loc[arm]) for found in each.values())] for arm in arms]
+    )
+
+
+def raw(table: pd.DataFrame, kind: str) -> str:
+    """Rises in nats at the last level, task by task."""
+    last = table[table["level"] == LEVELS[-1]]
+    wide = last.groupby(["arm", "task"])[kind].mean().unstack()
+    return markdown(
+        ["arm", *wide.columns], [[f"`{a}`", *(f"{v:.3f}" for v in wide.loc[a])] for a in ARMS if a in wide.index]
+    )
+
+
+def _by_arm(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    return {row["arm"]: dict(row) for _, row in table.iterrows()}
+
+
+def _share(row: dict[str, Any]) -> str:
+    if math.isnan(row["share"]):
+        return "not reached"
+    missing = "" if row["reached"] == 9 else f", {row['reached']} of 9"
+    return f"{row['share']:.2f} ({row['share_low']:.2f} to {row['share_high']:.2f}{missing})"
+
+
+def _difference(row: dict[str, Any]) -> str:
+    if math.isnan(row["p"]):
+        return "-"
+    p = row["p_adjusted"]
+    told = f"{row['effect']:+.2f} ({row['low']:+.2f} to {row['high']:+.2f}), " + ("<.001" if p < 0.001 else f"{p:.2g}")
+    return f"**{told}**" if p < 0.05 else told
+
+
+def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

@@ -19,8 +19,8 @@ from limberlm.testbed import BUNDLED_BASE, SKILLS
 from limberlm.testbed.prose import passages
 
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-RANK, BATCH, STEPS, EVERY = 8, 16, 160, 5
-LEVELS = (0.5, 0.75, 0.9)
+RANK, BATCH, STEPS, EVERY = 8, 8, 160, 10
+LEVELS = (0.75, 0.9)
 """Shares of a task's reference gain at which arms are compared."""
 GOALS = {"codebook": (2.471, 0.458), "cipher": (9.086, 2.266), "modular_map": (2.398, 0.873)}
 """Held-out loss of the base, and of LoRA after 80 steps at 2e-3 (another seed): the reference gain lies between."""

@@ -61,13 +61,18 @@ def read(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def chosen(runs: Runs, arm: Arm, bench: Bench) -> Setting:
-    """The best setting on the search's seed: the strength at the first rate, then the rate, a factor of 2 apart."""
+    """The best setting on the search's seed: the rate, a factor of 2 apart, then the strength, then the rate again."""
     best = Setting(arm.rate, arm.strengths[len(arm.strengths) // 2] if arm.strengths else 0.0)
-    ladder = [Setting(best.rate, strength) for strength in arm.strengths]
-    best = climbed(runs, bench, ladder, best) if ladder else best
-    rates = [best.rate * 2.0**k for k in range(-7, 8)]
-    ladder = [Setting(rate, best.strength) for rate in rates if SLOWEST <= rate <= FASTEST]
-    return climbed(runs, bench, ladder, best)
+    best = climbed(runs, bench, _rates(best), best)
+    if arm.strengths:
+        best = climbed(runs, bench, [Setting(best.rate, strength) for strength in arm.strengths], best)
+        best = climbed(runs, bench, _rates(best), best)
+    return best
+
+
+def _rates(start: Setting) -> list[Setting]:
+    rates = [start.rate * 2.0**k for k in range(-8, 9)]
+    return [Setting(rate, start.strength) for rate in rates if SLOWEST <= rate <= FASTEST]
 
 
 def climbed(runs: Runs, bench: Bench, ladder: Sequence[Setting], start: Setting) -> Setting:

@@ -19,7 +19,9 @@ from limberlm.testbed import BUNDLED_BASE, SKILLS
 from limberlm.testbed.prose import passages
 
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-RANK, BATCH, STEPS, EVERY = 8, 8, 160, 10
+RANK, BATCH, EVERY = 8, 8, 10
+STEPS, LONGEST = 160, 240
+"""Within which the last level must be reached in the search, and in the runs that are compared."""
 LEVELS = (0.75, 0.9)
 """Shares of a task's reference gain at which arms are compared."""
 GOALS = {"codebook": (2.471, 0.458), "cipher": (9.086, 2.266), "modular_map": (2.398, 0.873)}

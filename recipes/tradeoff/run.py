@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from recipes.tradeoff.arms import ARMS, Arm, Setting
-from recipes.tradeoff.bench import GOALS, LEVELS, Bench
+from recipes.tradeoff.bench import GOALS, LEVELS, LONGEST, STEPS, Bench
 from recipes.tradeoff.chained import Chained
 
 SEARCHED, SEEDS = 100, (0, 1, 2)
@@ -41,7 +41,8 @@ class Runs:
         for record in self.records:
             if key.items() <= record.items():
                 return record
-        record = trained(bench, self.arm, setting, seed, levels)
+        steps = STEPS if seed == SEARCHED else LONGEST
+        record = trained(bench, self.arm, setting, seed, levels, steps)
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
             file.flush()

@@ -74,8 +74,10 @@ class Crossings(TrainerCallback):
         return rise | {"step": earlier + share * (step - earlier)}
 
 
-def trained(bench: Bench, arm: str, setting: Setting, seed: int, levels: tuple[float, ...]) -> dict[str, Any]:
-    """Train an arm once; the record of the run."""
+def trained(
+    bench: Bench, arm: str, setting: Setting, seed: int, levels: tuple[float, ...], steps: int = STEPS
+) -> dict[str, Any]:
+    """Train an arm once, for at most so many steps; the record of the run."""
     began = perf_counter()
     set_seed(seed)
     ready = ARMS[arm].make(bench, setting, seed)
@@ -85,7 +87,7 @@ def trained(bench: Bench, arm: str, setting: Setting, seed: int, levels: tuple[f
             model=ready.model,
             args=SFTConfig(
                 output_dir=scratch,
-                max_steps=ready.steps or STEPS,
+                max_steps=ready.steps or steps,
                 per_device_train_batch_size=BATCH,
                 learning_rate=setting.rate,
                 lr_scheduler_type="constant_with_warmup",

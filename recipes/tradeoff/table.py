@@ -13,10 +13,11 @@ import pandas as pd
 from limberlm.analysis.arms import paired
 from limberlm.geometry.uncertainty import holm
 from recipes.tradeoff.arms import ARMS
-from recipes.tradeoff.bench import LEVELS, MIX
-from recipes.tradeoff.run import SEARCHED, read
+from recipes.tradeoff.bench import GOALS, LEVELS, MIX
+from recipes.tradeoff.run import SEARCHED, SEEDS, read
 
 PAIR = ["task", "seed"]
+RUNS = len(GOALS) * len(SEEDS)
 KINDS = ("mix", "prose", "skills", "own")
 """What is forgotten; the first is compared."""
 
@@ -98,25 +99,18 @@ def settings(table: pd.DataFrame) -> str:
     for arm in (name for name in ARMS if name in set(last["arm"])):
         own = last[last["arm"] == arm]
         ratio = (own.groupby("task")["seconds"].median() / base).mean()
-        steps = own.groupby("task")["step"].mean()
-        told = " / ".join("-" if math.isnan(step) else f"{step:.0f}" for step in steps)
-        rows.append(
-            [
-                f"`{arm}`",
-                ARMS[arm].what,
-                f"{own['rate'].iloc[0]:g}",
-                f"{own['strength'].iloc[0]:g}",
-                told,
-                f"{ratio:.2f}",
-            ]
+        by_task = own.groupby("task")[["rate", "strength", "step"]].agg(
+            {"rate": "first", "strength": "first", "step": "mean"}
         )
+        cells = [" / ".join(f"{value:.3g}" for value in by_task[name]) for name in by_task]
+        rows.append([f"`{arm}`", ARMS[arm].what, *cells, f"{ratio:.2f}"])
     return markdown(["arm", "", "rate", "strength", "steps", "time"], rows)
 
 
 def levels(table: pd.DataFrame, kind: str) -> str:
     """Shares of LoRA's forgetting at each level; at the last one differences from LoRA and from FoLoRA too."""
-    each = [_by_arm(compared(table, kind, level, "lora")) for level in LEVELS]
-    against = [_by_arm(compared(table, kind, LEVELS[-1], name)) for name in ("lora", "folora")]
+    each = [by_arm(compared(table, kind, level, "lora")) for level in LEVELS]
+    against = [by_arm(compared(table, kind, LEVELS[-1], name)) for name in ("lora", "folora")]
     rows = []
     for arm in each[-1]:
         cells = [_share(found[arm]) for found in each]
@@ -134,22 +128,25 @@ def by_kind(table: pd.DataFrame, kinds: Sequence[str]) -> str:
 
 
 def raw(table: pd.DataFrame, kind: str) -> str:
-    """Rises in nats at the last level, task by task."""
-    last = table[table["level"] == LEVELS[-1]]
-    wide = last.groupby(["arm", "task"])[kind].mean().unstack()
-    return markdown(
-        ["arm", *wide.columns], [[f"`{a}`", *(f"{v:.3f}" for v in wide.loc[a])] for a in ARMS if a in wide.index]
-    )
+    """Rises in nats at the last level, task by task: the mean over seeds, the least and the most."""
+    last = table[table["level"] == LEVELS[-1]].groupby(["task", "arm"])[kind].agg(["mean", "min", "max"])
+    tasks = sorted(last.index.unique("task"))
+    rows = []
+    for arm in (name for name in ARMS if all((task, name) in last.index for task in tasks)):
+        cells = [last.loc[(task, arm)] for task in tasks]
+        rows.append([f"`{arm}`", *(f"{c['mean']:.3f} ({c['min']:.3f} to {c['max']:.3f})" for c in cells)])
+    return markdown(["arm", *tasks], rows)
 
 
-def _by_arm(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
+def by_arm(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    """Each arm's row of `compared`."""
     return {row["arm"]: dict(row) for _, row in table.iterrows()}
 
 
 def _share(row: dict[str, Any]) -> str:
     if math.isnan(row["share"]):
         return "not reached"
-    missing = "" if row["reached"] == 9 else f", {row['reached']} of 9"
+    missing = "" if row["reached"] == RUNS else f", {row['reached']:g} of {RUNS}"
     return f"{row['share']:.2f} ({row['share_low']:.2f} to {row['share_high']:.2f}{missing})"
 
 

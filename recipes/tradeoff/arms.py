@@ -195,7 +195,7 @@ def _inputs(bench: Bench, rows: Any, size: int = 16) -> Iterator[dict[str, torch
         yield {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask, "labels": batch.labels}
 
 
-PENALTIES = (0.01, 0.03, 0.1, 0.3, 1.0)
+PENALTIES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 RIVALS: dict[str, Arm] = {
     "folora": Arm("FoLoRA", folora(), rate=1e-3),
     "lora": Arm("LoRA, AdamW", plain),

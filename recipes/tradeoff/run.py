@@ -28,10 +28,11 @@ class Runs:
         self.arm, self.path = arm, out / f"{arm}.jsonl"
         self.records = list(read(self.path))
 
-    def score(self, bench: Bench, setting: Setting) -> float:
-        """What is forgotten at the last level, in nats; infinite where it is not reached."""
-        found = self.run(bench, setting, SEARCHED, LEVELS[-1:])["levels"].get(str(LEVELS[-1]))
-        return float(found[bench.judged]) if found else math.inf
+    def score(self, bench: Bench, setting: Setting) -> tuple[float, float]:
+        """What is forgotten at the last level, in nats, infinite where it is not reached; then the loss in the end."""
+        record = self.run(bench, setting, SEARCHED, LEVELS[-1:])
+        found = record["levels"].get(str(LEVELS[-1]))
+        return float(found[bench.judged]) if found else math.inf, record["losses"][-1][1]
 
     def run(self, bench: Bench, setting: Setting, seed: int, levels: tuple[float, ...]) -> dict[str, Any]:
         """A run's record, trained now if there is none yet."""

@@ -25,14 +25,14 @@ class Known:
     def __init__(self, scores: dict[float, float]) -> None:
         self.scores, self.asked = scores, set[float]()
 
-    def score(self, bench: Any, setting: Setting) -> float:
+    def score(self, bench: Any, setting: Setting) -> tuple[float, float]:
         self.asked.add(setting.rate)
-        return self.scores[setting.rate]
+        return self.scores[setting.rate], 1 / setting.rate
 
 
-@pytest.mark.parametrize("start", [1.0, 2.0, 4.0, 8.0, 16.0])
+@pytest.mark.parametrize("start", [0.5, 1.0, 2.0, 4.0, 8.0, 16.0])
 def test_the_search_ends_where_both_neighbours_are_worse_and_looks_no_further(start: float) -> None:
-    known = Known({1.0: math.inf, 2.0: 3.0, 4.0: 1.0, 8.0: 2.0, 16.0: 5.0})
+    known = Known({0.5: math.inf, 1.0: math.inf, 2.0: 3.0, 4.0: 1.0, 8.0: 2.0, 16.0: 5.0})
     ladder = [Setting(rate) for rate in known.scores]
     assert run.climbed(known, None, ladder, Setting(start)).rate == 4.0  # type: ignore[arg-type]
     assert {2.0, 4.0, 8.0} <= known.asked

@@ -56,11 +56,18 @@ def test_projections_that_share_an_input_share_its_basis_and_moment(stats: Folor
         stats.basis_of("lm_head")
 
 
-def test_the_proxys_texts_stay_in_the_folder(stats: FoloraStats, tmp_path: Path) -> None:
-    (tmp_path / "x").mkdir()
-    (tmp_path / "x" / "proxy.jsonl").write_text('{"text": "a"}\n')
+def test_what_else_lies_in_the_folder_stays_there(stats: FoloraStats, tmp_path: Path) -> None:
+    """The proxy's texts, and the starts of null_residual runs, without which their adapters cannot be converted."""
+    kept = {"proxy.jsonl": '{"text": "a"}\n', "proxy.counts.json": "{}", "init/0a1b/adapter_config.json": "{}"}
     stats.save(tmp_path / "x")
-    assert (tmp_path / "x" / "proxy.jsonl").read_text() == '{"text": "a"}\n'
+    for name, text in kept.items():
+        (tmp_path / "x" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "x" / name).write_text(text)
+    (tmp_path / "x" / ".proxy.jsonl.0a1b.partial").write_text("what a kill left")
+    other = replace(stats, config=FoloraConfig(tau_rel=0.1)).save(tmp_path / "x")
+    assert FoloraStats.load(tmp_path / "x").fingerprint == other.fingerprint != stats.fingerprint
+    assert {name: (tmp_path / "x" / name).read_text() for name in kept} == kept
+    assert not list(tmp_path.rglob("*.partial"))
 
 
 def test_the_fingerprint_is_of_all_that_decides_a_run(stats: FoloraStats) -> None:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from limberlm.errors import UserError, reason_of
-from limberlm.files import content_digest, sync, whole_folder
+from limberlm.files import PARTIAL, content_digest, sync, whole_folder
 from limberlm.interventions.folora.base import base_digest
 from limberlm.interventions.folora.basis import Basis
 from limberlm.interventions.folora.config import FoloraConfig
@@ -34,7 +34,9 @@ MANIFEST, BASIS, PROXY, TASK = (
     "proxy_moments.safetensors",
     "task_moments.safetensors",
 )
-TEXTS, COMPLETE = "proxy.jsonl", "COMPLETE"
+COMPLETE = "COMPLETE"
+TEXTS = "proxy.jsonl"
+"""The proxy's texts, where the model wrote them for these statistics."""
 FORMAT = 1
 """Of the folder; another one is refused."""
 
@@ -138,7 +140,7 @@ class FoloraStats:
         return pd.DataFrame(rows).set_index("input")
 
     def save(self, path: Path | str) -> FoloraStats:
-        """Write them to a folder, whole or not at all, in place of what it held, but for the proxy's texts.
+        """Write them to a folder, whole or not at all, in place of those it held; what else lies in it stays there.
 
         Returns:
             The same, with moments that are read from there.
@@ -147,12 +149,13 @@ class FoloraStats:
             UserError: it cannot be written.
         """
         with whole_folder(Path(path)) as draft:
+            if Path(path).is_dir():
+                own = shutil.ignore_patterns(MANIFEST, BASIS, PROXY, TASK, COMPLETE, f"*{PARTIAL}")
+                shutil.copytree(path, draft, ignore=own, dirs_exist_ok=True)
             save_file(self._tensors(), draft / BASIS)
             save_file({name: self.proxy_moments[name].contiguous() for name in self.proxy_moments}, draft / PROXY)
             save_file({name: self.task_moments[name].contiguous() for name in self.task_moments}, draft / TASK)
             manifest = {**self._about(), "fingerprint": self.fingerprint}
-            if (texts := Path(path) / TEXTS).is_file():
-                shutil.copy2(texts, draft)
             (draft / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
             for part in draft.iterdir():
                 sync(part)

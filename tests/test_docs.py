@@ -46,11 +46,13 @@ def names_used(code: str) -> set[tuple[str, str]]:
 
 @cache
 def options() -> dict[str, set[str]]:
-    """The options of each command of `limber`."""
+    """The options of each command of `limber`, those of two words by the first."""
     limber = typer.main.get_command(app)
     everywhere = {flag for parameter in limber.params for flag in parameter.opts} | {"--help", "--debug"}
     return {
-        name: everywhere | {flag for parameter in command.params for flag in parameter.opts}
+        name: everywhere.union(
+            *(p.opts for each in [command, *getattr(command, "commands", {}).values()] for p in each.params)
+        )
         for name, command in limber.commands.items()  # type: ignore[attr-defined]
     }
 

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 
 from limberlm import Geometry
+from limberlm.cli.app import COMMANDS
 from limberlm.geometry.catalog import CATALOG
 from limberlm.study import Study
 from tests.cli.conftest import Limber
@@ -29,8 +30,8 @@ def test_one_metric_is_described(limber: Limber) -> None:
 
 
 def test_help_shows_an_example(limber: Limber) -> None:
-    for command in ("measure", "compare", "run", "status", "report", "metrics", "pretrain", "demo"):
-        done = limber(command, "--help")
+    for command in COMMANDS:
+        done = limber(*command.split(), "--help")
         assert done.code == 0
         assert f"Example: limber {command}" in " ".join(done.out.split())
 

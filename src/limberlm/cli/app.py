@@ -15,6 +15,7 @@ from limberlm.cli.analyze import analyze
 from limberlm.cli.compare import compare
 from limberlm.cli.demo import demo
 from limberlm.cli.exits import give_up_unwritable_output, stop_in_order, told
+from limberlm.cli.folora import prepare
 from limberlm.cli.measure import measure
 from limberlm.cli.metrics import metrics
 from limberlm.cli.pretrain import pretrain
@@ -49,10 +50,20 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "metrics": metrics,
     "testbed": skills,
     "pretrain": pretrain,
+    "folora prepare": prepare,
     "demo": demo,
 }
+GROUPS = {"folora": "Foundation-preserving LoRA (arXiv 2606.00132)."}
+"""The first words of commands of two."""
+
+_groups = {"": app} | {
+    name: typer.Typer(help=what, no_args_is_help=True, rich_markup_mode=None) for name, what in GROUPS.items()
+}
+for name in GROUPS:
+    app.add_typer(_groups[name], name=name)
 for name, command in COMMANDS.items():
-    app.command(name)(command)
+    group, _, word = name.rpartition(" ")
+    _groups[group].command(word)(command)
 
 
 @app.callback(invoke_without_command=True)

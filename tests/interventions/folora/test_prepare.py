@@ -109,13 +109,15 @@ def test_what_is_finished_is_read_back_and_something_else_is_not_overwritten(tmp
     assert (calls, again.fingerprint) == ([], first.fingerprint)
     for changes, what in (
         ({"config": FoloraConfig(lam=2.0)}, "config"),
-        ({"task": rows(seed=5)}, "digests"),
-        ({"model": llama(seed=5)}, "digests"),
+        ({"task": rows(seed=5)}, "task"),
+        ({"proxy": rows(seed=5)}, "proxy"),
+        ({"model": llama(seed=5)}, "base"),
         ({"lora": LoraConfig(r=2, target_modules="all-linear")}, "rank"),
         ({"lora": LoraConfig(r=3, target_modules=["q_proj"])}, "modules"),
-        ({"task": None, "run_task": lambda: None}, "digests"),
+        ({"task": None, "run_task": lambda: None}, "task"),
     ):
-        with pytest.raises(UserError, match=f"^{re.escape(str(tmp_path / 'x'))}: holds statistics of other {what}"):
+        told = f"^{re.escape(str(tmp_path / 'x'))}: holds statistics of another {what}; choose"
+        with pytest.raises(UserError, match=told):
             prepared(out=tmp_path / "x", **changes)
     assert FoloraStats.load(tmp_path / "x").fingerprint == first.fingerprint
 
@@ -129,7 +131,7 @@ def test_statistics_of_texts_that_only_a_function_knows_are_not_read_back(tmp_pa
         "out": tmp_path / "x",
     }
     prepared(**given)
-    with pytest.raises(UserError, match="holds statistics of other texts that only a function knows; choose another"):
+    with pytest.raises(UserError, match="holds statistics of texts that only a function knows; choose another"):
         prepared(**given)
 
 

@@ -82,16 +82,12 @@ def preprocess_folora(
     both = _proxy(proxy, run_proxy, tokenizer), _task(task, run_task, tokenizer, config)
     planned = _planned(model, modules, config, both, tokenizer)
     if out is not None and (Path(out) / COMPLETE).exists():
-        return _found(planned, Path(out))
+        return _warned(_found(planned, Path(out)))
     inputs = {name: modules[name] for name in dict.fromkeys(planned.modules.values())}
     widths = {name: each.shape[1] for name, each in inputs.items()}
     hooked = {name: each.module for name, each in inputs.items()}
     measured = [source.moments(model, hooked, widths, config, progress) for source in both]
-    stats = _kept(lambda: _solved(planned, measured[0], measured[1], progress), out)
-    if not distributed() or dist.get_rank() == 0:
-        for warning in warnings_of(stats.report(), config):
-            _log.warning("folora: %s", warning)
-    return stats
+    return _warned(_kept(lambda: _solved(planned, measured[0], measured[1], progress), out))
 
 
 def _proxy(
@@ -145,11 +141,13 @@ def _found(planned: FoloraStats, out: Path) -> FoloraStats:
 
     """
     known = FoloraStats.load(out)
-    told = "" not in (known.digests.get("proxy", ""), known.digests.get("task", ""))
-    for name in ("config", "modules", "rank", "digests"):
-        if getattr(known, name) != getattr(planned, name) or not told:
-            what = name if told else "texts that only a function knows"
-            raise UserError(f"{out}: holds statistics of other {what}; choose another folder, or remove it")
+    had, wanted = (
+        {"config": each.config, "modules": each.modules, "rank": each.rank, **each.digests} for each in (known, planned)
+    )
+    if other := [name for name in wanted if had.get(name) != wanted[name]]:
+        raise UserError(f"{out}: holds statistics of another {other[0]}; choose another folder, or remove it")
+    if "" in (known.digests.get("proxy", ""), known.digests.get("task", "")):
+        raise UserError(f"{out}: holds statistics of texts that only a function knows; choose another folder")
     return known
 
 
@@ -208,3 +206,11 @@ def _kept(make: Callable[[], FoloraStats], out: Path | str | None) -> FoloraStat
         return make().save(out)
     all_or_none(lambda: make().save(out) if dist.get_rank() == 0 else None)
     return FoloraStats.load(out)
+
+
+def _warned(stats: FoloraStats) -> FoloraStats:
+    """The same, once the first process has said what should give pause."""
+    if not distributed() or dist.get_rank() == 0:
+        for warning in warnings_of(stats.report(), stats.config):
+            _log.warning("folora: %s", warning)
+    return stats

@@ -69,8 +69,8 @@ class Source:
             labelled=self.what == "task" and config.task_mask == "completion",
             layers_per_pass=config.layers_per_pass,
         )
-        if not config.allow_few_tokens:
-            _refuse_few(found, widths, self.what)
+        for name, moment in found.items() if not config.allow_few_tokens else ():
+            refuse_few(self.what, moment.tokens, moment.texts, name, widths[name])
         return found
 
 
@@ -107,12 +107,17 @@ def _taken(stats: FoloraStats, widths: Mapping[str, int], config: FoloraConfig) 
     }
 
 
-def _refuse_few(found: Mapping[str, Moment], widths: Mapping[str, int], what: str) -> None:
-    for name, moment in found.items():
-        lacking = widths[name] - moment.tokens
-        if lacking > 0:
-            more = -(-lacking * moment.texts // moment.tokens)
-            raise UserError(
-                f"{what}: {moment.tokens} tokens reach {name}, which needs {widths[name]}, its width: give about "
-                f"{more} more texts, or set allow_few_tokens=True"
-            )
+def refuse_few(what: str, tokens: int, texts: int, name: str, width: int) -> None:
+    """Refuse a moment of fewer tokens than its input is wide.
+
+    Raises:
+        UserError: names the input, and about how many more texts it takes.
+
+    """
+    lacking = width - tokens
+    if lacking > 0:
+        more = -(-lacking * texts // max(1, tokens))
+        raise UserError(
+            f"{what}: {tokens} tokens reach {name}, which needs {width}, its width: give about {more} more texts, or "
+            "set allow_few_tokens=True"
+        )

@@ -48,6 +48,7 @@ class StageContext:
         earlier_rows: the rows that the chain's earlier stages were trained on, a list for each.
         out_of_domain: held-out rows of the stage's own task, shifted; to choose by, and to report on.
         probe: the study's probe set.
+        shared: a folder of the run for texts that several stages draw alike; None where nothing is kept.
 
     """
 
@@ -61,3 +62,4 @@ class StageContext:
     earlier_rows: Callable[[], Sequence[Rows]]
     out_of_domain: Callable[[], tuple[Rows, Rows]]
     probe: Callable[[], ProbeSet]
+    shared: Path | None = None

@@ -11,6 +11,7 @@ from pydantic import Field, field_validator, model_validator
 from transformers import PreTrainedModel
 
 from limberlm.errors import UserError
+from limberlm.files import content_digest
 from limberlm.interventions.context import Row, StageContext, StageFacts
 from limberlm.interventions.folora.callback import FoloraCallback
 from limberlm.interventions.folora.config import FoloraConfig
@@ -22,6 +23,7 @@ from limberlm.interventions.folora.start import initialize_lora_folora_weights
 from limberlm.interventions.folora.stats import FoloraStats
 from limberlm.interventions.folora.texts import Rows
 from limberlm.interventions.replaying.rows import as_texts
+from limberlm.interventions.replaying.writer import weights_digest
 
 
 class FoloraSettings(FoloraConfig):
@@ -116,11 +118,14 @@ def _proxy(settings: FoloraSettings, context: StageContext, model: PreTrainedMod
     if settings.proxy == "generic":
         return [{"text": text} for text in context.texts()[: settings.texts]]
     longest = settings.max_new_tokens
+    name = content_digest([weights_digest(model), context.seed, longest], 64)  # arms of one start draw one file
+    tokenizer = context.tokenizer
     return sample_proxy(
         model,
-        context.tokenizer,
+        tokenizer,
         n=settings.texts,
-        min_new_tokens=min(128, longest),
         max_new_tokens=longest,
         seed=context.seed,
+        start_token=tokenizer.eos_token_id if tokenizer.bos_token_id is None else None,  # it stands between documents
+        out=None if context.shared is None else context.shared / f"{name}.jsonl",
     )

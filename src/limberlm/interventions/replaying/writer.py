@@ -73,7 +73,7 @@ class Writer:
         self.least, self.size, self.mixture = min(least, self.longest), batch_size, mixture
         made = [asdict(each) for each in mixture]
         first = self.starts if self.prompted else self.starts[0][0]
-        self.digest = content_digest([made, self.least, self.longest, batch_size, seed, first, _weights(model)])
+        self.digest = content_digest([made, self.least, self.longest, batch_size, seed, first, weights_digest(model)])
 
     def batch(self, number: int) -> Iterator[Sample]:
         """Texts of batch `number`, good or bad: what was written, and the place of the prompt it goes on from."""
@@ -146,7 +146,7 @@ def _padded(starts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
     return torch.tensor(ids), torch.tensor(mask)
 
 
-def _weights(model: PreTrainedModel) -> str:
+def weights_digest(model: PreTrainedModel) -> str:
     """A digest of a few numbers of every parameter: enough to tell two models apart, not to tell that two are one."""
     digest = blake2b(digest_size=16)
     for name, parameter in model.named_parameters():

@@ -35,6 +35,7 @@ def stage_context(place: Workplace, store: Store, node: Node, left: Sequence[Lef
         earlier_rows=partial(_earlier_rows, place, store, node),
         out_of_domain=partial(_out_of_domain, place, node),
         probe=lambda: place.probe,
+        shared=store.root / "drawn",
     )
 
 

@@ -90,6 +90,9 @@ def test_again_it_says_complete_and_writes_nothing(
     assert "complete" not in first.err
     assert again.out == first.out
     assert held(tmp_path / "x") == before
+    gated = limber(*words, "--lam", "0.5")  # which nothing measured depends on
+    assert "lam=0.5, s_min=0.3)" in gated.out
+    assert held(tmp_path / "x") == before
 
 
 def test_given_texts_settings_and_json(

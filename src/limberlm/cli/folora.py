@@ -97,7 +97,7 @@ def prepare(
         )
     if complete:
         tell(f"{out}: complete, nothing left to do")
-    _print(stats, _lines(out, rank, targets), as_json)
+    _print(stats, _lines(stats, out, targets), as_json)
 
 
 def _config(file: Path | None, options: dict[str, Any]) -> FoloraConfig:
@@ -132,15 +132,16 @@ def _watched(quiet: bool) -> Iterator[Progress]:
         tell(", ".join(f"{PHASES[what]} {seconds:.1f} s" for what, seconds in spent.items()))
 
 
-def _lines(out: Path, rank: int, targets: str | list[str]) -> list[str]:
-    """How a script uses them."""
-    lora = f'r={rank}, lora_alpha={rank}, target_modules={json.dumps(targets)}, task_type="CAUSAL_LM"'
+def _lines(stats: FoloraStats, out: Path, targets: str | list[str]) -> list[str]:
+    """How a script uses them, with the gate that was asked for: the folder may have been made with another."""
+    lora = f'r={stats.rank}, lora_alpha={stats.rank}, target_modules={json.dumps(targets)}, task_type="CAUSAL_LM"'
+    gate = f"lam={stats.config.lam:g}, s_min={stats.config.s_min:g}"
     return [
         "from limberlm.interventions import folora",
         f"stats = folora.FoloraStats.load({json.dumps(str(out))})",
         f"model = get_peft_model(model, LoraConfig({lora}))",
         "folora.initialize_lora_folora_weights(model, stats)",
-        "optimizer = folora.create_folora_optimizer(model, stats, lr=1e-4)  # a trainer's optimizers=(optimizer, None)",
+        f"optimizer = folora.create_folora_optimizer(model, stats, lr=1e-4, {gate})",
     ]
 
 

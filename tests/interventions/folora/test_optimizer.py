@@ -351,6 +351,23 @@ def test_another_basis_and_other_parameters_are_refused_at_resume(tiny_model_fol
         optimizer.load_state_dict(renamed)
 
 
+def test_a_resumed_run_keeps_its_gate_and_tells_of_another(tiny_model_folder, stats, caplog):
+    model = adapter(tiny_model_folder, stats)
+    optimizer = create_folora_optimizer(model, stats, lr=1e-2, lam=4.0)
+    driven(model, optimizer, 3)
+    state, weights = copy.deepcopy(optimizer.state_dict()), copy.deepcopy(model.state_dict())
+    whole = driven(model, optimizer, range(3, 6))
+    for gate, told in (({"lam": 4.0}, []), ({"s_min": 0.1}, [("lam", 4.0), ("s_min", 0.3)])):
+        again = adapter(tiny_model_folder, stats)
+        again.load_state_dict(weights)
+        caplog.clear()
+        resumed = create_folora_optimizer(again, stats, lr=1e-2, **gate)
+        resumed.load_state_dict(copy.deepcopy(state))  # whose tensors it takes over
+        said = [f"SAdam: {name}: the run goes on with its saved {value}" for name, value in told]
+        assert [record.getMessage().split(", ")[0] for record in caplog.records] == said
+        assert same(driven(again, resumed, range(3, 6)), whole)
+
+
 def test_names_survive_parameters_that_are_replaced(tiny_model_folder, stats):
     """As Accelerate does it: other objects in the groups' lists, in their order."""
     model, other = adapter(tiny_model_folder, stats), adapter(tiny_model_folder, stats)

@@ -88,6 +88,29 @@ def test_functions_that_read_texts_may_take_the_place_of_rows() -> None:
     assert (stats.digests["proxy"], stats.digests["task"]) == ("", "")
 
 
+def test_the_device_that_solved_is_told_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU that has room for the first two inputs, and then for none."""
+    moved = torch.Tensor.to
+
+    def to(self: torch.Tensor, *where: Any, **how: Any) -> torch.Tensor:
+        if where != ("cuda",):
+            return moved(self, *where, **how)
+        if len(seen) > 2:
+            raise torch.cuda.OutOfMemoryError
+        return self
+
+    def pretend(what: str, done: int, wanted: int) -> None:
+        if what == "solve":
+            seen.append(done)
+            monkeypatch.setattr(torch.cuda, "is_available", lambda: done < wanted)
+            monkeypatch.setattr(torch.Tensor, "to", to)
+
+    seen: list[int] = []
+    assert prepared().made_with["solver"] == "cpu"
+    assert prepared(progress=pretend).made_with["solver"] == "cpu, cuda"
+    assert prepared(progress=pretend).made_with["solver"] == "cpu"
+
+
 def test_an_earlier_stages_adapter_is_active_while_texts_are_read() -> None:
     model = get_peft_model(llama(torch.float32), LORA)
     before = prepared(model=model)
@@ -108,7 +131,8 @@ def test_what_is_finished_is_read_back_and_something_else_is_not_overwritten(tmp
     again = prepared(out=tmp_path / "x", progress=lambda what, *_: calls.append(what))
     assert (calls, again.fingerprint) == ([], first.fingerprint)
     for changes, what in (
-        ({"config": FoloraConfig(lam=2.0)}, "config"),
+        ({"config": FoloraConfig(tau_rel=0.02)}, "config"),
+        ({"config": FoloraConfig(init="keep")}, "config"),
         ({"task": rows(seed=5)}, "task"),
         ({"proxy": rows(seed=5)}, "proxy"),
         ({"model": llama(seed=5)}, "base"),
@@ -120,6 +144,19 @@ def test_what_is_finished_is_read_back_and_something_else_is_not_overwritten(tmp
         with pytest.raises(UserError, match=told):
             prepared(out=tmp_path / "x", **changes)
     assert FoloraStats.load(tmp_path / "x").fingerprint == first.fingerprint
+
+
+def test_another_gate_needs_no_other_statistics(tmp_path: Path) -> None:
+    first = prepared(out=tmp_path / "x")
+    calls: list[str] = []
+    gate = FoloraConfig(lam=4.0, s_min=0.05, step_scale="raw")
+    again = prepared(out=tmp_path / "x", config=gate, progress=lambda what, *_: calls.append(what))
+    assert (calls, again.fingerprint, again.config) == ([], first.fingerprint, gate)
+    assert torch.equal(again.proxy_moment(DOWN), first.proxy_moment(DOWN))
+    fresh = prepared(config=gate)
+    assert again.report().equals(fresh.report())
+    assert not again.report().on_floor.equals(first.report().on_floor)
+    assert FoloraStats.load(tmp_path / "x").config == first.config
 
 
 def test_statistics_of_texts_that_only_a_function_knows_are_not_read_back(tmp_path: Path) -> None:

@@ -73,7 +73,7 @@ def test_what_else_lies_in_the_folder_stays_there(stats: FoloraStats, tmp_path: 
 def test_the_fingerprint_is_of_all_that_decides_a_run(stats: FoloraStats) -> None:
     turned = replace(stats.bases[Q], V=stats.bases[Q].V.flip(1))
     others = [
-        replace(stats, config=FoloraConfig(lam=2.0)),
+        replace(stats, config=FoloraConfig(skip_positions=(0,))),
         replace(stats, rank=2),
         replace(stats, digests={**stats.digests, "base": "0"}),
         replace(stats, bases={**stats.bases, Q: turned}),
@@ -82,6 +82,8 @@ def test_the_fingerprint_is_of_all_that_decides_a_run(stats: FoloraStats) -> Non
     ]
     assert len({each.fingerprint for each in [stats, *others]}) == 7
     assert replace(stats, path=Path("x")).fingerprint == stats.fingerprint
+    gate = FoloraConfig(lam=2.0, s_min=0.1, step_scale="raw")  # the optimizer's state holds it
+    assert replace(stats, config=gate).fingerprint == stats.fingerprint
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,9 @@ from pydantic import Field, model_validator
 
 from limberlm.interventions.settings import InterventionSettings
 
+GATE = frozenset({"lam", "s_min", "step_scale"})
+"""Settings of the optimizer alone: whatever they are, statistics are the same."""
+
 
 class FoloraConfig(InterventionSettings):
     """What is preserved, and how strictly. Defaults are the paper's where it states them."""

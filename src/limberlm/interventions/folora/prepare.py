@@ -20,7 +20,7 @@ from limberlm.errors import UserError
 from limberlm.geometry.summing import distributed
 from limberlm.interventions.folora.base import base_digest
 from limberlm.interventions.folora.basis import Basis
-from limberlm.interventions.folora.config import FoloraConfig
+from limberlm.interventions.folora.config import GATE, FoloraConfig
 from limberlm.interventions.folora.covered import Covered, covered
 from limberlm.interventions.folora.moments import Moment
 from limberlm.interventions.folora.pencil import solve
@@ -65,7 +65,8 @@ def preprocess_folora(
         tokenizer: needed where rows are text.
         run_proxy: in place of `proxy`, a function that makes `model` read its texts; each process its own share.
         run_task: the same for `task`.
-        out: a folder to keep them in; finished statistics of the same model, rows and settings in it are read back.
+        out: a folder to keep them in; finished statistics of the same model, rows and settings in it are read back,
+            whatever their gate.
         progress: called with what is read (`proxy`, `task`) or `solve`, what is done and what is wanted.
 
     Raises:
@@ -134,7 +135,7 @@ def _planned(
 
 
 def _found(planned: FoloraStats, out: Path) -> FoloraStats:
-    """Finished statistics, if they are those that would be made.
+    """Finished statistics, if they are those that would be made, with the gate that was asked for.
 
     Raises:
         UserError: they are others, or nobody can tell.
@@ -142,22 +143,25 @@ def _found(planned: FoloraStats, out: Path) -> FoloraStats:
     """
     known = FoloraStats.load(out)
     had, wanted = (
-        {"config": each.config, "modules": each.modules, "rank": each.rank, **each.digests} for each in (known, planned)
+        {"config": each.config.model_dump(exclude=GATE), "modules": each.modules, "rank": each.rank, **each.digests}
+        for each in (known, planned)
     )
     if other := [name for name in wanted if had.get(name) != wanted[name]]:
         raise UserError(f"{out}: holds statistics of another {other[0]}; choose another folder, or remove it")
     if "" in (known.digests.get("proxy", ""), known.digests.get("task", "")):
         raise UserError(f"{out}: holds statistics of texts that only a function knows; choose another folder")
-    return known
+    return replace(known, config=planned.config)
 
 
 def _solved(
     planned: FoloraStats, proxy: Mapping[str, Moment], task: Mapping[str, Moment], progress: Progress
 ) -> FoloraStats:
     bases: dict[str, Basis] = {}
+    solvers: set[str] = set()
     for name in proxy:
         progress("solve", len(bases), len(proxy))
-        bases[name] = _basis(planned, name, proxy[name], task[name])
+        bases[name], device = _basis(planned, name, proxy[name], task[name])
+        solvers.add(device)
     progress("solve", len(bases), len(proxy))
     return replace(
         planned,
@@ -170,17 +174,17 @@ def _solved(
             "torch": torch.__version__,
             "transformers": transformers.__version__,
             "peft": peft.__version__,
-            "solver": "cuda" if torch.cuda.is_available() else "cpu",
+            "solver": ", ".join(sorted(solvers)),
         },
     )
 
 
-def _basis(planned: FoloraStats, name: str, proxy: Moment, task: Moment) -> Basis:
-    """Solved where there is room; of the moments as they are kept, so that they give the same basis again."""
+def _basis(planned: FoloraStats, name: str, proxy: Moment, task: Moment) -> tuple[Basis, str]:
+    """Solved where there is room, and where; of the moments as kept, so that they give the same basis again."""
 
-    def on(device: str) -> Basis:
+    def on(device: str) -> tuple[Basis, str]:
         Cp, Ct = (moment.mean.float().to(device) for moment in (proxy, task))
-        return solve(
+        basis = solve(
             Cp,
             Ct,
             tau_rel=planned.config.tau_rel,
@@ -189,6 +193,7 @@ def _basis(planned: FoloraStats, name: str, proxy: Moment, task: Moment) -> Basi
             where=name,
             dtype=getattr(torch, planned.config.basis_dtype),
         )
+        return basis, device
 
     if torch.cuda.is_available():
         try:

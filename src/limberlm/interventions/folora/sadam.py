@@ -15,7 +15,7 @@ from torch.optim.adamw import adamw
 
 from limberlm.errors import UserError
 from limberlm.interventions.folora.basis import Basis
-from limberlm.interventions.folora.config import FoloraConfig
+from limberlm.interventions.folora.config import GATE, FoloraConfig
 from limberlm.interventions.folora.coordinates import Coordinates, exact_products
 
 _HALVES = (torch.bfloat16, torch.float16)
@@ -108,7 +108,7 @@ class SAdam(Optimizer):
                 self._step_spectral(alike[0][0], [p for _, p in alike], group)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a saved state, with its learning rates and gates.
+        """Go on from a saved state, with its learning rates and gates; a warning tells of another gate.
 
         Raises:
             UserError: it was saved with another basis, or of other parameters.
@@ -116,6 +116,9 @@ class SAdam(Optimizer):
         """
         for own, saved in zip(self.param_groups, state_dict["param_groups"], strict=False):
             _refuse_other(own, saved)
+            for name in sorted(GATE) if own["spectral"] else ():
+                if saved[name] != own[name]:
+                    _log.warning("SAdam: %s: the run goes on with its saved %s, not %s", name, saved[name], own[name])
         super().load_state_dict(state_dict)
         for group, saved in zip(self.param_groups, state_dict["param_groups"], strict=True):
             for parameter, number in zip(group["params"], saved["params"], strict=True):

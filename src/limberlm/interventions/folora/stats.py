@@ -22,7 +22,7 @@ from limberlm.errors import UserError, reason_of
 from limberlm.files import PARTIAL, content_digest, sync, whole_folder
 from limberlm.interventions.folora.base import base_digest
 from limberlm.interventions.folora.basis import Basis
-from limberlm.interventions.folora.config import FoloraConfig
+from limberlm.interventions.folora.config import GATE, FoloraConfig
 from limberlm.interventions.folora.report import row_of
 from limberlm.interventions.settings import checked
 from limberlm.observe.model.weights import read_json
@@ -48,7 +48,7 @@ class FoloraStats:
     """What `preprocess_folora` found: a basis for each distinct input of the adapted modules.
 
     Attributes:
-        config: the settings it was made with.
+        config: the settings it was made with; nothing in it depends on those of the `GATE`.
         modules: the name of its input, by the name of the module in the base; an input has its first module's name.
         bases: by input.
         rank: how many directions each basis keeps for the start; adapters of a larger rank are refused.
@@ -56,7 +56,7 @@ class FoloraStats:
         first_shares: the share of each trace, the proxy's and the task's, that position 0 has; by input.
         proxy_moments: second moments [d, d] of each input over the proxy, float32; read from `path` when asked for.
         task_moments: the same over the task.
-        made_with: versions, and the device that solved.
+        made_with: versions, and the devices that solved.
         path: the folder it lies in, if it does.
 
     """
@@ -74,9 +74,10 @@ class FoloraStats:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Digest of everything but the moments: two runs that have it in common saw the same coordinates."""
+        """Digest of all but the moments and the gate: two runs that have it in common saw the same coordinates."""
+        about = self._about() | {"config": self.config.model_dump(mode="json", exclude=GATE)}
         tensors = {name: blake2b(_bytes(value), digest_size=16).hexdigest() for name, value in self._tensors().items()}
-        return content_digest([self._about(), tensors])
+        return content_digest([about, tensors])
 
     def basis_of(self, module: str) -> Basis:
         """The basis of the input of a module, by its name in the base.

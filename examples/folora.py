@@ -13,7 +13,7 @@ from typing import Any
 
 from datasets import Dataset, load_dataset
 from peft import LoraConfig, get_peft_model
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 from trl import SFTConfig, SFTTrainer
 
 from limberlm.interventions.folora import (
@@ -81,6 +81,7 @@ def known(model: Any, own: Dataset, options: argparse.Namespace) -> tuple[float,
 
 def train(arm: str, rate: float, stats: FoloraStats, lora: LoraConfig, options: argparse.Namespace) -> tuple[Any, ...]:
     """One run: its model, the loss on held-out rows of the task, and the mean drift of the modules."""
+    set_seed(options.seed)  # all arms' plain A begin alike
     model, optimizer = get_peft_model(base(options), lora), None  # None: the trainer's own AdamW
     if arm in ("folora", "both"):
         initialize_lora_folora_weights(model, stats)
@@ -113,9 +114,7 @@ def main() -> None:
     """Prepare once, train each arm at each learning rate, then print what was learnt and what became of the rest."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--out", required=True, type=Path)
-    parser.add_argument(
-        "--model", default=BUNDLED_BASE, help="folder or hub id; by default the base that ships with limberlm"
-    )
+    parser.add_argument("--model", default=BUNDLED_BASE, help="folder or hub id; by default the bundled base")
     parser.add_argument("--task", type=Path, help="JSONL with prompt and completion; by default arithmetic")
     parser.add_argument("--proxy", type=Path, help="JSONL with text; by default the model writes its own")
     parser.add_argument("--texts", type=int, default=128, help="how many it writes")

@@ -29,7 +29,7 @@ def table(*words: object) -> list[tuple[str, str]]:
     assert done.returncode == 0, done.stderr
     header = r"^ +arm +rate +held-out loss +own texts +prose +drift\n"
     printed = re.split(header, done.stdout, flags=re.MULTILINE)[1]
-    row = r" +(\w+) +([\d.]+) +\d\.\d{4} +[+-]\d\.\d{3}  [+-]\d\.\d{3}  \d\.\d{2}e-\d\d"
+    row = r" +(\w+) +([\d.]+) +\d\.\d{4} +[+-]\d\.\d{3} +[+-]\d\.\d{3} +\d\.\d{2}e-\d\d"
     return [re.fullmatch(row, line).groups() for line in printed.splitlines()]  # type: ignore[union-attr,misc]
 
 

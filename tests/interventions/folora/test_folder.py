@@ -52,6 +52,15 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bytes(tiny_model, tiny_token
     assert held(tmp_path / "x") == held(tmp_path / "whole") != {}
 
 
+def test_a_kill_between_the_first_two_files_is_gone_on_from(tiny_model, tiny_tokenizer, tmp_path) -> None:
+    prepared(tmp_path / "whole", tiny_model, tiny_tokenizer)
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / "proxy.counts.json").write_bytes((tmp_path / "whole" / "proxy.counts.json").read_bytes())
+    (tmp_path / "x" / ".proxy.jsonl.0a1b2c3d.partial").write_text('{"te')
+    prepared(tmp_path / "x", tiny_model, tiny_tokenizer)
+    assert held(tmp_path / "x") == held(tmp_path / "whole")
+
+
 def test_what_is_finished_is_read_back_and_never_written_again(tiny_model, tiny_tokenizer, tmp_path) -> None:
     first = prepared(tmp_path / "x", tiny_model, tiny_tokenizer)
     before = held(tmp_path / "x")

@@ -9,6 +9,7 @@ from peft import LoraConfig
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from limberlm.errors import UserError
+from limberlm.files import PARTIAL
 from limberlm.interventions.folora.config import FoloraConfig
 from limberlm.interventions.folora.covered import covered
 from limberlm.interventions.folora.prepare import preprocess_folora
@@ -76,7 +77,11 @@ def prepare_folder(
 
 
 def _refuse_foreign(out: Path) -> None:
-    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / TEXTS).is_file())):
+    """Before there are statistics, only texts lie in their folder, and what a kill left of one of their two files."""
+    begun = (TEXTS, Path(TEXTS).with_suffix(".counts.json").name)
+    if out.exists() and not (
+        out.is_dir() and all(path.name in begun or path.name.endswith(PARTIAL) for path in out.iterdir())
+    ):
         raise UserError(f"{out}: holds something else than statistics; choose another folder, or an empty one")
 
 

@@ -135,7 +135,7 @@ def _watched(quiet: bool) -> Iterator[Progress]:
 def _lines(stats: FoloraStats, out: Path, targets: str | list[str]) -> list[str]:
     """How a script uses them, with the gate that was asked for: the folder may have been made with another."""
     lora = f'r={stats.rank}, lora_alpha={stats.rank}, target_modules={json.dumps(targets)}, task_type="CAUSAL_LM"'
-    gate = f"lam={stats.config.lam:g}, s_min={stats.config.s_min:g}"
+    gate = f"lam={stats.config.lam}, s_min={stats.config.s_min}"
     return [
         "from limberlm.interventions import folora",
         f"stats = folora.FoloraStats.load({json.dumps(str(out))})",

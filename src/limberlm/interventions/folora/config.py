@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from limberlm.interventions.settings import InterventionSettings
 
-GATE = frozenset({"lam", "s_min", "step_scale"})
+GATE = {"lam", "s_min", "step_scale"}
 """Settings of the optimizer alone: whatever they are, statistics are the same."""
 
 

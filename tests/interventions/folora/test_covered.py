@@ -194,18 +194,31 @@ def test_a_quantised_projection_may_start_from_zero_and_another_start_be_kept() 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"tau_rel": 0}, "tau_rel"),
-        ({"lam": -1}, "lam"),
-        ({"s_min": 1.1}, "s_min"),
-        ({"s_min": -0.1}, "s_min"),
-        ({"basis_rank": 0}, "basis_rank"),
+        ({"tau_rel": 0}, r"tau_rel: .* greater than 0 \(got 0\)"),
+        ({"tau_rel": -0.5}, r"tau_rel: .* greater than 0 \(got -0.5\)"),
+        ({"tau_rel": float("nan")}, r"tau_rel: .* \(got nan\)"),
+        ({"lam": -1}, r"lam: .* 0 \(got -1\)"),
+        ({"s_min": 1.1}, r"s_min: .* 1 \(got 1.1\)"),
+        ({"s_min": -0.1}, r"s_min: .* 0 \(got -0.1\)"),
+        ({"basis_rank": 0}, r"basis_rank: .* greater than 0 \(got 0\)"),
         ({"basis_rank": 1.5}, "basis_rank: 1.5 is no share"),
         ({"basis_dtype": "bfloat16", "tau_rel": 1e-5}, "basis_dtype: bfloat16 is too coarse for tau_rel: 1e-05"),
+        ({"init": "null_zeros"}, r'init: "null_zeros" is none of .* \(did you mean "null_zero"\?\)'),
+        ({"lamda": 1}, r'lamda: unknown setting \(did you mean "lam"\?\)'),
     ],
 )
-def test_settings_out_of_range_are_refused_at_construction(settings: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+def test_settings_out_of_range_are_refused_at_construction_in_one_line(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=rf"^FoloraConfig: {message}") as raised:
         FoloraConfig(**settings)
+    assert "\n" not in str(raised.value)
+
+
+def test_the_papers_settings_are_its_start_and_its_steps() -> None:
+    paper, ours = FoloraConfig.paper().model_dump(), FoloraConfig().model_dump()
+    assert {name: paper[name] for name in ours if paper[name] != ours[name]} == {
+        "init": "null_residual",
+        "step_scale": "raw",
+    }
 
 
 def test_attention_around_experts_is_covered() -> None:

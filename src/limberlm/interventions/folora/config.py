@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
+from limberlm.errors import UserError
 from limberlm.interventions.settings import InterventionSettings
+from limberlm.problems import first_problem
 
 GATE = {"lam", "s_min", "step_scale"}
 """Settings of the optimizer alone: whatever they are, statistics are the same."""
 
 
 class FoloraConfig(InterventionSettings):
-    """What is preserved, and how strictly. Defaults are the paper's where it states them."""
+    """What is preserved, and how strictly. Defaults are the paper's where it states them.
+
+    Raises:
+        UserError: a setting is unknown, out of range, or at odds with another.
+
+    >>> FoloraConfig(lam=-1)
+    Traceback (most recent call last):
+    limberlm.errors.UserError: FoloraConfig: lam: Input should be greater than or equal to 0 (got -1)
+    """
 
     lam: float = Field(1.0, ge=0, description="a direction's gate is gamma / (gamma + lam); 0: no gate")
     s_min: float = Field(0.3, ge=0, le=1, description="the gate's floor")
@@ -36,6 +46,16 @@ class FoloraConfig(InterventionSettings):
     unprotected: Literal["refuse", "adamw"] = Field(
         "refuse", description="trainable tensors that no basis covers: refuse them, or train them by plain AdamW"
     )
+
+    if not TYPE_CHECKING:  # where the signature is that of the fields
+
+        def __init__(self, **settings: Any) -> None:
+            try:
+                super().__init__(**settings)
+            except ValidationError as error:
+                raise UserError(f"{type(self).__name__}: {first_problem(error, type(self))}") from None
+
+        __init__.__pydantic_base_init__ = True  # so that in a larger model it is checked as a part of that
 
     @model_validator(mode="after")
     def _fit(self) -> FoloraConfig:

@@ -27,6 +27,7 @@ from limberlm.interventions.folora.prepare import preprocess_folora
 from limberlm.interventions.folora.stats import FoloraStats
 from limberlm.interventions.folora.texts import batches, proxy_texts, task_texts
 from limberlm.observe.model.loading import load_model
+from limberlm.testbed.tokenizer import train_tokenizer
 from tests.interventions.folora.models import DOWN, GATE, OUT, Q, brute, llama, rows, texts
 
 ROOT = Path(__file__).parents[3]
@@ -183,6 +184,22 @@ def test_a_second_task_takes_the_proxy_over(tmp_path: Path) -> None:
         prepared(model=llama(seed=3), proxy=first)
     with pytest.raises(UserError, match=r"^skip_positions: "):
         prepared(proxy=first, config=FoloraConfig(skip_positions=(0,)))
+
+
+def test_a_proxy_that_was_read_with_another_tokenizer_is_not_taken_over(
+    tiny_model_folder: Path, tiny_tokenizer: Any
+) -> None:
+    model = load_model(tiny_model_folder, dtype=torch.float32)
+    task = [{"prompt": f"{i} plus {j} is", "completion": f" {i + j}"} for i in range(8) for j in range(4)]
+    first = preprocess_folora(model, LORA, proxy=task, task=task, tokenizer=tiny_tokenizer)
+    other = train_tokenizer(["other words in other texts " * 50], 300)
+    with pytest.raises(
+        UserError, match=r"^the statistics: read with the tokenizer \w{8}, and this one is \w{8}; "
+    ) as told:
+        preprocess_folora(model, LORA, proxy=first, task=task, tokenizer=other)
+    assert "\n" not in str(told.value)
+    again = preprocess_folora(model, LORA, proxy=first, task=task, tokenizer=tiny_tokenizer)
+    assert again.fingerprint == first.fingerprint
 
 
 def test_too_few_tokens_are_refused_with_what_is_needed() -> None:

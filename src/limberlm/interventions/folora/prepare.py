@@ -122,7 +122,7 @@ def _planned(
     """The statistics but for what is measured.
 
     Raises:
-        UserError: the proxy's are taken over from another base.
+        UserError: the proxy's are taken over from another base, or were read with another tokenizer.
 
     """
     digests = {"base": base_digest(model), "tokenizer": "" if tokenizer is None else tokenizer_digest(tokenizer)}
@@ -131,6 +131,8 @@ def _planned(
     planned = FoloraStats(config, inputs, {}, max(each.rank for each in modules.values()), digests)
     if isinstance(both[0].given, FoloraStats):
         both[0].given.refuse_other_base(model)
+        if tokenizer is not None:
+            both[0].given.refuse_other_tokenizer(tokenizer)
     return planned
 
 

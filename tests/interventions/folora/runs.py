@@ -49,11 +49,18 @@ def begun(base: Path, stats: FoloraStats, dtype: torch.dtype = torch.float32, **
     return model
 
 
-def trainer(base: Path, out: Path, stats: FoloraStats, setup: Setup, factory: bool = False) -> Trainer:
+def trainer(
+    base: Path,
+    out: Path,
+    stats: FoloraStats,
+    setup: Setup,
+    factory: bool = False,
+    dtype: torch.dtype = torch.float32,
+) -> Trainer:
     """One of TRL's, on rows of its kind."""
     trl = importlib.import_module("trl")
     kind = setup.trainer.upper()
-    model = begun(base, stats)
+    model = begun(base, stats, dtype)
     how: dict[str, Any] = {
         "optimizers": (None, None) if factory else (create_folora_optimizer(model, stats, lr=1e-2), None)
     }

@@ -7,12 +7,13 @@ import torch
 from peft import LoraConfig, get_peft_model
 from peft.tuners.lora import LoraLayer
 from torch import nn
-from transformers import MixtralConfig, MixtralForCausalLM
+from transformers import MixtralConfig, MixtralForCausalLM, Phi3Config, Phi3ForCausalLM
 
 from limberlm.errors import UserError
 from limberlm.interventions.folora.base import base_digest, plain_name
 from limberlm.interventions.folora.config import FoloraConfig
 from limberlm.interventions.folora.covered import covered
+from limberlm.interventions.folora.sharing import shared_inputs
 from tests.interventions.folora.models import DOWN, GATE, Q, gpt2, llama
 
 
@@ -219,6 +220,24 @@ def test_the_papers_settings_are_its_start_and_its_steps() -> None:
         "init": "null_residual",
         "step_scale": "raw",
     }
+
+
+def test_projections_that_are_fused_into_one_have_one_input() -> None:
+    config = Phi3Config(
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        vocab_size=50,
+        pad_token_id=0,
+    )
+    model = Phi3ForCausalLM(config)
+    names = found(model)
+    shapes = {name.rpartition(".")[2]: each.shape for name, each in names.items()}
+    assert shapes == {"qkv_proj": (32, 16), "o_proj": (16, 16), "gate_up_proj": (48, 16), "down_proj": (16, 24)}
+    inputs = shared_inputs(model, {name: each.module for name, each in names.items()})
+    assert inputs == dict(zip(names, names, strict=True))
 
 
 def test_attention_around_experts_is_covered() -> None:

@@ -237,6 +237,15 @@ def test_as_many_directions_as_there_are_is_the_whole_basis(stats):
         open_directions(runs[0].gamma, 33)
 
 
+@pytest.mark.parametrize("place", [{"basis_device": "cpu"}, {"matmul_precision": "high"}], ids=str)
+def test_where_the_basis_lies_and_tf32_change_nothing_on_a_cpu(tiny_model_folder, stats, place):
+    ends = []
+    for each in (stats, replace(stats, config=FoloraConfig(**place))):
+        model = adapter(tiny_model_folder, each)
+        ends.append(driven(model, create_folora_optimizer(model, each, lr=1e-2), 3))
+    assert same(*ends)
+
+
 def test_a_basis_of_16_bits_moves_nearly_as_one_of_32(tiny_model_folder, stats):
     rounded = replace(
         stats, bases={name: replace(basis, V=basis.V.to(torch.bfloat16)) for name, basis in stats.bases.items()}

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import logging
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -32,10 +33,14 @@ def example() -> tuple[Tensor, Tensor]:
     return torch.from_numpy(X.T @ X / 200), torch.from_numpy(Y.T @ Y / 150)
 
 
+def metric_of(basis: Basis, Cp: Tensor) -> Tensor:
+    return Cp + basis.tau * torch.eye(len(Cp), dtype=Cp.dtype)
+
+
 def metrics(basis: Basis, Cp: Tensor, Ct: Tensor) -> tuple[Tensor, Tensor]:
     """V' H V and V' Ct V."""
-    H = Cp + basis.tau * torch.eye(len(Cp), dtype=Cp.dtype)
-    return basis.V.T @ H @ basis.V, basis.V.T @ Ct @ basis.V
+    V = basis.V.double()
+    return V.T @ metric_of(basis, Cp) @ V, V.T @ Ct @ V
 
 
 def test_a_small_pencil_has_its_published_numbers() -> None:
@@ -60,6 +65,9 @@ def test_a_small_pencil_has_its_published_numbers() -> None:
     assert scale(basis, "rms") == near(0.331689697880)
     least = float(basis.spectrum[:2].sum())
     assert [least, least / float(Cp.trace())] == near([0.046144468303, 0.003496922741])
+    white, useful = metrics(basis, Cp, Ct)
+    assert float((white - torch.eye(6)).abs().max()) < 1e-12
+    assert float((useful - basis.gamma.diag()).abs().max()) < 1e-12
 
 
 def test_a_diagonal_pencil_has_its_closed_form() -> None:
@@ -91,6 +99,10 @@ def test_both_metrics_are_diagonal_and_the_values_are_scipys(d: int, seed: int, 
     assert torch.allclose(basis.V @ basis.V.T, inverse, rtol=1e-8, atol=1e-9 * float(inverse.abs().max()))
     assert scale(basis, "rms") == pytest.approx(math.sqrt(d) / float(basis.V.norm()), rel=1e-9)
     assert float((inverse * Ct).sum()) == pytest.approx(float(basis.gamma.sum()), rel=1e-9)
+    step = torch.from_numpy(rng.standard_normal((3, d)))  # in V's coordinates
+    penalty, utility = ((step @ basis.V.T @ M @ basis.V @ step.T).trace() for M in (metric_of(basis, Cp), Ct))
+    assert float(penalty) == pytest.approx(float(step.square().sum()), rel=1e-7)
+    assert float(utility) == pytest.approx(float((basis.gamma * step.square()).sum()), rel=1e-7)
     residual = Cp @ basis.null - basis.null * basis.spectrum[: basis.null.shape[1]]
     assert float(residual.abs().max()) < 1e-12 * float(Cp.trace())
 
@@ -210,8 +222,18 @@ def test_the_ridge_decides_what_is_gated() -> None:
     assert [scale(basis, "rms") for basis in bases] == pytest.approx(
         [1.1e-4, 1.9e-4, 4.7e-4, 1.3e-3, 4.1e-3, 1.3e-2], rel=0.05
     )
-    white = [float((metrics(basis, Cp, Ct)[0] - torch.eye(768)).abs().max()) for basis in bases]
+    one = torch.eye(768, dtype=torch.float64)
+    white = [float((metrics(basis, Cp, Ct)[0] - one).abs().max()) for basis in bases]
     assert max(white) < 1e-8
+    for basis, finest in zip(bases, (4e-5, 2e-5, 1e-5, 4e-6, 2e-6, 1e-6), strict=True):  # as it is kept
+        kept = replace(basis, V=basis.V.float())
+        assert float((metrics(kept, Cp, Ct)[0] - one).abs().max()) < finest
+    costs = []  # of steps along all directions alike, in bfloat16
+    for basis in bases:
+        short = replace(basis, V=basis.V.bfloat16())
+        opened = gate(basis.gamma, 1.0, 0.3).square()
+        costs.append(float((opened * metrics(short, Cp, Ct)[0].diag()).sum() / opened.sum()) - 1)
+    assert costs[0] > costs[1] > 0.05 > costs[2] > 0.01 > costs[3] > costs[4] > costs[5]  # refused below 1e-4
 
 
 @given(gamma=st.lists(st.floats(0, 1e6), min_size=1, max_size=8), s_min=st.floats(0, 1))

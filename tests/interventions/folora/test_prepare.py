@@ -19,10 +19,12 @@ import torch
 import torch.distributed as dist
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file, save_file
 from transformers import PreTrainedTokenizerFast
 
 from limberlm.errors import UserError
 from limberlm.interventions.folora.config import FoloraConfig
+from limberlm.interventions.folora.moments import second_moments
 from limberlm.interventions.folora.prepare import preprocess_folora
 from limberlm.interventions.folora.stats import FoloraStats
 from limberlm.interventions.folora.texts import batches, proxy_texts, task_texts
@@ -299,6 +301,14 @@ def test_rows_become_what_the_tokenizer_makes_of_them(tiny_model_folder: Path, t
     assert len(stats.digests["tokenizer"]) == 32
 
 
+WIDTHS = {Q: 16, OUT: 16, GATE: 16, DOWN: 24}
+
+
+def _reads(model: Any, some: list[list[int]]) -> None:
+    for ids in some:
+        model(input_ids=torch.tensor([ids]))
+
+
 def one_of_two(rank: int, out: Path, port: int) -> None:
     """Odd numbers of texts, and a single one, so that a process has none."""
     where = f"tcp://127.0.0.1:{port}"
@@ -307,6 +317,11 @@ def one_of_two(rank: int, out: Path, port: int) -> None:
     for name, changes in (("odd", {"proxy": rows(7, 1)}), ("single", {"proxy": rows(1, 1), "config": few})):
         stats = prepared(out=out / name, **changes)
         (out / f"{name}.{rank}").write_text(stats.fingerprint)
+    model = llama()
+    modules = {name: model.get_submodule(name) for name in WIDTHS}
+    for name, own in (("shares", texts(7, 1)[rank::2]), ("empty", [] if rank else texts(7, 1))):
+        whole = second_moments(model, modules, WIDTHS, lambda _, own=own: _reads(model, own), what="proxy")
+        save_file({each: moment.mean for each, moment in whole.items()}, out / f"{name}.{rank}")
     broken = llama()
     with torch.no_grad():
         broken.model.embed_tokens.weight[49] = float("nan")
@@ -339,6 +354,11 @@ def test_processes_share_the_texts_and_read_one_basis(tmp_path: Path) -> None:
         for each in alone.bases:
             assert alone.bases[each].tokens == shared.bases[each].tokens
             assert torch.allclose(shared.proxy_moment(each), alone.proxy_moment(each), rtol=2e-7, atol=1e-12)
+    wanted = brute(llama(), list(WIDTHS), texts(7, 1))
+    for name in ("shares", "empty"):
+        both = [load_file(tmp_path / f"{name}.{rank}") for rank in (0, 1)]
+        assert all(torch.equal(both[0][each], both[1][each]) for each in WIDTHS)
+        assert all(torch.allclose(both[0][each], wanted[each], rtol=1e-12, atol=1e-15) for each in WIDTHS)
     said = {name: [(tmp_path / f"{name}.{rank}").read_text() for rank in (0, 1)] for name in ("few", "nan", "full")}
     assert said["few"][0] == said["few"][1]
     assert said["few"][0].startswith(f"proxy: 4 tokens reach {OUT}")

@@ -45,6 +45,24 @@ def test_a_model_without_a_token_for_a_beginning_needs_one(tiny_model, tiny_toke
     assert {ids[0] for ids in sample_proxy(tiny_model, named, n=4, **free)["input_ids"]} == {11}
 
 
+def test_the_end_token_is_barred_until_it_may_come_and_then_ends_a_text(tiny_model, tiny_tokenizer) -> None:
+    """Of a model that wants nothing but to end."""
+    end = tiny_tokenizer.eos_token_id
+
+    def wish(module: Any, args: Any, output: torch.Tensor) -> torch.Tensor:
+        return output + 50 * torch.nn.functional.one_hot(torch.tensor(end), output.shape[-1])
+
+    tiny_model.lm_head.register_forward_hook(wish)
+    proxy = sample_proxy(tiny_model, tiny_tokenizer, n=8, **SMALL | {"min_new_tokens": 40, "max_new_tokens": 60})
+    assert {len(ids) for ids in proxy["input_ids"]} == {1 + 40}
+    assert all(end not in ids for ids in proxy["input_ids"])
+
+
+def test_a_text_and_its_start_token_fill_the_models_positions_at_most(tiny_model, tiny_tokenizer) -> None:
+    long = SMALL | {"batch_size": 1, "min_new_tokens": 300, "max_new_tokens": 512}
+    assert len(sample_proxy(tiny_model, tiny_tokenizer, n=1, **long)["input_ids"][0]) == 256
+
+
 def test_fewer_texts_do_if_they_have_the_tokens(tiny_model, tiny_tokenizer) -> None:
     whole = sample_proxy(tiny_model, tiny_tokenizer, n=60, **SMALL)["input_ids"]
     some = sample_proxy(tiny_model, tiny_tokenizer, n=60, max_tokens=200, **SMALL)["input_ids"]

@@ -84,6 +84,23 @@ def test_under_bf16_autocast_it_moves_nearly_alike(tiny_model_folder, tmp_path):
     assert 0 < distance(mixed, usual) < 0.3
 
 
+@pytest.mark.parametrize("init", ["null_zero", "null_residual"])
+def test_on_a_bf16_base_it_trains_and_ends_as_plain_lora(tiny_model_folder, tmp_path, init):
+    stats = prepared(tiny_model_folder, tmp_path, init)
+    made = trainer(tiny_model_folder, tmp_path / "run", stats, QUIET, dtype=torch.bfloat16)
+    train(made)
+    losses = [entry["loss"] for entry in made.state.log_history if "loss" in entry]
+    assert len(losses) == 2
+    assert all(math.isfinite(loss) for loss in losses)
+    assert {p.dtype for p in made.model.parameters() if not p.requires_grad} == {torch.bfloat16}
+    assert {value.dtype for value in weights(made.model).values()} == {torch.float32}
+    save_folora_pretrained(made.model, stats, tmp_path / "adapter")
+    base = plain(tiny_model_folder).bfloat16()
+    before, loaded = logits(base), PeftModel.from_pretrained(base, tmp_path / "adapter")
+    moved, off = (float((logits(loaded) - other).float().square().mean()) for other in (before, logits(made.model)))
+    assert off < 0.2 * moved
+
+
 def test_the_schedule_is_the_trainers_and_the_peak_is_the_optimizers(tiny_model_folder, tmp_path):
     made = trainer(tiny_model_folder, tmp_path / "run", prepared(tiny_model_folder, tmp_path), replace(QUIET, steps=2))
     made.args.learning_rate = 5e-5

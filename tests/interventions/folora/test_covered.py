@@ -70,6 +70,17 @@ def test_the_digest_tells_bases_apart_and_not_wrappers_or_types() -> None:
     assert base_digest(changed) != known
 
 
+def test_the_digest_does_not_see_in_which_order_quantised_weights_are_stored() -> None:
+    """As bitsandbytes changes it, where a CPU reads them."""
+    model, codes = llama(torch.float32), torch.arange(16 * 12, dtype=torch.uint8).reshape(-1, 1)
+    weight = model.get_submodule(Q).weight.requires_grad_(False)
+    known = set()
+    for stored in (codes, codes.flip(0).reshape(16, 12), codes + 16):
+        weight.data = stored
+        known.add(base_digest(model))
+    assert len(known) == 2
+
+
 def tied_blocks() -> nn.Module:
     model = llama()
     model.model.layers[1].mlp.down_proj.weight = model.model.layers[0].mlp.down_proj.weight

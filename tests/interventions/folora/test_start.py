@@ -221,6 +221,47 @@ def test_a_quantised_base_cannot_be_split(tiny_model_folder, tmp_path):
     refused(r"layers.1.mlp.up_proj.*quantised.*null_zero", model, stats)
 
 
+class Quantised(nn.Linear):
+    """8 bits a weight, and a scale."""
+
+    @classmethod
+    def of(cls, linear: nn.Linear) -> Quantised:
+        made = cls(linear.in_features, linear.out_features, bias=False)
+        made.scale = linear.weight.detach().abs().max() / 127
+        made.weight = nn.Parameter((linear.weight.detach() / made.scale).round().to(torch.int8), requires_grad=False)
+        return made
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.linear(x, self.weight.to(x) * self.scale)
+
+
+def quantised(folder: Path) -> Any:
+    model = load(folder)
+    for block in model.model.layers:
+        for part in (block.self_attn, block.mlp):
+            for name, linear in list(part.named_children()):
+                if isinstance(linear, nn.Linear):
+                    setattr(part, name, Quantised.of(linear))
+    return model
+
+
+def test_on_a_quantised_base_null_zero_starts_and_trains_and_is_saved(tiny_model_folder, tmp_path):
+    base = quantised(tiny_model_folder)
+    before, stats = logits(base), measured(base)
+    model = get_peft_model(base, lora())
+    initialize_lora_folora_weights(model, stats)
+    assert torch.equal(logits(model), before)
+    optimizer = create_folora_optimizer(model, stats, lr=1e-2)
+    for _ in range(2):
+        optimizer.zero_grad()
+        model(input_ids=IDS, labels=IDS).loss.backward()
+        optimizer.step()
+    assert far(logits(model), before) > 0.05
+    save_folora_pretrained(model, stats, tmp_path / "adapter")
+    loaded = PeftModel.from_pretrained(quantised(tiny_model_folder), tmp_path / "adapter").eval()
+    assert torch.equal(logits(loaded), logits(model))
+
+
 def test_statistics_that_were_not_saved_cannot_split(tiny_model_folder):
     base = load(tiny_model_folder)
     stats = measured(base, FoloraConfig(init="null_residual"))

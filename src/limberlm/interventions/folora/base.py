@@ -30,8 +30,9 @@ def plain_name(name: str) -> str:
 def base_digest(model: nn.Module) -> str:
     """BLAKE2b (128 bits, hexadecimal) of some entries of each parameter of a model, without its adapters.
 
-    Entries are rounded to bfloat16, so that a base is known again when it is loaded in a wider type. It tells models
-    apart; two of one digest may differ in entries that were not read.
+    Entries are rounded to bfloat16, so that a base is known again when it is loaded in a wider type; of quantised
+    weights it is counted how often each half byte occurs, for bitsandbytes stores them in another order and shape once
+    they have been used on a CPU. It tells models apart; two of one digest may differ in entries that were not read.
 
     Raises:
         UserError: not a transformers model.
@@ -40,13 +41,15 @@ def base_digest(model: nn.Module) -> str:
     digest = blake2b(digest_size=16)
     named = {plain_name(n): p for n, p in unwrapped(model).named_parameters() if not _ADAPTERS.search(n)}
     for name in sorted(named):
-        digest.update(f"{name} {list(named[name].shape)}".encode() + _some(named[name]))
+        digest.update(f"{name} ".encode() + _some(named[name]))
     return digest.hexdigest()
 
 
 def _some(parameter: Tensor) -> bytes:
     flat = parameter.detach().flatten()
-    entries = flat[:: max(1, len(flat) // SAMPLED)][:SAMPLED]
-    if entries.is_floating_point():
-        entries = entries.bfloat16()
-    return bytes(entries.contiguous().cpu().view(torch.uint8).numpy().tobytes())
+    if not parameter.is_floating_point():
+        packed = flat.view(torch.uint8)
+        counts = packed.bitwise_and(15).bincount(minlength=16) + packed.bitwise_right_shift(4).bincount(minlength=16)
+        return str(counts.tolist()).encode()
+    entries = flat[:: max(1, len(flat) // SAMPLED)][:SAMPLED].bfloat16().contiguous()
+    return str(list(parameter.shape)).encode() + bytes(entries.cpu().view(torch.uint8).numpy().tobytes())

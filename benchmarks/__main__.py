@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks import generation, infinigram, interventions, pass_overhead, runner, store_all, updates
+from benchmarks import folora, generation, infinigram, interventions, pass_overhead, runner, store_all, updates
 from benchmarks.harness import ROOT, machine, note
 
 BENCHMARKS = {
@@ -19,6 +19,7 @@ BENCHMARKS = {
     "infinigram": infinigram.figures,
     "runner": runner.figures,
     "interventions": interventions.figures,
+    "folora": folora.figures,
 }
 RESULTS, PAGE = ROOT / "benchmarks" / "results.json", ROOT / "docs" / "benchmarks.md"
 
@@ -85,7 +86,8 @@ def page(records: Sequence[dict[str, Any]]) -> str:
 
 
 def _row(record: dict[str, Any]) -> str:
-    shown = {"ratio": "{:.2f}×", "bytes per token": "{:.2f} B/token", "per second": "{:,.0f}/s"}[record["unit"]]
+    units = {"ratio": "{:.2f}×", "bytes per token": "{:.2f} B/token", "per second": "{:,.0f}/s", "seconds": "{:.1f} s"}
+    shown = units[record["unit"]]
     ends = "{:,.0f} to {:,.0f}" if record["unit"] == "per second" else "{:.2f} to {:.2f}"
     timed = record["low"] is not None
     cells = [

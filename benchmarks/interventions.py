@@ -130,10 +130,9 @@ def times(size: Size, rounds: int, scratch: Path) -> Iterator[Figure]:
 
 def memory(size: Size, names: Iterable[str]) -> Iterator[Figure]:
     """Peak memory of three training steps with each intervention over that without, each in a fresh process."""
-    given = [size.width, size.blocks, size.rows, size.length, size.vocabulary]
-    bare = in_fresh_process("benchmarks.interventions_case", "none", *given)
+    bare = in_fresh_process("benchmarks.interventions_case", "none", *size.numbers())
     for name in names:
-        peak = in_fresh_process("benchmarks.interventions_case", name, *given)
+        peak = in_fresh_process("benchmarks.interventions_case", name, *size.numbers())
         note(f"    {name}: {peak / 2**20:.0f} MiB, without {bare / 2**20:.0f} MiB")
         what = f"peak memory of training, libraries left out, with {name} over without ({size})"
         yield Figure(f"interventions/{name}/memory", what, peak / bare, MEMORY if size == LARGE else None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from datasets import Dataset
 from peft import LoraConfig, TaskType, get_peft_model
-from transformers import AutoTokenizer, PrinterCallback, TrainerCallback
+from transformers import AutoTokenizer, LlamaForCausalLM, PrinterCallback, TrainerCallback
 
 from benchmarks.harness import peak_memory
 from benchmarks.workload import random_llama
@@ -38,18 +38,29 @@ class Size:
     rows: int
     length: int
     vocabulary: int
+    rank: int = 16
 
     def __str__(self) -> str:
-        return f"d = {self.width}, {self.blocks} blocks, LoRA r = 16, {self.rows} x {self.length} tokens"
+        return f"d = {self.width}, {self.blocks} blocks, LoRA r = {self.rank}, {self.rows} x {self.length} tokens"
 
+    def llama(self) -> LlamaForCausalLM:
+        """The same weights on every call."""
+        return random_llama(self.width, self.blocks, self.vocabulary)
 
-def lora() -> LoraConfig:
-    return LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type=TaskType.CAUSAL_LM)
+    def lora(self) -> LoraConfig:
+        """On all its linear layers."""
+        return LoraConfig(
+            r=self.rank, lora_alpha=2 * self.rank, target_modules="all-linear", task_type=TaskType.CAUSAL_LM
+        )
+
+    def numbers(self) -> list[int]:
+        """Its fields, for another process."""
+        return list(astuple(self))
 
 
 def decorrelation(size: Size, scratch: Path) -> TrainerCallback:
     """Against one earlier stage."""
-    model = get_peft_model(random_llama(size.width, size.blocks, size.vocabulary), lora())
+    model = get_peft_model(size.llama(), size.lora())
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
@@ -71,9 +82,18 @@ MAKE: Mapping[str, Callable[[Size, Path], TrainerCallback]] = {
 
 
 def trainer(
-    size: Size, scratch: Path, callbacks: Sequence[TrainerCallback], *, steps: int, dataset: Dataset | None = None
+    size: Size,
+    scratch: Path,
+    callbacks: Sequence[TrainerCallback],
+    *,
+    steps: int,
+    dataset: Dataset | None = None,
+    model: Any = None,
 ) -> Any:
-    """TRL's SFTTrainer on random tokens, or on a dataset's; `steps` -1 is an epoch of it in its order."""
+    """TRL's SFTTrainer on random tokens, or on a dataset's; `steps` -1 is an epoch of it in its order.
+
+    A model that is given has its adapter.
+    """
     trl: Any = import_module("trl")
     on_gpu = torch.cuda.is_available()
     if dataset is None:
@@ -81,7 +101,7 @@ def trainer(
         ids = torch.randint(5, size.vocabulary, (steps * size.rows, size.length), generator=generator)
         dataset = Dataset.from_dict({"input_ids": ids.tolist()})
     made = trl.SFTTrainer(
-        model=random_llama(size.width, size.blocks, size.vocabulary),
+        model=size.llama() if model is None else model,
         args=trl.SFTConfig(
             output_dir=str(scratch / "trainer"),
             max_steps=steps,
@@ -99,7 +119,7 @@ def trainer(
         ),
         train_dataset=dataset,
         processing_class=AutoTokenizer.from_pretrained(BUNDLED_BASE),
-        peft_config=lora(),
+        peft_config=size.lora() if model is None else None,
         callbacks=list(callbacks),
     )
     made.remove_callback(PrinterCallback)

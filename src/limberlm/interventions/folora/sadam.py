@@ -101,11 +101,10 @@ class SAdam(Optimizer):
         for group in self.param_groups:
             _refuse_flattened(group)
             trained = [(n, p) for n, p in zip(group["names"], group["params"], strict=True) if p.grad is not None]
-            if not group["spectral"]:
+            if group["spectral"] and trained:
+                self._step_spectral(_together((self.coordinates[name], p) for name, p in trained), group)
+            else:
                 self._step_plain([p for _, p in trained], group)
-                continue
-            for alike in _together([(self.coordinates[name], p) for name, p in trained]):
-                self._step_spectral(alike[0][0], [p for _, p in alike], group)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from a saved state, with its learning rates and gates; a warning tells of another gate.
@@ -132,18 +131,28 @@ class SAdam(Optimizer):
         self._adam(weights, [_gradient(p) for p in parameters], states, group, group["lr"], group["weight_decay"])
         _write(parameters, states)
 
-    def _step_spectral(self, coordinates: Coordinates, parameters: Sequence[Parameter], group: dict[str, Any]) -> None:
-        states = [self._state(p, coordinates.k) for p in parameters]
-        gradients = [_gradient(p) for p in parameters]
-        rows, lr = [len(gradient) for gradient in gradients], group["lr"]
-        with exact_products(self._precision, gradients[0].device):
-            turned = coordinates.of(torch.cat(gradients), group["step_scale"])
-        steps = torch.zeros_like(turned)  # the leaf of an AdamW with learning rate 1: it becomes -u
-        self._adam(steps.split(rows), turned.split(rows), states, group, 1.0, 0.0)
-        with exact_products(self._precision, steps.device):
-            steps = coordinates.back(steps, group["lam"], group["s_min"], group["step_scale"])
-        for parameter, state, step in zip(parameters, states, steps.split(rows), strict=True):
-            _weight(parameter, state).mul_(1 - lr * group["weight_decay"]).add_(step, alpha=lr)
+    def _step_spectral(
+        self, together: Sequence[tuple[Coordinates, Sequence[Parameter]]], group: dict[str, Any]
+    ) -> None:
+        """All of them in three rounds, products and Adam's steps in between, for each round's start costs time."""
+        parameters = [p for _, alike in together for p in alike]
+        states = [self._state(p, coordinates.k) for coordinates, alike in together for p in alike]
+        scale, lr = group["step_scale"], group["lr"]
+        with exact_products(self._precision, parameters[0].device):
+            turned = [
+                coordinates.of(torch.cat([_gradient(p) for p in alike]), scale) for coordinates, alike in together
+            ]
+        steps = [torch.zeros_like(each) for each in turned]  # leaves of an AdamW with learning rate 1: they become -u
+        self._adam(_each(steps, together), _each(turned, together), states, group, 1.0, 0.0)
+        with exact_products(self._precision, parameters[0].device):
+            steps = [
+                coordinates.back(step, group["lam"], group["s_min"], scale)
+                for (coordinates, _), step in zip(together, steps, strict=True)
+            ]
+        weights = [_weight(p, state) for p, state in zip(parameters, states, strict=True)]
+        if group["weight_decay"]:
+            torch._foreach_mul_(weights, 1 - lr * group["weight_decay"])
+        torch._foreach_add_(weights, _each(steps, together), alpha=lr)
         _write(parameters, states)
 
     def _adam(
@@ -195,13 +204,19 @@ class SAdam(Optimizer):
             raise UserError(f"SAdam: {name} is {list(parameter.shape)}, and its basis is of an input {d} wide")
 
 
-def _together(found: Iterable[tuple[Coordinates, Parameter]]) -> list[list[tuple[Coordinates, Parameter]]]:
+def _together(found: Iterable[tuple[Coordinates, Parameter]]) -> list[tuple[Coordinates, list[Parameter]]]:
     """Those of one basis, device and type together: their gradients are stacked, so that V is read once for all."""
-    alike = dict[Any, list[tuple[Coordinates, Parameter]]]()
+    alike = dict[Any, tuple[Coordinates, list[Parameter]]]()
     for coordinates, parameter in found:
         key = id(coordinates), parameter.device, parameter.dtype
-        alike.setdefault(key, []).append((coordinates, parameter))
+        alike.setdefault(key, (coordinates, []))[1].append(parameter)
     return list(alike.values())
+
+
+def _each(stacked: Iterable[Tensor], together: Iterable[tuple[Coordinates, Sequence[Parameter]]]) -> list[Tensor]:
+    """The rows of each parameter, of what was stacked for those that are together."""
+    rows = [[len(_local(p)) for p in alike] for _, alike in together]
+    return [part for whole, lengths in zip(stacked, rows, strict=True) for part in whole.split(lengths)]
 
 
 def _local(value: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from math import isfinite
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import generation, infinigram, interventions, pass_overhead, runner, store_all, updates
+from benchmarks import folora, generation, infinigram, interventions, pass_overhead, runner, store_all, updates
 from benchmarks.harness import Figure, compared, in_fresh_process
 
 FIELDS = {"name", "what", "value", "unit", "low", "high", "goal", "met", "machine"}
@@ -25,8 +25,9 @@ FIELDS = {"name", "what", "value", "unit", "low", "high", "goal", "met", "machin
         infinigram.times,
         pytest.param(runner.figures, marks=pytest.mark.slow),
         pytest.param(interventions.steps, marks=pytest.mark.slow),
+        pytest.param(folora.steps, marks=pytest.mark.slow),
     ],
-    ids=["pass_overhead", "times", "updates", "generation", "infinigram", "runner", "interventions"],
+    ids=["pass_overhead", "times", "updates", "generation", "infinigram", "runner", "interventions", "folora"],
 )
 def test_each_benchmark_yields_figures_that_json_can_hold(figures: Callable[[bool], Iterator[Figure]]) -> None:
     records = [json.loads(json.dumps(figure.record("here"))) for figure in figures(True)]
@@ -49,7 +50,7 @@ def test_a_quick_run_prints_one_object_per_line_and_writes_nothing(
     command.main(["--quick"])
     records = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert {record["name"].partition("/")[0] for record in records} == set(command.BENCHMARKS)
-    assert {record["unit"] for record in records} == {"ratio", "bytes per token", "per second"}
+    assert {record["unit"] for record in records} == {"ratio", "bytes per token", "per second", "seconds"}
     assert list(tmp_path.iterdir()) == []
 
 
@@ -77,12 +78,34 @@ def test_a_run_of_one_benchmark_keeps_the_records_of_the_others(
     made = {"a": [Figure("a/x", "first", 1.0), Figure("a/y", "second", 2.0)], "b": [Figure("b", "third", 3.0)]}
     monkeypatch.setattr(command, "BENCHMARKS", {name: lambda quick, name=name: iter(made[name]) for name in made})
     command.main([])
-    made["a"], made["b"] = [Figure("a/x", "again", 12345.6, unit="per second", low=9000, high=13000)], []
+    made["a"] = [
+        Figure("a/x", "again", 12345.6, unit="per second", low=9000, high=13000),
+        Figure("a/z", "wall", 61.28, ("<=", 120.0), "seconds"),
+    ]
+    made["b"] = []
     command.main(["--only", "a"])
     records = json.loads((tmp_path / "results.json").read_text())
-    assert [(record["name"], record["what"]) for record in records] == [("b", "third"), ("a/x", "again")]
+    told = [(record["name"], record["what"]) for record in records]
+    assert told == [("b", "third"), ("a/x", "again"), ("a/z", "wall")]
     rows = (tmp_path / "benchmarks.md").read_text().splitlines()
-    assert rows[-1] == "| `a/x` | again | 12,346/s | 9,000 to 13,000 |  |  |"
+    assert rows[-2:] == [
+        "| `a/x` | again | 12,346/s | 9,000 to 13,000 |  |  |",
+        "| `a/z` | wall | 61.3 s |  | <= 120 | yes |",
+    ]
+
+
+def test_a_preparation_is_held_against_the_training_that_goes_with_it() -> None:
+    """Fifty rows for each text, a step of four rows."""
+    spent = folora.Spent(generation=2.0, proxy=1.0, task=0.5, solve=40.0)
+    found = {figure.name: figure for figure in folora.preparation(folora.LARGE, spent, step=1.6, goals=True)}
+    training = 256 * 50 / 4 * 1.6
+    parts = {"generation": 512.0, "proxy_moments": 256.0, "task_moments": 128.0, "solve": 40.0}
+    for name, seconds in parts.items():
+        assert found[f"folora/preparation/256/{name}"].value == pytest.approx(seconds / training)
+    whole = found["folora/preparation/256"]
+    assert whole.value == pytest.approx(sum(parts.values()) / training)
+    assert whole.met
+    assert found["folora/preparation/2000"].value == pytest.approx((6000 + 128 + 40) / (2000 * 50 / 4 * 1.6))
 
 
 @pytest.mark.parametrize(

@@ -134,7 +134,7 @@ class Spent:
 
 
 def prepared(size: Size, scratch: Path, quick: bool) -> tuple[Spent, FoloraStats]:
-    """Statistics for all ranks, and what they took on one thread; of a base that hardly ever ends a text."""
+    """Statistics for all ranks, and what they took on one thread; most of the base's texts are as long as may be."""
     texts, rows, longest = (4, 4, 40) if quick else (64, 32, 512)
     model, tokenizer = size.llama(), AutoTokenizer.from_pretrained(BUNDLED_BASE)
     model.to("cuda" if torch.cuda.is_available() else "cpu")

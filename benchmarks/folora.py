@@ -83,7 +83,7 @@ def in_turn(size: Size, stats: FoloraStats, scratch: Path, rounds: int, watching
     """Seconds of the steps of one model, taken by AdamW and by FoLoRA in turn."""
     cases: dict[str, TrainerCallback | None] = {"lora": None, "folora": None}
     if watching:
-        watchers = {"penalty": {"penalty": 0.03, "every": 10**6}, "meter": {"every": 1}}
+        watchers: Mapping[str, dict[str, Any]] = {"penalty": {"penalty": 0.03, "every": 10**6}, "meter": {"every": 1}}
         cases = {name: FoloraCallback(stats, **settings) for name, settings in watchers.items()} | cases
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -145,7 +145,7 @@ def prepared(size: Size, scratch: Path, quick: bool) -> tuple[Spent, FoloraStats
     torch.set_num_threads(1)
     try:
         began = clock()
-        settings = {"min_new_tokens": min(128, longest), "max_new_tokens": longest, "batch_size": texts}
+        settings: dict[str, Any] = {"min_new_tokens": min(128, longest), "max_new_tokens": longest, "batch_size": texts}
         proxy = sample_proxy(model, tokenizer, n=texts, start_token=tokenizer.eos_token_id, **settings)
         ends["generation"] = clock()
         stats = preprocess_folora(

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from datasets import Dataset
 from peft import LoraConfig, TaskType, get_peft_model
-from transformers import AutoTokenizer, LlamaForCausalLM, PrinterCallback, TrainerCallback
+from transformers import AutoTokenizer, PrinterCallback, TrainerCallback
 
 from benchmarks.harness import peak_memory
 from benchmarks.workload import random_llama
@@ -43,7 +43,7 @@ class Size:
     def __str__(self) -> str:
         return f"d = {self.width}, {self.blocks} blocks, LoRA r = {self.rank}, {self.rows} x {self.length} tokens"
 
-    def llama(self) -> LlamaForCausalLM:
+    def llama(self) -> Any:
         """The same weights on every call."""
         return random_llama(self.width, self.blocks, self.vocabulary)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shutil
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -301,6 +302,6 @@ def test_an_adapter_without_peft_s_model_starts_and_trains(tiny_model_folder):
 
 def test_a_start_that_is_gone_is_told(tiny_model_folder, tmp_path):
     model, stats = begun(tiny_model_folder, tmp_path, "null_residual")
-    stats.save(tmp_path / "X.folora")  # in place of the folder, with its init/
+    shutil.rmtree(tmp_path / "X.folora" / "init")
     with pytest.raises(UserError, match="no such folder"):
         save_folora_pretrained(model, stats, tmp_path / "out")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
 
@@ -16,7 +16,6 @@ from peft.tuners.lora.corda import preprocess_corda
 from limberlm.interventions import KLToBase, L2ToBase, UpdateDecorrelation, replay
 from limberlm.interventions.folora import (
     FoloraCallback,
-    FoloraStats,
     create_folora_optimizer,
     initialize_lora_folora_weights,
 )
@@ -169,22 +168,18 @@ def drift(bench: Bench, setting: Setting, seed: int) -> Ready:
 
 def folora(source: str = "own", *, adamw: bool = False, penalty: bool = False, **config: Any) -> Make:
     """Foundation-preserving LoRA, whole or in part; the strength, if there is a penalty, is its weight."""
-    gate: dict[str, float] = {name: config.pop(name) for name in ("lam", "s_min") if name in config}
+    gate = {name: config.pop(name) for name in ("lam", "s_min", "step_scale") if name in config}
 
     def make(bench: Bench, setting: Setting, seed: int) -> Ready:
-        ready, stats = plain(bench, setting, seed), _gated(bench.stats(source, **config), gate)
+        ready, stats = plain(bench, setting, seed), bench.stats(source, **config)
         initialize_lora_folora_weights(ready.model, stats)
         if not adamw:
-            ready.optimizer = create_folora_optimizer(ready.model, stats, lr=setting.rate)
+            ready.optimizer = create_folora_optimizer(ready.model, stats, lr=setting.rate, **gate)
         if penalty:
             ready.callbacks = [FoloraCallback(stats, every=1000, penalty=setting.strength)]
         return ready
 
     return make
-
-
-def _gated(stats: FoloraStats, gate: dict[str, float]) -> FoloraStats:
-    return replace(stats, config=stats.config.model_copy(update=gate))
 
 
 def _inputs(bench: Bench, rows: Any, size: int = 16) -> Iterator[dict[str, torch.Tensor]]:

@@ -21,7 +21,7 @@ from limberlm.interventions.folora import (
 )
 from limberlm.outcomes.encoding import collate, encode_row, pad_id
 from recipes.tradeoff import starts
-from recipes.tradeoff.bench import STEPS, TARGETS, TASK_ROWS, TASK_SEED, Bench, lora
+from recipes.tradeoff.bench import RANK, STEPS, TARGETS, TASK_ROWS, TASK_SEED, WIDTH, Bench, lora
 from recipes.tradeoff.chained import Chained
 
 
@@ -93,9 +93,10 @@ def eva(bench: Bench, setting: Setting, seed: int) -> Ready:
     return ready
 
 
-def osf(bench: Bench, setting: Setting, seed: int) -> Ready:
-    """Orthogonal subspace fine-tuning; the strength is how many singular directions are frozen."""
-    model = get_peft_model(bench.base(), OSFConfig(effective_rank=int(setting.strength), target_modules=TARGETS))
+def osf(bench: Bench, setting: Setting, seed: int, frozen: int | None = None) -> Ready:
+    """Orthogonal subspace fine-tuning; the strength is how many directions are frozen, or that is given."""
+    count = int(setting.strength) if frozen is None else frozen
+    model = get_peft_model(bench.base(), OSFConfig(effective_rank=count, target_modules=TARGETS))
     return Ready(model, bench.rows(seed))
 
 
@@ -202,6 +203,7 @@ RIVALS: dict[str, Arm] = {
     "l2": Arm("L2 to the base", held(L2ToBase), strengths=(0.001, 0.003, 0.01, 0.03, 0.1), rate=1e-3),
     "kl": Arm("KL to the base, on the task's rows", held(KLToBase), strengths=(0.01, 0.03, 0.1, 0.3, 1.0), rate=1e-3),
     "osf": Arm("OSF: the k largest directions frozen", osf, strengths=(48, 96, 184), rate=2.5e-4),
+    "osf_matched": Arm("OSF: all but the 8 smallest frozen", partial(osf, frozen=WIDTH - RANK), rate=1e-3),
     "oplora": Arm("OPLoRA: outside the k largest triples", oplora, strengths=(8, 32, 96), rate=1e-3),
     "corda": Arm("CorDA, knowledge-preserved mode", corda),
     "milora": Arm("MiLoRA: from the smallest triples", started(starts.milora)),

@@ -19,7 +19,7 @@ from limberlm.testbed import BUNDLED_BASE, SKILLS
 from limberlm.testbed.prose import passages
 
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-RANK, BATCH, EVERY = 8, 8, 10
+WIDTH, RANK, BATCH, EVERY = 192, 8, 8, 10
 STEPS, LONGEST = 160, 240
 """Within which the last level must be reached in the search, and in the runs that are compared."""
 LEVELS = (0.75, 0.9)

@@ -214,11 +214,11 @@ RIVALS: dict[str, Arm] = {
     "rslora": Arm("rsLoRA", partial(plain, use_rslora=True), rate=2.5e-4),
 }
 ABLATIONS: dict[str, Arm] = {
-    "start": Arm("the start alone, AdamW", folora(adamw=True)),
-    "keep": Arm("the optimizer alone, PEFT's start", folora(init="keep")),
-    "no_gate": Arm("no gate", folora(lam=0.0)),
-    "residual": Arm("the paper's start: null_residual", folora(init="null_residual")),
-    "raw": Arm("the paper's step: raw", folora(step_scale="raw")),
+    "start": Arm("the start alone, AdamW", folora(adamw=True), rate=1e-3),
+    "keep": Arm("the optimizer alone, PEFT's start", folora(init="keep"), rate=1e-3),
+    "no_gate": Arm("no gate", folora(lam=0.0), rate=1e-3),
+    "residual": Arm("the paper's start: null_residual", folora(init="null_residual"), rate=1e-3),
+    "raw": Arm("the paper's step: raw", folora(step_scale="raw"), rate=1e-3),
     "lam_3": Arm("lambda 3", folora(lam=3.0), like="folora"),
     "floor_0.1": Arm("floor 0.1", folora(s_min=0.1), like="folora"),
     "floor_0.5": Arm("floor 0.5", folora(s_min=0.5), like="folora"),

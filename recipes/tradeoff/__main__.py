@@ -1,4 +1,4 @@
-"""Entry point: `run` trains what is missing, `table` prints what was found as Markdown."""
+"""Entry point: `run` trains what is missing, `table` and `figure` print what was found as Markdown and SVG."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import os
 from pathlib import Path
 
 from recipes.tradeoff.arms import ABLATIONS, AFTER, ARMS, RIVALS
+from recipes.tradeoff.figure import forest
 from recipes.tradeoff.run import everything
-from recipes.tradeoff.table import page
+from recipes.tradeoff.table import page, rises
 
 CHAINED = ["lora", "folora", "drift", *AFTER]
 
@@ -17,15 +18,18 @@ CHAINED = ["lora", "folora", "drift", *AFTER]
 def main() -> None:
     """Read the command line."""
     parser = argparse.ArgumentParser(prog="python -m recipes.tradeoff", description=__doc__)
-    parser.add_argument("what", choices=["run", "table"])
+    parser.add_argument("what", choices=["run", "table", "figure"])
     parser.add_argument("--out", required=True, type=Path)
     parser.add_argument("--arms", nargs="+", choices=ARMS, metavar="ARM", help="by default all")
     parser.add_argument("--after", action="store_true", help="after another task, which is what is judged")
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
     given = parser.parse_args()
     out = given.out / "after" if given.after else given.out
+    if given.what == "figure":
+        print(forest(rises(out), "mix", list(RIVALS)), end="")
+        return
     if given.what == "table":
-        print(page(out, ("earlier", "mix", "prose", "own") if given.after else ("mix", "prose", "skills", "own")))
+        print(page(out, ("earlier", "mix"), [CHAINED]) if given.after else page(out))
         return
     logging.disable(logging.WARNING)
     arms = given.arms or (CHAINED if given.after else list(RIVALS | ABLATIONS))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,11 @@ import pandas as pd
 
 from limberlm.analysis.arms import paired
 from limberlm.geometry.uncertainty import holm
-from recipes.tradeoff.arms import ARMS
+from recipes.tradeoff.arms import ABLATIONS, ARMS, RIVALS
 from recipes.tradeoff.bench import GOALS, LEVELS, MIX
 from recipes.tradeoff.run import SEARCHED, SEEDS, read
 
+PARTS = ("folora", *ABLATIONS)
 PAIR = ["task", "seed"]
 RUNS = len(GOALS) * len(SEEDS)
 KINDS = ("mix", "prose", "skills", "own")
@@ -83,12 +84,17 @@ def front(table: pd.DataFrame, level: float) -> list[str]:
     ]
 
 
-def page(out: Path, kinds: Sequence[str] = KINDS) -> str:
-    """All tables."""
-    table = rises(out)
-    parts = [settings(table), levels(table, kinds[0]), by_kind(table, kinds), raw(table, kinds[0])]
-    fronts = [f"front at {level:g}: {', '.join(front(table, level))}" for level in LEVELS]
-    return "\n\n".join([*parts, *fronts])
+def page(
+    out: Path, kinds: Sequence[str] = KINDS, groups: Sequence[Collection[str]] = (RIVALS, ("lora", *PARTS))
+) -> str:
+    """All tables, of each group of arms by itself: Holm's adjustment is over a group."""
+    found = rises(out)
+    parts = []
+    for arms in groups:
+        table = found[found["arm"].isin(list(arms))]
+        parts += [settings(table), levels(table, kinds[0]), by_kind(table, kinds), raw(table, kinds[0])]
+        parts += [f"Least of prose and skills at {level:.0%}: {', '.join(front(table, level))}" for level in LEVELS]
+    return "\n\n".join(parts)
 
 
 def settings(table: pd.DataFrame) -> str:
@@ -112,7 +118,7 @@ def levels(table: pd.DataFrame, kind: str) -> str:
     each = [by_arm(compared(table, kind, level, "lora")) for level in LEVELS]
     against = [by_arm(compared(table, kind, LEVELS[-1], name)) for name in ("lora", "folora")]
     rows = []
-    for arm in each[-1]:
+    for arm in sorted(each[-1], key=lambda name: float(each[-1][name]["share"])):
         cells = [_share(found[arm]) for found in each]
         rows.append([f"`{arm}`", *cells, *(_difference(found[arm]) for found in against)])
     return markdown(["arm", *(f"{level:.0%}" for level in LEVELS), "against LoRA", "against FoLoRA"], rows)

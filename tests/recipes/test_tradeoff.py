@@ -6,6 +6,7 @@ import json
 import math
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pandas as pd
 import pytest
@@ -15,7 +16,7 @@ from scipy import stats as scipy_stats
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from limberlm.interventions.folora import preprocess_folora
-from recipes.tradeoff import arms, bench, run, starts, table, train
+from recipes.tradeoff import arms, bench, figure, run, starts, table, train
 from recipes.tradeoff.arms import ARMS, Setting
 
 
@@ -178,8 +179,17 @@ def test_the_front_is_who_nobody_beats_in_both(tmp_path: Path) -> None:
 def test_every_table_is_written(tmp_path: Path) -> None:
     records(tmp_path)
     page = table.page(tmp_path)
-    assert page.count("| `folora` |") == 4
+    assert page.count("| `folora` |") == 8  # among its rivals, and among its parts
     assert "5 of 9" in page
+
+
+def test_the_picture_has_a_mark_with_its_numbers_for_each_arm_and_level(tmp_path: Path) -> None:
+    records(tmp_path)
+    drawn = ElementTree.fromstring(figure.forest(table.rises(tmp_path), "mix", ["lora", "folora"]))
+    titles = [title.text for title in drawn.iter("{http://www.w3.org/2000/svg}title")]
+    row = table.by_arm(table.compared(table.rises(tmp_path), "mix", 0.9, "lora"))["folora"]
+    assert len(titles) == 1 + 2 * len(bench.LEVELS)
+    assert f"{row['share']:.2f} ({row['share_low']:.2f} to {row['share_high']:.2f})" in titles
 
 
 @pytest.mark.parametrize("arm", ["lora", "wise"])

@@ -204,6 +204,7 @@ RIVALS: dict[str, Arm] = {
     "kl": Arm("KL to the base, on the task's rows", held(KLToBase), strengths=(0.01, 0.03, 0.1, 0.3, 1.0), rate=1e-3),
     "osf": Arm("OSF: the k largest directions frozen", osf, strengths=(48, 96, 184), rate=2.5e-4),
     "osf_matched": Arm("OSF: all but the 8 smallest frozen", partial(osf, frozen=WIDTH - RANK), rate=1e-3),
+    "lora_96": Arm("LoRA of rank 96, as many numbers as OSF", partial(plain, rank=WIDTH // 2)),
     "oplora": Arm("OPLoRA: outside the k largest triples", oplora, strengths=(8, 32, 96), rate=1e-3),
     "corda": Arm("CorDA, knowledge-preserved mode", corda),
     "milora": Arm("MiLoRA: from the smallest triples", started(starts.milora)),

@@ -31,9 +31,9 @@ MIX = {"instructions": 0.10, "arithmetic": 0.09, "long_arithmetic": 0.04, "progr
 PROXY_TEXTS, PROXY_TOKENS, OWN_TEXTS, TASK_ROWS, TASK_SEED = 256, 256, 24, 256, 900
 
 
-def lora(**settings: Any) -> LoraConfig:
+def lora(rank: int = RANK, **settings: Any) -> LoraConfig:
     """The adapter of every arm."""
-    return LoraConfig(r=RANK, lora_alpha=RANK, target_modules=TARGETS, **settings)
+    return LoraConfig(r=rank, lora_alpha=rank, target_modules=TARGETS, **settings)
 
 
 @dataclass(frozen=True)

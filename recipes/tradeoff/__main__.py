@@ -7,12 +7,12 @@ import logging
 import os
 from pathlib import Path
 
-from recipes.tradeoff.arms import ABLATIONS, AFTER, ARMS, RIVALS
+from recipes.tradeoff.arms import ABLATIONS, ARMS, RIVALS
 from recipes.tradeoff.figure import forest
 from recipes.tradeoff.run import everything
 from recipes.tradeoff.table import page, rises
 
-CHAINED = ["lora", "folora", "drift", *AFTER]
+CHAINED = ["lora", "folora", "olora"]
 
 
 def main() -> None:

@@ -226,6 +226,7 @@ ABLATIONS: dict[str, Arm] = {
     "tau_1e-4": Arm("tau 1e-4", folora(tau_rel=1e-4), like="folora"),
     "tau_1": Arm("tau 1", folora(tau_rel=1.0), like="folora"),
     "proxy_prose": Arm("proxy: novels", folora("prose"), like="folora"),
+    "proxy_mix": Arm("proxy: its pretraining's mix", folora("mix"), like="folora"),
     "proxy_random": Arm("proxy: tokens by lot", folora("random"), like="folora"),
 }
 AFTER: dict[str, Arm] = {

@@ -50,6 +50,17 @@ class Held:
         return float(losses[:, 0].sum() / losses[:, 1].sum())
 
 
+def answered(skill: str, count: int, seed: int) -> list[dict[str, Any]]:
+    """Questions of a skill with their answers, in TRL's columns."""
+    return [
+        {
+            "prompt": [{"role": "user", "content": sample.prompt}],
+            "completion": [{"role": "assistant", "content": sample.answer}],
+        }
+        for sample in SKILLS[skill].samples("train", count, seed=seed)
+    ]
+
+
 class Bench:
     """One task on the bundled base.
 
@@ -75,15 +86,7 @@ class Bench:
     @cache  # noqa: B019 - a bench lives as long as its process
     def rows(self, seed: int, count: int = BATCH * STEPS) -> Dataset:
         """Training rows, in TRL's columns; each seed has others."""
-        return Dataset.from_list(
-            [
-                {
-                    "prompt": [{"role": "user", "content": sample.prompt}],
-                    "completion": [{"role": "assistant", "content": sample.answer}],
-                }
-                for sample in SKILLS[self.task].samples("train", count, seed=seed)
-            ]
-        )
+        return Dataset.from_list(answered(self.task, count, seed))
 
     @cached_property
     def retained(self) -> tuple[Held, ...]:
@@ -134,11 +137,16 @@ class Bench:
         return load_dataset("json", data_files=str(out), split="train")
 
     def proxy(self, source: str) -> list[dict[str, Any]]:
-        """Rows that stand for what the base knows: its own texts, novels, or tokens by lot."""
+        """Rows that stand for what the base knows: its own texts, novels, its pretraining's mix, or tokens by lot."""
         if source == "own":
             return [{"text": row["text"]} for row in self.written()]
         if source == "prose":
             return [{"text": text} for text in passages("train", PROXY_TEXTS, characters=800)]
+        if source == "mix":  # about 28 % of the tokens are the skills'
+            prose = [{"text": text} for text in passages("train", round(0.72 * PROXY_TEXTS), characters=800)]
+            return prose + [
+                row for name, share in MIX.items() for row in answered(name, round(1400 * share), TASK_SEED)
+            ]
         lot = torch.Generator().manual_seed(0)
         ids = torch.randint(len(self.tokenizer), (PROXY_TEXTS, PROXY_TOKENS), generator=lot)
         return [{"input_ids": row} for row in ids.tolist()]

@@ -123,11 +123,19 @@ def replayed(pool: str) -> Make:
 
     def make(bench: Bench, setting: Setting, seed: int) -> Ready:
         ready = plain(bench, setting, seed)
-        rows = "generic" if pool == "generic" else Dataset.from_list(bench.proxy("own"))
-        ready.rows = replay(ready.rows, rows, setting.strength, tokenizer=bench.tokenizer, seed=seed)
+        ready.rows = replay(ready.rows, _pool(bench, pool), setting.strength, tokenizer=bench.tokenizer, seed=seed)
         return ready
 
     return make
+
+
+def _pool(bench: Bench, name: str) -> Any:
+    """What is replayed: `generic`, or a proxy's rows, each form by itself."""
+    if name == "generic":
+        return name
+    rows = bench.proxy(name)
+    forms = [[row for row in rows if "text" in row], [row for row in rows if "text" not in row]]
+    return [Dataset.from_list(form) for form in forms if form]
 
 
 def held(penalty: Callable[..., Any], **settings: Any) -> Make:
@@ -160,10 +168,10 @@ def apart(kind: Literal["olora", "overlap"]) -> Make:
     return make
 
 
-def drift(bench: Bench, setting: Setting, seed: int) -> Ready:
+def drift(bench: Bench, setting: Setting, seed: int, source: str = "own") -> Ready:
     """LoRA with the penalty w tr(dW Cp dW')."""
     ready = plain(bench, setting, seed)
-    ready.callbacks = [FoloraCallback(bench.stats(), every=1000, penalty=setting.strength)]
+    ready.callbacks = [FoloraCallback(bench.stats(source), every=1000, penalty=setting.strength)]
     return ready
 
 
@@ -227,6 +235,9 @@ ABLATIONS: dict[str, Arm] = {
     "tau_1": Arm("tau 1", folora(tau_rel=1.0), like="folora"),
     "proxy_prose": Arm("proxy: novels", folora("prose"), like="folora"),
     "proxy_mix": Arm("proxy: its pretraining's mix", folora("mix"), like="folora"),
+    "drift_mix": Arm("LoRA, the penalty on that mix", partial(drift, source="mix"), like="drift"),
+    "both_mix": Arm("FoLoRA, the penalty on that mix", folora("mix", penalty=True), like="folora_drift"),
+    "replay_mix": Arm("replay of that mix", replayed("mix"), like="replay_own"),
     "proxy_random": Arm("proxy: tokens by lot", folora("random"), like="folora"),
 }
 AFTER: dict[str, Arm] = {

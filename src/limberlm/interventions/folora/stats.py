@@ -265,5 +265,5 @@ class _Stored(Mapping[str, Tensor]):
             raise UserError(f"{self.file}: cannot be read ({reason_of(error)}); prepare the statistics again") from None
 
 
-def _bytes(tensor: Tensor) -> bytes:
-    return bytes(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
+def _bytes(tensor: Tensor) -> memoryview:
+    return tensor.contiguous().flatten().view(torch.uint8).numpy().data

@@ -7,7 +7,7 @@ import logging
 import os
 from pathlib import Path
 
-from recipes.tradeoff.arms import ABLATIONS, ARMS, RIVALS
+from recipes.tradeoff.arms import ABLATIONS, AFTER, ARMS, RIVALS
 from recipes.tradeoff.figure import forest
 from recipes.tradeoff.run import everything
 from recipes.tradeoff.table import page, rises
@@ -24,6 +24,8 @@ def main() -> None:
     parser.add_argument("--after", action="store_true", help="after another task, which is what is judged")
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
     given = parser.parse_args()
+    if given.arms and not given.after and (chained := [arm for arm in given.arms if arm in AFTER]):
+        parser.error(f"{', '.join(chained)}: held apart from an earlier task's adapter, which only --after has")
     out = given.out / "after" if given.after else given.out
     if given.what == "figure":
         print(forest(rises(out), "mix", list(RIVALS)), end="")

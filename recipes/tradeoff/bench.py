@@ -11,6 +11,7 @@ import torch
 from datasets import Dataset, load_dataset
 from peft import LoraConfig
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from trl.trainer.sft_config import SFTConfig
 
 from limberlm.interventions.folora import FoloraConfig, FoloraStats, preprocess_folora, sample_proxy
 from limberlm.outcomes.encoding import Example, encode_sample
@@ -34,6 +35,25 @@ PROXY_TEXTS, PROXY_TOKENS, OWN_TEXTS, TASK_ROWS, TASK_SEED = 256, 256, 24, 256, 
 def lora(rank: int = RANK, **settings: Any) -> LoraConfig:
     """The adapter of every arm."""
     return LoraConfig(r=rank, lora_alpha=rank, target_modules=TARGETS, **settings)
+
+
+def training(scratch: Path | str, steps: int, rate: float, seed: int) -> SFTConfig:
+    """The trainer's settings of every run: a constant rate after ten steps, and nothing saved."""
+    return SFTConfig(
+        output_dir=str(scratch),
+        max_steps=steps,
+        per_device_train_batch_size=BATCH,
+        learning_rate=rate,
+        lr_scheduler_type="constant_with_warmup",
+        warmup_steps=10,
+        logging_steps=10_000,
+        save_strategy="no",
+        report_to="none",
+        bf16=False,
+        gradient_checkpointing=False,
+        disable_tqdm=True,
+        seed=seed,
+    )
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,9 @@ from typing import Any
 
 from peft import PeftModel, get_peft_model
 from transformers import set_seed
-from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
-from recipes.tradeoff.bench import BATCH, GOALS, Bench, Held, lora
+from recipes.tradeoff.bench import BATCH, GOALS, Bench, Held, lora, training
 
 EARLIER_SEED, EARLIER_RATE, EARLIER_STEPS = 200, 1e-3, 80
 
@@ -54,17 +53,7 @@ class Chained(Bench):
         model = get_peft_model(super().base(), lora())
         trainer = SFTTrainer(
             model=model,
-            args=SFTConfig(
-                output_dir=str(self.shared / "scratch"),
-                max_steps=EARLIER_STEPS,
-                per_device_train_batch_size=BATCH,
-                learning_rate=EARLIER_RATE,
-                save_strategy="no",
-                report_to="none",
-                bf16=False,
-                disable_tqdm=True,
-                seed=EARLIER_SEED,
-            ),
+            args=training(self.shared / "scratch", EARLIER_STEPS, EARLIER_RATE, EARLIER_SEED),
             train_dataset=rows,
             processing_class=self.tokenizer,
         )

@@ -10,11 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import TrainerCallback, set_seed
-from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
 from recipes.tradeoff.arms import ARMS, Setting
-from recipes.tradeoff.bench import BATCH, EVERY, STEPS, Bench
+from recipes.tradeoff.bench import EVERY, STEPS, Bench, training
 
 Snapshot = dict[str, Tensor]
 
@@ -85,21 +84,7 @@ def trained(
     with tempfile.TemporaryDirectory() as scratch:
         trainer = SFTTrainer(
             model=ready.model,
-            args=SFTConfig(
-                output_dir=scratch,
-                max_steps=ready.steps or steps,
-                per_device_train_batch_size=BATCH,
-                learning_rate=setting.rate,
-                lr_scheduler_type="constant_with_warmup",
-                warmup_steps=10,
-                logging_steps=10_000,
-                save_strategy="no",
-                report_to="none",
-                bf16=False,
-                gradient_checkpointing=False,
-                disable_tqdm=True,
-                seed=seed,
-            ),
+            args=training(scratch, ready.steps or steps, setting.rate, seed),
             train_dataset=ready.rows,
             processing_class=bench.tokenizer,
             optimizers=(ready.optimizer, None),

@@ -29,7 +29,7 @@ from tests.interventions.folora.pencils import lora, measured
 from tests.interventions.folora.test_start import IDS, load
 
 KEYS = {"params", "names", "lr", "betas", "eps", "weight_decay"}
-KEYS |= {"spectral", "lam", "s_min", "step_scale", "fingerprint"}
+KEYS |= {"spectral", "fused", "lam", "s_min", "step_scale", "fingerprint"}
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +105,7 @@ def test_the_state_holds_no_basis_and_loads_without_pickle(tiny_model_folder, st
 
 
 def test_modules_of_one_input_share_a_basis_and_move_as_if_alone(tiny_model_folder, stats):
-    """Stacked by rows or one optimizer each: the same within rounding; and foreach or the loop."""
+    """Stacked by rows or one optimizer each: the same within rounding; and in one kernel or in several."""
     model = adapter(tiny_model_folder, stats)
     optimizer = create_folora_optimizer(model, stats, lr=1e-2)
     assert len({id(each) for each in optimizer.coordinates.values()}) == 8  # 4 inputs in each of 2 blocks
@@ -118,10 +118,10 @@ def test_modules_of_one_input_share_a_basis_and_move_as_if_alone(tiny_model_fold
             [{"params": [p], "names": [n], "spectral": group["spectral"]}],
             {n: optimizer.coordinates[n].basis} if group["spectral"] else {},
             lr=1e-2,
-            foreach=foreach,
+            fused=fused,
         )
         for group in made
-        for foreach, (n, p) in zip([True, False] * 7, zip(group["names"], group["params"], strict=True), strict=True)
+        for fused, (n, p) in zip([True, False] * 7, zip(group["names"], group["params"], strict=True), strict=True)
     ]
     for step in range(5):
         push(trained(alone), step)
@@ -133,7 +133,7 @@ def test_modules_of_one_input_share_a_basis_and_move_as_if_alone(tiny_model_fold
 def test_b_moves_by_torch_adamw(tiny_model_folder, stats):
     model, other = adapter(tiny_model_folder, stats), adapter(tiny_model_folder, stats)
     mine = driven(model, create_folora_optimizer(model, stats, lr=1e-2, weight_decay=0.1), 10)
-    theirs = driven(other, torch.optim.AdamW(trained(other).values(), lr=1e-2, weight_decay=0.1), 10)
+    theirs = driven(other, torch.optim.AdamW(trained(other).values(), lr=1e-2, weight_decay=0.1, fused=True), 10)
     for name in mine:
         assert torch.equal(mine[name], theirs[name]) is ("lora_B" in name)
 

@@ -74,13 +74,13 @@ KNOWN = {
 
 
 @pytest.mark.parametrize("step_scale", KNOWN)
-@pytest.mark.parametrize("foreach", [True, False])
-def test_three_steps_on_a_small_pencil_have_their_known_values(step_scale: str, foreach: bool) -> None:
+@pytest.mark.parametrize("fused", [True, False])
+def test_three_steps_on_a_small_pencil_have_their_known_values(step_scale: str, fused: bool) -> None:
     Cp, Ct, gradients = small()
     basis, config = solved(Cp, Ct), FoloraConfig(step_scale=step_scale)
     H = torch.from_numpy(Cp) + basis.tau * torch.eye(6, dtype=torch.float64)
     values, (norm, penalty), (first_penalty, first_utility) = KNOWN[step_scale]
-    A = moved(basis, gradients, config, foreach=foreach)
+    A = moved(basis, gradients, config, fused=fused)
     torch.testing.assert_close(A, torch.tensor(values, dtype=torch.float64), rtol=1e-8, atol=5.1e-11)
     assert float(A.norm()) == pytest.approx(norm, rel=1e-8)
     assert float((A @ H @ A.T).trace()) == pytest.approx(penalty, rel=1e-8)

@@ -56,16 +56,17 @@ class Coordinates:
 
     def of(self, gradients: Tensor, step_scale: str) -> Tensor:
         """Gradients by A [n, d], of any modules with this input, in these coordinates: c G V [n, k]."""
-        return (gradients @ self._directions(gradients)).mul_(self._scale(step_scale))
+        V = self._directions(gradients)
+        return torch.addmm(gradients.new_zeros(()), gradients, V, beta=0, alpha=self._scale(step_scale))
 
     def back(self, steps: Tensor, lam: float, s_min: float, step_scale: str) -> Tensor:
         """Steps [n, k] in A's own coordinates, column by column through the gate: c (u * gate) V' [n, d]."""
-        gated = steps * self._gate(lam, s_min, steps.device, steps.dtype)
-        back = self._directions(steps) @ gated.mT  # V by its rows, which a CPU reads faster
-        return back.mul_(self._scale(step_scale)).mT.contiguous()
+        gated = steps * self._gate(lam, s_min, step_scale, steps.device, steps.dtype)
+        return (self._directions(steps) @ gated.mT).mT  # V by its rows, which a CPU reads faster
 
-    def _gated(self, lam: float, s_min: float, device: torch.device, kind: torch.dtype) -> Tensor:
-        return gate(self.gamma, lam, s_min).to(device, kind)
+    def _gated(self, lam: float, s_min: float, step_scale: str, device: torch.device, kind: torch.dtype) -> Tensor:
+        """With c in it."""
+        return (gate(self.gamma, lam, s_min) * self._scale(step_scale)).to(device, kind)
 
     def _directions(self, what: Tensor) -> Tensor:
         place = what.device if self._place == "auto" else torch.device(self._place)

@@ -42,7 +42,7 @@ class SAdam(Optimizer):
         config: `lam`, `s_min` and `step_scale` are a group's where it has none of its own, and can be changed in
             `param_groups` at any step; the basis's rank, type and place, and the products' precision hold for all.
         fingerprint: of the statistics; a state that was saved with another is refused.
-        foreach: of torch's AdamW; None leaves it to torch.
+        fused: take the steps of AdamW in one kernel, as torch's own does on request.
 
     Raises:
         UserError: a value is out of range, a name is missing, or a basis is of another width.
@@ -62,13 +62,13 @@ class SAdam(Optimizer):
         weight_decay: float = 0.0,
         config: FoloraConfig | None = None,
         fingerprint: str = "",
-        foreach: bool | None = None,
+        fused: bool = True,
     ) -> None:
         config = config or FoloraConfig()
         made = {id(basis): Coordinates(basis, config) for basis in bases.values()}
         self.coordinates = {name: made[id(basis)] for name, basis in bases.items()}
-        self._precision, self._foreach, self._told = config.matmul_precision, foreach, False
-        defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "spectral": False}
+        self._precision, self._told = config.matmul_precision, False
+        defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "spectral": False, "fused": fused}
         gating = {"lam": config.lam, "s_min": config.s_min, "step_scale": config.step_scale}
         super().__init__(params, {**defaults, **gating, "fingerprint": fingerprint})
 
@@ -101,8 +101,11 @@ class SAdam(Optimizer):
         for group in self.param_groups:
             _refuse_flattened(group)
             trained = [(n, p) for n, p in zip(group["names"], group["params"], strict=True) if p.grad is not None]
-            if group["spectral"] and trained:
-                self._step_spectral(_together((self.coordinates[name], p) for name, p in trained), group)
+            if group["spectral"]:
+                together = _together((self.coordinates[name], p) for name, p in trained)
+                with exact_products(self._precision, group["params"][0].device):
+                    for coordinates, alike in together:
+                        self._step_spectral(coordinates, alike, group)
             else:
                 self._step_plain([p for _, p in trained], group)
 
@@ -123,7 +126,7 @@ class SAdam(Optimizer):
             for parameter, number in zip(group["params"], saved["params"], strict=True):
                 if parameter.dtype in _HALVES:  # torch has made the state's numbers 16 bits long, too
                     state = state_dict["state"].get(number, {})
-                    self.state[parameter] |= {k: v if k == "step" else v.to(parameter.device) for k, v in state.items()}
+                    self.state[parameter] |= {k: v.to(parameter.device) for k, v in state.items() if k != "step"}
 
     def _step_plain(self, parameters: Sequence[Parameter], group: dict[str, Any]) -> None:
         states = [self._state(p) for p in parameters]
@@ -132,27 +135,19 @@ class SAdam(Optimizer):
         _write(parameters, states)
 
     def _step_spectral(
-        self, together: Sequence[tuple[Coordinates, Sequence[Parameter]]], group: dict[str, Any]
+        self, coordinates: Coordinates, parameters: Sequence[Parameter], group: dict[str, Any]
     ) -> None:
-        """All of them in three rounds, products and Adam's steps in between, for each round's start costs time."""
-        parameters = [p for _, alike in together for p in alike]
-        states = [self._state(p, coordinates.k) for coordinates, alike in together for p in alike]
-        scale, lr = group["step_scale"], group["lr"]
-        with exact_products(self._precision, parameters[0].device):
-            turned = [
-                coordinates.of(torch.cat([_gradient(p) for p in alike]), scale) for coordinates, alike in together
-            ]
-        steps = [torch.zeros_like(each) for each in turned]  # leaves of an AdamW with learning rate 1: they become -u
-        self._adam(_each(steps, together), _each(turned, together), states, group, 1.0, 0.0)
-        with exact_products(self._precision, parameters[0].device):
-            steps = [
-                coordinates.back(step, group["lam"], group["s_min"], scale)
-                for (coordinates, _), step in zip(together, steps, strict=True)
-            ]
+        """Those of one input, there and back while its V is at hand."""
+        states = [self._state(p, coordinates.k) for p in parameters]
         weights = [_weight(p, state) for p, state in zip(parameters, states, strict=True)]
+        rows, lr = [len(weight) for weight in weights], group["lr"]
+        turned = coordinates.of(torch.cat([_gradient(p) for p in parameters]), group["step_scale"])
+        steps = torch.zeros_like(turned)  # leaves of an AdamW with learning rate 1: they become -u
+        self._adam(steps.split(rows), turned.split(rows), states, group, 1.0, 0.0)
+        steps = coordinates.back(steps, group["lam"], group["s_min"], group["step_scale"])
         if group["weight_decay"]:
             torch._foreach_mul_(weights, 1 - lr * group["weight_decay"])
-        torch._foreach_add_(weights, _each(steps, together), alpha=lr)
+        torch._foreach_add_(weights, steps.split(rows), alpha=lr)
         _write(parameters, states)
 
     def _adam(
@@ -171,7 +166,7 @@ class SAdam(Optimizer):
             [_local(state["exp_avg_sq"]) for state in states],
             [],
             [state["step"] for state in states],
-            foreach=self._foreach,
+            fused=group["fused"],
             amsgrad=False,
             beta1=group["betas"][0],
             beta2=group["betas"][1],
@@ -187,7 +182,7 @@ class SAdam(Optimizer):
         if not state:
             like = parameter.detach() if k is None else parameter.detach()[:, :k]
             kind = torch.promote_types(like.dtype, torch.float32)
-            state["step"] = torch.zeros(())
+            state["step"] = torch.zeros((), device=parameter.device)
             state["exp_avg"], state["exp_avg_sq"] = (torch.zeros_like(like, dtype=kind).contiguous() for _ in range(2))
         if parameter.dtype in _HALVES and "master" not in state:
             state["master"] = parameter.detach().float()
@@ -211,12 +206,6 @@ def _together(found: Iterable[tuple[Coordinates, Parameter]]) -> list[tuple[Coor
         key = id(coordinates), parameter.device, parameter.dtype
         alike.setdefault(key, (coordinates, []))[1].append(parameter)
     return list(alike.values())
-
-
-def _each(stacked: Iterable[Tensor], together: Iterable[tuple[Coordinates, Sequence[Parameter]]]) -> list[Tensor]:
-    """The rows of each parameter, of what was stacked for those that are together."""
-    rows = [[len(_local(p)) for p in alike] for _, alike in together]
-    return [part for whole, lengths in zip(stacked, rows, strict=True) for part in whole.split(lengths)]
 
 
 def _local(value: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from limberlm.errors import UserError
 from limberlm.files import content_digest
+from limberlm.interventions.replaying.roomy import roomy
 from limberlm.observe.model.sites import unwrapped
 from limberlm.observe.model.state import untouched
 
@@ -102,7 +103,7 @@ class Writer:
         for step in range(self.longest):
             out = self.model(input_ids=last, past_key_values=cache, use_cache=True, **self._more(mask, last.shape[1]))
             mask = torch.nn.functional.pad(mask, (0, 1), value=1)
-            cache, logits = out.past_key_values, out.logits[:, -1].float()
+            cache, logits = roomy(out.past_key_values), out.logits[:, -1].float()
             if step < self.least:
                 logits[:, ends] = -torch.inf
             last = draw_tokens(logits / temperature, top_p, top_k, generator)

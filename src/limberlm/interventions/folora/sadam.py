@@ -68,9 +68,9 @@ class SAdam(Optimizer):
         made = {id(basis): Coordinates(basis, config) for basis in bases.values()}
         self.coordinates = {name: made[id(basis)] for name, basis in bases.items()}
         self._precision, self._told = config.matmul_precision, False
-        defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "spectral": False, "fused": fused}
+        defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "fused": fused}
         gating = {"lam": config.lam, "s_min": config.s_min, "step_scale": config.step_scale}
-        super().__init__(params, {**defaults, **gating, "fingerprint": fingerprint})
+        super().__init__(params, {**defaults, "spectral": False, **gating, "fingerprint": fingerprint})
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group; it needs `names`.
@@ -134,9 +134,7 @@ class SAdam(Optimizer):
         self._adam(weights, [_gradient(p) for p in parameters], states, group, group["lr"], group["weight_decay"])
         _write(parameters, states)
 
-    def _step_spectral(
-        self, coordinates: Coordinates, parameters: Sequence[Parameter], group: dict[str, Any]
-    ) -> None:
+    def _step_spectral(self, coordinates: Coordinates, parameters: Sequence[Parameter], group: dict[str, Any]) -> None:
         """Those of one input, there and back while its V is at hand."""
         states = [self._state(p, coordinates.k) for p in parameters]
         weights = [_weight(p, state) for p, state in zip(parameters, states, strict=True)]

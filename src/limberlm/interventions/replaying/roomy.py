@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor
 from transformers.cache_utils import DynamicLayer
@@ -17,10 +17,11 @@ class RoomyLayer(DynamicLayer):
     """
 
     def __init__(self, filled: DynamicLayer) -> None:
-        super().__init__()
-        self.lazy_initialization(filled.keys, filled.values)
-        self._buffers = filled.keys[:, :, :0], filled.values[:, :, :0]
-        self.update(filled.keys, filled.values)
+        super().__init__()  # type: ignore[no-untyped-call]
+        keys, values = cast(Tensor, filled.keys), cast(Tensor, filled.values)
+        self.lazy_initialization(keys, values)
+        self._buffers = keys[:, :, :0], values[:, :, :0]
+        self.update(keys, values)
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Write what is new behind what is there; returns all of it."""

@@ -69,7 +69,7 @@ def steps_of(size: Size, stats: FoloraStats, scratch: Path, quick: bool) -> Gene
     bare: list[float] = []
     for rank in RANKS:
         sized, beside = replace(size, rank=rank), rank == RANKS[-1]
-        seconds = in_turn(sized, stats, scratch, 1 if quick else 9, beside)
+        seconds = in_turn(sized, stats, scratch, 1 if quick else 25, beside)
         bare = seconds["lora"]
         per_token = f"{sized.rows * sized.length // rank} r tokens a step"
         what = f"time of a training step with FoLoRA over LoRA's with AdamW ({sized}: {per_token})"
@@ -185,9 +185,12 @@ def preparation(size: Size, spent: Spent, step: float, goals: bool) -> Iterator[
 
 
 def memory(size: Size, stats: FoloraStats, goals: bool) -> Figure:
-    """What its training takes beyond LoRA's at the peak, each in a fresh process, over the basis itself."""
+    """What its training takes beyond LoRA's at the peak, each in fresh processes, over the basis itself."""
     bare, with_it = (
-        in_fresh_process("benchmarks.folora_case", "training", artefact, *size.numbers())
+        median(
+            in_fresh_process("benchmarks.folora_case", "training", artefact, *size.numbers())
+            for _ in range(5 if goals else 1)
+        )
         for artefact in ("none", stats.path)
     )
     basis = sum(each.V.numel() * each.V.element_size() for each in stats.bases.values())

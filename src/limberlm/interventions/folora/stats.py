@@ -177,7 +177,7 @@ class FoloraStats:
         if about.get("format") != FORMAT:
             raise UserError(f"{folder / MANIFEST}: format {about.get('format')}, and this release reads {FORMAT}")
         try:
-            stats = cls._of(about, _Stored(folder / BASIS))
+            stats = cls._of(about, _Stored(folder / BASIS).whole())
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"{folder}: damaged ({reason_of(error)}); prepare them again") from None
         if stats.fingerprint != about.get("fingerprint"):
@@ -250,6 +250,11 @@ class _Stored(Mapping[str, Tensor]):
                 raise KeyError(name)
             tensor: Tensor = handle.get_tensor(name)
             return tensor
+
+    def whole(self) -> dict[str, Tensor]:
+        """All of them, of one mapping of the file: each mapping keeps pages beside those it is for."""
+        with self._open() as handle:
+            return {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
 
     def __iter__(self) -> Iterator[str]:
         with self._open() as handle:

@@ -56,7 +56,7 @@ def parts_of(place: Workplace, node: Node, plan: Plan) -> list[Part]:
     if not place.settings.measure.every_stage and node.id not in ends:
         return []
     outcomes = [part for part in _outcomes(place, node) if node.make != "random" or part.name in OF_RANDOM]
-    parts = [_geometry(place), *outcomes]
+    parts = [_geometry(place, against_base=place.settings.measure.against_base and node.parent is not None), *outcomes]
     if node.parent is None:
         return parts
     return [*parts, _updates(), *([_merged()] if place.settings.keep_merged else [])]
@@ -83,17 +83,22 @@ def make_parts(
             part.make(subject, folder)
 
 
-def _geometry(place: Workplace) -> Part:
+def _geometry(place: Workplace, against_base: bool) -> Part:
     chosen = place.settings.measure
 
     def make(subject: Subject, folder: Path) -> None:
         geometry = measure(
-            subject.model, place.probe, batch_size=chosen.batch_size, progress=subject.progress(GEOMETRY)
+            subject.model,
+            place.probe,
+            batch_size=chosen.batch_size,
+            reference=place.base if against_base else None,
+            progress=subject.progress(GEOMETRY),
         )
         geometry.manifest["checkpoint"] = {"model": place.settings.base, "node": subject.node.id}
         geometry.save(folder / GEOMETRY)
 
-    return Part(GEOMETRY, {"probe": place.probe.digest}, make)
+    decided_by = {"probe": place.probe.digest} | ({"reference": place.base_digest} if against_base else {})
+    return Part(GEOMETRY, decided_by, make)
 
 
 def _updates() -> Part:

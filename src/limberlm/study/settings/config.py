@@ -129,6 +129,7 @@ class MeasureSettings(_Settings):
 
     probe: str = Field("testbed", description="testbed, or the path of a probe file")
     every_stage: bool = Field(True, description="measure after every stage, or at the ends of chains only")
+    against_base: bool = Field(False, description="the metrics that compare with the base too, such as CKA and KL")
     max_length: int = Field(256, ge=2)
     max_tokens: int | None = Field(None, ge=2)
     batch_size: int = Field(16, ge=1)

@@ -10,9 +10,9 @@ from pathlib import Path
 from recipes.tradeoff.arms import ABLATIONS, AFTER, ARMS, RIVALS
 from recipes.tradeoff.figure import forest
 from recipes.tradeoff.run import everything
-from recipes.tradeoff.table import page, rises
+from recipes.tradeoff.table import after_page, page, rises
 
-CHAINED = ["lora", "folora", "olora"]
+CHAINED = ["lora", "folora", "drift", "olora", "overlap"]
 
 
 def main() -> None:
@@ -31,7 +31,7 @@ def main() -> None:
         print(forest(rises(out), "mix", list(RIVALS)), end="")
         return
     if given.what == "table":
-        print(page(out, ("earlier", "mix"), [CHAINED]) if given.after else page(out))
+        print(after_page(out, CHAINED) if given.after else page(out))
         return
     logging.disable(logging.WARNING)
     arms = given.arms or (CHAINED if given.after else list(RIVALS | ABLATIONS))

@@ -84,17 +84,22 @@ def front(table: pd.DataFrame, level: float) -> list[str]:
     ]
 
 
-def page(
-    out: Path, kinds: Sequence[str] = KINDS, groups: Sequence[Collection[str]] = (RIVALS, ("lora", *PARTS))
-) -> str:
+def page(out: Path, groups: Sequence[Collection[str]] = (RIVALS, ("lora", *PARTS))) -> str:
     """All tables, of each group of arms by itself: Holm's adjustment is over a group."""
     found = rises(out)
     parts = []
     for arms in groups:
         table = found[found["arm"].isin(list(arms))]
-        parts += [settings(table), levels(table, kinds[0]), by_kind(table, kinds), raw(table, kinds[0])]
+        parts += [settings(table), levels(table, KINDS[0]), by_kind(table), raw(table, KINDS[0])]
         parts += [f"Least of prose and skills at {level:.0%}: {', '.join(front(table, level))}" for level in LEVELS]
     return "\n\n".join(parts)
+
+
+def after_page(out: Path, arms: Collection[str]) -> str:
+    """The tables of what is left of an earlier task: shares of what LoRA undoes of it, then it and the mix in nats."""
+    found = rises(out)
+    table = found[found["arm"].isin(list(arms))]
+    return "\n\n".join([settings(table), levels(table, "earlier"), raw(table, "earlier"), raw(table, "mix")])
 
 
 def settings(table: pd.DataFrame) -> str:
@@ -124,12 +129,12 @@ def levels(table: pd.DataFrame, kind: str) -> str:
     return markdown(["arm", *(f"{level:.0%}" for level in LEVELS), "against LoRA", "against FoLoRA"], rows)
 
 
-def by_kind(table: pd.DataFrame, kinds: Sequence[str]) -> str:
+def by_kind(table: pd.DataFrame) -> str:
     """Shares of LoRA's forgetting at the last level, by what is forgotten."""
     each = {kind: compared(table, kind, LEVELS[-1], "lora").set_index("arm") for kind in KINDS}
     arms = each["mix"].index
     return markdown(
-        ["arm", *kinds], [[f"`{arm}`", *(_share(found.loc[arm]) for found in each.values())] for arm in arms]
+        ["arm", *KINDS], [[f"`{arm}`", *(_share(found.loc[arm]) for found in each.values())] for arm in arms]
     )
 
 

@@ -148,7 +148,7 @@ def records(out: Path) -> dict[str, list[float]]:
         lines = []
         for task, values in tasks.items():
             for seed, value in enumerate([*values, 100.0]):
-                found = dict.fromkeys((*bench.MIX, "prose", "own", "mix", "step"), value)
+                found = dict.fromkeys((*bench.MIX, "prose", "own", "mix", "earlier", "step"), value)
                 levels = {} if math.isnan(value) else {str(level): found for level in bench.LEVELS}
                 key = {"arm": arm, "task": task, "seed": seed if seed < 3 else run.SEARCHED}
                 rest = {"rate": 1e-3, "strength": 0.0, "losses": [[10, 1.0]], "seconds": {"train": 1.0}}
@@ -181,6 +181,7 @@ def test_every_table_is_written(tmp_path: Path) -> None:
     page = table.page(tmp_path)
     assert page.count("| `folora` |") == 8  # among its rivals, and among its parts
     assert "5 of 9" in page
+    assert table.after_page(tmp_path, ["lora", "folora"]).count("| `folora` |") == 4
 
 
 def test_the_picture_has_a_mark_with_its_numbers_for_each_arm_and_level(tmp_path: Path) -> None:

@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 
 from limberlm.errors import UserError
+from limberlm.observe import measure
 from limberlm.study import Results, Study
+from limberlm.study.node.families import Subject
 from limberlm.study.plan.workplace import Workplace
 from limberlm.study.results.results import TableName
 from limberlm.study.run import runner
@@ -136,3 +138,22 @@ def test_no_more_workers_are_hired_than_there_are_things_to_do(
         shutil.rmtree(folder)
     with pytest.raises(Hired, match=r"^2$"):
         study.run(jobs=64)
+
+
+def test_measured_against_the_base_too_only_the_geometry_is_made_again(finished: Study, tmp_path: Path) -> None:
+    study, sft = copied(finished, tmp_path)
+    before = digests(study.out)
+    chosen = study.settings.measure.model_copy(update={"against_base": True})
+    study = Study(study.settings.model_copy(update={"measure": chosen}), study.out, study.folder)
+    study.run()
+    after = digests(study.out)
+    changed = {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
+    results = Results(study.out)
+    trained = [node for node in results.plan.nodes if node.parent is not None]
+    assert changed == {f"{node.id}/geometry" for node in trained}
+    place = Workplace(study.settings)
+    subject = Subject(place, results.store, results.nodes[sft.name], lambda *said: None)
+    expected = measure(subject.model, place.probe, batch_size=16, reference=place.base).value("kl_to_base")
+    found = results.table("geometry").query("node == @sft.name and metric == 'kl_to_base'")["value"].iloc[0]
+    assert found == pytest.approx(expected, rel=1e-6)
+    assert expected > 0

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -178,6 +179,7 @@ def fieller(top: Floats, bottom: Floats) -> tuple[float, float, float]:
     return a / b, (-linear - root) / (2 * quadratic), (-linear + root) / (2 * quadratic)
 
 
+@cache
 def _noncentral(n: int) -> float:
     """How many standard errors a true effect must be, for a two-sided test at 5 % to find it with the wanted power."""
     limit, low, high = float(t.ppf(0.975, n - 1)), 0.0, 100.0

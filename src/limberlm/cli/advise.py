@@ -88,7 +88,7 @@ def _seeds(count: float) -> str:
 
 
 def _print_units(found: Any, pairs: bool) -> None:
-    units = ", ".join(f"{count} {name}" for name, count in found.units.items())
+    units = ", ".join(f"{count} {name if count > 1 else name[:-1]}" for name, count in found.units.items())
     what = "a pair of chains is a repetition, as if chains of one seed were independent" if pairs else "a seed is one"
     say(
         f"{units}; {what}. More seeds: how many would find the difference seen, if it is true (or show the target to "

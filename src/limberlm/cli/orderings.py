@@ -42,6 +42,8 @@ def print_orderings(ends: pd.DataFrame, arm: str, full: bool) -> None:
                 heads = [*keys, "effect", "95 % interval", "p, adjusted", "confounded"]
                 title = f"{each.quantity} of {each.arm or 'all arms'}: {what}"
                 print_table(title, heads, [_effect(row, keys) for row in table.to_dict("records")])
+    if full:
+        say("Places, predecessors and exchanges are descriptive: p is adjusted within its table only.")
     units = effects[0].units
     say(f"{units['orderings']} orderings in {units['seeds']} seeds; a seed is one repetition, whatever its arms.")
     for reason in dict.fromkeys(reason for each in effects for reason in each.reasons):

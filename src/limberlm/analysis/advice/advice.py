@@ -134,7 +134,7 @@ def refuse_too_little(found: pd.DataFrame) -> None:
     if found["ordering"].nunique() == found["arm"].nunique() == 1:
         raise UserError("advise: one ordering and one arm: nothing to choose from; add `orderings` or `interventions`")
     if found["seed"].nunique() == 1:
-        raise UserError("advise: one seed: no difference can be told from noise; add `seeds`, three at least")
+        raise UserError("advise: one seed is finished: no difference can be told from noise; run three `seeds` or more")
 
 
 def _default(found: pd.DataFrame, of: str, given: str | None) -> str:

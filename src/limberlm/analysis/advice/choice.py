@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import ceil, inf, isfinite
+from math import ceil, inf, isfinite, nan
 from typing import Any
 
 import numpy as np
@@ -121,7 +121,7 @@ def _against(
         "beyond": aim["low"] > rules.margin or aim["high"] < -rules.margin,
         "target_seeds": more(needed_to_match(rules.margin, target_spread)),
         **found,
-        "detectable": detectable(spread, n, LEVEL / count),
+        "detectable": spread * detectable(n, LEVEL / count) if n > 1 else nan,
         "repetitions": n,
         "seeds": seeds,
         "more_seeds": more(needed(found["effect"], spread, LEVEL / count)),

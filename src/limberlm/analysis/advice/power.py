@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from math import inf, nan, sqrt
 
 import numpy as np
@@ -31,14 +32,17 @@ def power(effect: float, spread: float, n: int, level: float = 0.05) -> float:
     return found if found == found else 1.0  # so far away that scipy has no number for it
 
 
-def detectable(spread: float, n: int, level: float = 0.05) -> float:
-    """The smallest true difference that is found four times in five; NaN below two repetitions."""
+@cache
+def detectable(n: int, level: float = 0.05) -> float:
+    """The smallest true difference found four times in five, in standard deviations; NaN below two repetitions.
+
+    >>> round(detectable(9), 2)
+    1.07
+    """
     if n < 2:
         return nan
-    if not spread:
-        return 0.0
-    most = 10 * t.ppf(1 - level / 2, n - 1) / sqrt(n)
-    return spread * float(brentq(lambda effect: power(effect, 1.0, n, level) - POWER, 0.0, most))
+    most = 10 * float(t.ppf(1 - level / 2, n - 1)) / sqrt(n)
+    return float(brentq(lambda effect: power(effect, 1.0, n, level) - POWER, 0.0, most))
 
 
 def needed(effect: float, spread: float, level: float = 0.05) -> float:
@@ -47,13 +51,13 @@ def needed(effect: float, spread: float, level: float = 0.05) -> float:
     >>> needed(0.5, 1.0), needed(0.0, 1.0)
     (34, inf)
     """
-    if not effect or power(effect, spread or abs(effect) / 1e6, MOST, level) < POWER:
+    wanted = abs(effect) / spread if spread else inf * abs(effect)
+    if not wanted >= detectable(MOST, level):
         return inf
     low, high = 1, MOST
     while high - low > 1:
         middle = (low + high) // 2
-        enough = power(effect, spread or abs(effect) / 1e6, middle, level) >= POWER
-        low, high = (low, middle) if enough else (middle, high)
+        low, high = (low, middle) if detectable(middle, level) <= wanted else (middle, high)
     return high
 
 

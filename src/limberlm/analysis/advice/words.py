@@ -16,7 +16,7 @@ def first_sentence(
 ) -> str:
     """What to do, and why in a clause."""
     if use == default:
-        return f"Keep {_named(default)}: at matched target no difference found for the better in {by.name}."
+        return f"Keep {_named(default)}: no difference found in favour of another, by {by.name} at matched target."
     rows = [(choice.of, choice.row) for choice in choices if choice is not None]
     why = " and ".join(f"the {of} changes {by.name} by {_interval(row)}" for of, row in rows if row is not None)
     return f"Use {_named(use)} instead of {_named(default)}: at matched target {why}."

@@ -106,10 +106,12 @@ def advise_on(
     default = {"ordering": _default(found, "ordering", ordering), "arm": _default(found, "arm", arm)}
     refuse_too_little(found)
     rule, reasons = Rules(BY[by], margin, worth, pairs), list[str]()
-    choices = {of: _choice(found, of, name, rule, reasons) for of, name in default.items()}
-    use = {of: choice.chosen if choice else default[of] for of, choice in choices.items()}
+    if not (targets := _targets(found, default, rule, reasons)):
+        raise UserError(f"advise: nothing can be ranked by {by}: {'; '.join(reasons)}")
+    choices = choose(found, default, targets, rule)
+    use = default | {of: choice.chosen for of, choice in choices.items()}
     together = _together(found, default, use, by)
-    told = [choice_sentence(choice, rule) for choice in choices.values() if choice is not None]
+    told = [choice_sentence(choice, rule) for choice in choices.values()]
     return Advice(
         by=by,
         margin=margin,
@@ -117,8 +119,8 @@ def advise_on(
         ordering=use["ordering"],
         arm=use["arm"],
         sentence=" ".join([first_sentence(default, use, list(choices.values()), rule.by), *told]),
-        orderings=choices["ordering"],
-        arms=choices["arm"],
+        orderings=choices.get("ordering"),
+        arms=choices.get("arm"),
         together=together,
         reasons=(*reasons, *_caveats(found, rule)),
     )
@@ -146,19 +148,21 @@ def _default(found: pd.DataFrame, of: str, given: str | None) -> str:
     return given
 
 
-def _choice(found: pd.DataFrame, of: str, default: str, rules: Rules, reasons: list[str]) -> Choice | None:
-    if found[of].nunique() == 1:
-        reasons.append(f"one {of} only ({default}): nothing can be said of others")
-        return None
-    if of == "arm":
-        return choose(found, of, default, TARGET.name, rules)
-    try:
-        refuse_other_tasks(found, rules.by.name)
-        target = _shared_target(found)
-    except UserError as error:
-        reasons.append(f"orderings are not ranked. {error}")
-        return None
-    return choose(found, of, default, target.name, rules)
+def _targets(found: pd.DataFrame, default: dict[str, str], rules: Rules, reasons: list[str]) -> dict[str, str]:
+    """What can be chosen, and by which column its targets are matched; why not, into the reasons."""
+    targets = {}
+    for of, name in default.items():
+        if found[of].nunique() == 1:
+            reasons.append(f"one {of} only ({name}): nothing can be said of others")
+        elif of == "arm":
+            targets[of] = TARGET.name
+        else:
+            try:
+                refuse_other_tasks(found, rules.by.name)
+                targets[of] = _shared_target(found).name
+            except UserError as error:
+                reasons.append(f"orderings are not ranked. {error}")
+    return targets
 
 
 def _shared_target(found: pd.DataFrame) -> Quantity:

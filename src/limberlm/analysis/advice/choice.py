@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import ceil, inf, isfinite, nan
 from typing import Any
@@ -50,8 +51,8 @@ class Choice:
         table: one row per other candidate: first those at matched target, best first, then the rest. `target_...`:
             its target minus the default's, with a 95 % interval; `matched`, whether that lies within the margin;
             `target_seeds`, how many more seeds would show it to, were the two the same. `effect, low, high`: the
-            quantity minus the default's; `p`, `p_adjusted` (Holm's over all rows); `agree` of `repetitions`;
-            `detectable`, the smallest true difference that was to be found four times in five after adjustment;
+            quantity minus the default's; `p`, `p_adjusted` (Holm's over all rows of the advice); `agree` of
+            `repetitions`; `detectable`, the smallest true difference found four times in five after adjustment;
             `more_seeds`, how many more would find one as large as `effect`, were it true. Seeds are infinite above a
             thousand repetitions. `verdict`: better, worse, no difference found, not at matched target (the interval
             lies beyond the margin), or target not shown to match (it lies across).
@@ -73,33 +74,49 @@ class Choice:
         return {str(name): value for name, value in rows[0].items()} if rows else None
 
 
-def choose(ends: pd.DataFrame, of: str, default: str, target: str, rules: Rules) -> Choice:
-    """Hold every ordering, or arm, against the default, paired on the other of the two and on the seed.
+def choose(
+    ends: pd.DataFrame, default: Mapping[str, str], targets: Mapping[str, str], rules: Rules
+) -> dict[str, Choice]:
+    """Hold every ordering, and every arm, against the default, paired on the other of the two and on the seed.
+
+    All p-values are adjusted together: it is one piece of advice.
 
     Args:
-        ends: one row per chain: `ordering, arm, seed`, the target and the quantity.
-        of: `ordering` or `arm`.
-        default: one of them.
-        target: the column of the targets.
+        ends: one row per chain: `ordering, arm, seed`, the targets and the quantity.
+        default: the ordering and the arm that would be used anyway.
+        targets: `ordering`, `arm` or both, and the column of the targets that they are matched by.
         rules: what it is made by.
 
     """
-    keys = ["arm" if of == "ordering" else "ordering", "seed"]
-    wanted = {name: ends.pivot(index=keys, columns=of, values=name) for name in (target, rules.by.name)}
-    names = [name for name in dict.fromkeys(ends[of]) if name != default]
-    found = pd.DataFrame([_against(wanted, name, default, target, rules, len(names)) for name in names])
+    others = {of: [name for name in dict.fromkeys(ends[of]) if name != default[of]] for of in targets}
+    level = LEVEL / max(sum(map(len, others.values())), 1)
+    rows = [
+        {"of": of} | _against(wide, name, default[of], targets[of], rules, level)
+        for of, names in others.items()
+        for wide in [_wide(ends, of, targets[of], rules.by.name)]
+        for name in names
+    ]
+    found = pd.DataFrame(rows)
     found["p_adjusted"] = holm(found["p"].to_numpy())
     found["verdict"] = [_verdict(row, rules.by.better) for _, row in found.iterrows()]
-    found = found.drop(columns="beyond")
-    better = found["effect"] * -rules.by.better
-    found = found.iloc[np.lexsort((better, ~found["matched"]))].reset_index(drop=True)
-    best = found[found["verdict"] == BETTER]["candidate"]
-    chosen = str(best.iloc[0]) if len(best) else default
-    return Choice(of, default, chosen, target, found, float(found.pop("worth").max()))
+    return {of: _settled(found[found["of"] == of], of, default[of], targets[of], rules) for of in targets}
+
+
+def _wide(ends: pd.DataFrame, of: str, *names: str) -> dict[str, pd.DataFrame]:
+    """Of each quantity: candidates side by side, a row for what they are paired on."""
+    keys = ["arm" if of == "ordering" else "ordering", "seed"]
+    return {name: ends.pivot(index=keys, columns=of, values=name) for name in names}
+
+
+def _settled(rows: pd.DataFrame, of: str, default: str, target: str, rules: Rules) -> Choice:
+    table = rows.iloc[np.lexsort((-rules.by.better * rows["effect"], ~rows["matched"]))]
+    best = table[table["verdict"] == BETTER]["candidate"]
+    shown = table.drop(columns=["of", "beyond", "worth"]).reset_index(drop=True)
+    return Choice(of, default, str(best.iloc[0]) if len(best) else default, target, shown, float(rows["worth"].max()))
 
 
 def _against(
-    wide: dict[str, pd.DataFrame], name: str, default: str, target: str, rules: Rules, count: int
+    wide: dict[str, pd.DataFrame], name: str, default: str, target: str, rules: Rules, level: float
 ) -> dict[str, Any]:
     aims, own = (_differences(wide[of], name, default) for of in (target, rules.by.name))
     seeds = own.index.get_level_values("seed").nunique()
@@ -121,11 +138,11 @@ def _against(
         "beyond": aim["low"] > rules.margin or aim["high"] < -rules.margin,
         "target_seeds": more(needed_to_match(rules.margin, target_spread)),
         **found,
-        "detectable": spread * detectable(n, LEVEL / count) if n > 1 else nan,
+        "detectable": spread * detectable(n, level) if n > 1 else nan,
         "repetitions": n,
         "seeds": seeds,
-        "more_seeds": more(needed(found["effect"], spread, LEVEL / count)),
-        "worth": more(needed(rules.worth, spread, LEVEL / count)),
+        "more_seeds": more(needed(found["effect"], spread, level)),
+        "worth": more(needed(rules.worth, spread, level)),
     }
 
 

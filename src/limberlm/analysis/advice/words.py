@@ -11,13 +11,11 @@ from limberlm.analysis.advice.power import MOST
 from limberlm.analysis.arms import Quantity
 
 
-def first_sentence(
-    default: Mapping[str, str], use: Mapping[str, str], choices: Sequence[Choice | None], by: Quantity
-) -> str:
+def first_sentence(default: Mapping[str, str], use: Mapping[str, str], choices: Sequence[Choice], by: Quantity) -> str:
     """What to do, and why in a clause."""
     if use == default:
         return f"Keep {_named(default)}: no difference found in favour of another, by {by.name} at matched target."
-    rows = [(choice.of, choice.row) for choice in choices if choice is not None]
+    rows = [(choice.of, choice.row) for choice in choices]
     why = " and ".join(f"the {of} changes {by.name} by {_interval(row)}" for of, row in rows if row is not None)
     return f"Use {_named(use)} instead of {_named(default)}: at matched target {why}."
 

@@ -14,7 +14,7 @@ from limberlm.analysis.ordering import ordering_effects
 from limberlm.study import Results, Study
 from tests.cli.conftest import Limber
 
-ORDERINGS = ["sft > dpo", "dpo > sft"]
+pytestmark = pytest.mark.slow  # eight stages are trained; tests/study/run/test_interventions.py has a fast one of arms
 
 
 @pytest.fixture(scope="module")
@@ -74,12 +74,6 @@ def test_what_cannot_be_answered_is_one_line(ordered: Path, limber: Limber, word
     assert (found.code, found.out) == (3, "")
     assert told in found.err
     assert found.err.count("\n") == 1
-
-
-def test_a_study_with_one_of_everything_is_refused(finished: Study, limber: Limber) -> None:
-    found = limber("advise", Results(finished.out).store.root)
-    assert (found.code, found.out) == (3, "")
-    assert "nothing to choose from" in found.err
 
 
 def test_analyze_tells_of_orderings_where_there_is_one_arm(ordered: Path, limber: Limber) -> None:

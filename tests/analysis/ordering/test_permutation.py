@@ -90,7 +90,7 @@ def over_arms(draws: int) -> tuple[float, float]:
     return tuple(np.mean(found, axis=0))
 
 
-def test_over_arms_it_keeps_its_level_where_seeds_answer_to_orders_in_their_own_way() -> None:
+def test_over_arms_it_keeps_its_level() -> None:
     by_seed, by_block = over_arms(400)
     assert by_seed <= 0.05 + 2 * np.sqrt(0.05 * 0.95 / 400)
     assert by_block > 0.3

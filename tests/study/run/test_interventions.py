@@ -141,6 +141,19 @@ def test_the_command_tells_the_three_ways(compared: Results) -> None:
     assert "of none, replay" in str(absent.exception)
 
 
+def test_the_command_advises_on_arms(compared: Results) -> None:
+    found = CliRunner().invoke(app, ["advise", str(compared.store.root), "--json"])
+    assert found.exit_code == 0, found.output
+    told = json.loads(found.stdout)
+    rows = {row["candidate"]: row for row in told["arms"]["table"]}
+    assert set(rows) == {*FEW, "nothing"}
+    assert (rows["nothing"]["effect"], rows["nothing"]["verdict"]) == (0, "no difference found")
+    assert told["orderings"] is None
+    assert told["units"] == {"chains": 2 * len(rows) + 2, "orderings": 1, "arms": len(rows) + 1, "seeds": 2}
+    shown = CliRunner().invoke(app, ["advise", str(compared.store.root)], env={"COLUMNS": "200"})
+    assert shown.stdout.startswith(told["sentence"][:40])
+
+
 def test_a_run_of_which_nothing_is_measured_yet_is_told_so(compared: Results, tmp_path: Path) -> None:
     for name in ("plan.json", "study.yaml"):
         (tmp_path / name).write_bytes((compared.store.root / name).read_bytes())

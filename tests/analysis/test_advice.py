@@ -133,10 +133,10 @@ def test_where_nothing_differs_no_difference_is_found() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("seeds", [3, 5, 10])
 def test_the_stated_power_and_level_in_many_studies(seeds: int) -> None:
-    right, _ = rates(800, SPREAD * detectable(seeds, 0.05 / 2), seeds, orderings=ORDERINGS[:1])
-    assert right >= 0.8 - 2 * np.sqrt(0.8 * 0.2 / 800)
-    _, found = rates(800, 0.0, seeds)
-    assert found <= 0.05 + 2 * np.sqrt(0.05 * 0.95 / 800)
+    right, _ = rates(400, SPREAD * detectable(seeds, 0.05 / 2), seeds, orderings=ORDERINGS[:1])
+    assert right >= 0.8 - 3 * np.sqrt(0.8 * 0.2 / 400)
+    _, found = rates(400, 0.0, seeds)
+    assert found <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / 400)
 
 
 def wrong(draws: int, pairs: bool) -> float:
@@ -147,8 +147,8 @@ def wrong(draws: int, pairs: bool) -> float:
 
 @pytest.mark.slow
 def test_seeds_are_the_repetitions_because_pairs_of_chains_are_not_independent() -> None:
-    assert wrong(400, pairs=False) <= 0.05 + 2 * np.sqrt(0.05 * 0.95 / 400)
-    assert wrong(400, pairs=True) > 0.15
+    assert wrong(200, pairs=False) <= 0.05 + 2 * np.sqrt(0.05 * 0.95 / 200)
+    assert wrong(200, pairs=True) > 0.15
 
 
 @pytest.mark.parametrize(("n", "level"), [(3, 0.05), (9, 0.05), (6, 0.01)])

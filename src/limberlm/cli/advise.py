@@ -24,9 +24,10 @@ def advise(
     pairs: Annotated[bool, typer.Option("--pairs", help="Pairs of chains, not seeds, are repetitions.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Which ordering and which intervention to use, by future score at matched target score.
+    """Which ordering and which intervention to use.
 
-    What would be used anyway stays unless another is better beyond doubt. Differences are paired by seed.
+    By future score, at matched target score. What would be used anyway stays unless another is better beyond doubt.
+    Differences are paired by seed.
 
     Example: limber advise runs/prediction --by ood_loss
     """

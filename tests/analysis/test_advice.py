@@ -115,7 +115,7 @@ def rates(draws: int, effect: float, seeds: int, **settings: Any) -> tuple[float
     return float(np.mean(right)), float(np.mean(any_found))
 
 
-DRAWS = 60
+DRAWS = 30
 SPREAD = NOISE * np.sqrt(2 * (0.9**2 + 0.1**2))
 
 

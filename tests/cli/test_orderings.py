@@ -49,6 +49,7 @@ def test_one_ordering_is_not_told_of(capsys: pytest.CaptureFixture[str]) -> None
 
 
 def test_a_run_without_a_whole_seed_is_told_so(capsys: pytest.CaptureFixture[str]) -> None:
-    table = ends(ALL, seeds=1).drop(index=3)
+    table = ends(ALL, seeds=1)
+    table.loc[3, ["future_loss", "taught_loss", "ood_loss"]] = np.nan
     print_orderings(table, "none", full=False)
     assert "no seed has all of its chains yet" in capsys.readouterr().out

@@ -20,17 +20,21 @@ def analyze(
 
     Three ways: to the geometry, to what the last stage taught, and to what can still be learnt. Chains of the same
     ordering and seed are paired. Before them, what the chains of none did to the base: what there is to prevent.
-    A special-purpose arm should beat the cheap ones too: hold it against those.
+    A special-purpose arm should beat the cheap ones too: hold it against those. After them, whether geometry predicts what
+    comes next beyond cheap covariates, in chains not seen, and whether arms act through it.
 
     Example: limber analyze runs/interventions --against low_rate
     """
     from limberlm.analysis.arms import QUANTITIES, arms_table, ends, wear
+    from limberlm.cli import predicted
     from limberlm.study.results.results import Results
 
-    found = ends(Results(folder))
+    results = Results(folder)
+    found = ends(results)
     table, worn = arms_table(found, against), wear(found, against)
+    expected = predicted.predicted(results, against)
     if as_json:
-        print_json({"wear": worn.to_dict("records"), "arms": table.to_dict("records")})
+        print_json({"wear": worn.to_dict("records"), "arms": table.to_dict("records"), **predicted.as_json(expected)})
         return
     rows = [[row["quantity"], *_effect(row)] for row in worn.to_dict("records")]
     print_table(f"{against} against the base", ["quantity", "change", "95 % interval"], rows)
@@ -40,6 +44,7 @@ def analyze(
         columns = ["arm", "effect", "95 % interval", "agree", "p, adjusted", "detectable", "verdict"]
         print_table(f"{name}: {what}", columns, rows)
     say(f"{table['pairs'].max()} pairs of chains of one ordering and seed; chains of one seed share rows and adapters.")
+    predicted.show(expected)
 
 
 def _row(row: dict[Any, Any]) -> list[str]:

@@ -39,7 +39,9 @@ def _described(table: pd.DataFrame, name: str, numbers: Sequence[str]) -> dict[s
     fixed = {each: labels for each, labels in clusters.items() if each not in random and labels.nunique() > 1}
     cell = _scaled(table, name)
     dummies = [table[factor].astype(str) for factor in FACTORS if factor in table]
-    known = np.column_stack([cell, *(_scaled(table, each) for each in numbers), *map(_dummies, [*dummies, *fixed.values()])])
+    known = np.column_stack(
+        [cell, *(_scaled(table, each) for each in numbers), *map(_dummies, [*dummies, *fixed.values()])]
+    )
     found = _fitted(_scaled(table, "y"), _independent(known), cell, {each: clusters[each] for each in random})
     model = ", ".join([f"random {each}" for each in found.pop("random")] + [f"fixed {each}" for each in fixed])
     return {"cell": name, **found, "rows": len(table), "model": model or "least squares"}

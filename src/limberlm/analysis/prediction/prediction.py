@@ -74,7 +74,11 @@ def prediction(
 
     """
     return prediction_of(
-        design_table(results, outcome), outcome=outcome_named(outcome).what, permutations=permutations, seed=seed, ridge=ridge
+        design_table(results, outcome),
+        outcome=outcome_named(outcome).what,
+        permutations=permutations,
+        seed=seed,
+        ridge=ridge,
     )
 
 
@@ -173,7 +177,7 @@ def _ready(table: pd.DataFrame, cells: Sequence[str]) -> _Ready:
 def _too_many(table: pd.DataFrame, numbers: Sequence[str]) -> bool:
     """Whether the smallest training set has fewer than two rows a coefficient."""
     model = fit(table, numbers)
-    return any(len(fold.train) < 2 * (fold.basis.shape[1] + 2) for fold in model.folds)
+    return any(model.rows - len(fold.out) < 2 * (fold.basis.shape[1] + 2) for fold in model.folds)
 
 
 def _units(table: pd.DataFrame, missing: dict[str, int]) -> dict[str, Any]:
@@ -181,7 +185,14 @@ def _units(table: pd.DataFrame, missing: dict[str, int]) -> dict[str, Any]:
     names = {"families": "family", "orderings": "ordering", "arms": "arm", "seeds": "seed"}
     counts = {plural: len({getattr(key, name) for key in keys}) for plural, name in names.items()}
     nodes = int(table["node"].nunique())
-    return {**counts, "chains": len(keys), "sets": int(table["set"].nunique()), "nodes": nodes, "rows": len(table), "missing": missing}
+    return {
+        **counts,
+        "chains": len(keys),
+        "sets": int(table["set"].nunique()),
+        "nodes": nodes,
+        "rows": len(table),
+        "missing": missing,
+    }
 
 
 def _rivals(rows: pd.DataFrame, ready: _Ready, seed: int, ridge: bool) -> tuple[pd.DataFrame, list[str]]:
@@ -201,7 +212,9 @@ def _rivals(rows: pd.DataFrame, ready: _Ready, seed: int, ridge: bool) -> tuple[
         return pd.DataFrame(), ["rivals: nothing is left to learn from when a chain is held out"]
     columns = {name: _within_task(shared, name) for name in [*present, *cells]}
     by_kind = [{name: columns[name] for name in part} for part in (present, cells)]
-    left_out = [] if len(shared) == len(rows) else [f"rivals are compared on {len(shared)} of {len(rows)} rows, that all have"]
+    left_out = (
+        [] if len(shared) == len(rows) else [f"rivals are compared on {len(shared)} of {len(rows)} rows, that all have"]
+    )
     return rivals_table(model, by_kind[0], by_kind[1], seed), left_out
 
 

@@ -16,7 +16,20 @@ from limberlm.study.plan.tree import Chain
 from limberlm.study.results.results import Results
 from limberlm.study.settings.config import load_settings
 
-NOT_GEOMETRY = {*COVARIATES, *RIVALS, "y", "chains", "touches", "node", "chain", "ordering", "arm", "seed", "prefix", "set"}
+NOT_GEOMETRY = {
+    *COVARIATES,
+    *RIVALS,
+    "y",
+    "chains",
+    "touches",
+    "node",
+    "chain",
+    "ordering",
+    "arm",
+    "seed",
+    "prefix",
+    "set",
+}
 
 
 def design_table(results: Results, outcome: str = "loss_after") -> pd.DataFrame:

@@ -37,7 +37,9 @@ def verdict(
         best = max(rows, key=lambda row: float(row["delta"]))
         head = f"No registered metric adds to the prediction of {outcome}: no skill beyond the covariates in chains not seen."
         return (head, f"The largest gain is that of {_words(best)}.", _reach(how, told), _could(units))
-    sentences = [f"{row['cell']} adds to the prediction of {outcome} in chains not seen: {_gain(row)}." for row in found]
+    sentences = [
+        f"{row['cell']} adds to the prediction of {outcome} in chains not seen: {_gain(row)}." for row in found
+    ]
     silent = [row["cell"] for row in rows if row not in found]
     if silent:
         sentences.append(f"No skill beyond the covariates: {', '.join(silent)}.")
@@ -72,7 +74,11 @@ def _reach(how: Exchange, told: pd.DataFrame) -> str:
 def _could(units: dict[str, Any]) -> str:
     whole, sets = units["chains"], units["sets"]
     able = f"{whole} chains could have seen a correlation of {_r(whole)} four times in five"
-    return f"{able}." if sets == whole else f"{able}, were they independent; {sets} sets that share no checkpoint, {_r(sets)}."
+    return (
+        f"{able}."
+        if sets == whole
+        else f"{able}, were they independent; {sets} sets that share no checkpoint, {_r(sets)}."
+    )
 
 
 def _r(n: int) -> str:

@@ -100,7 +100,9 @@ class _Sums:
     def of(cls, columns: Floats, features: Floats) -> _Sums:
         n, b, k = columns.shape
         across = columns.transpose(1, 2, 0)
-        gram = np.einsum("nbk,nbk->b", columns, columns)[:, None, None] if k == 1 else across @ across.transpose(0, 2, 1)
+        gram = (
+            np.einsum("nbk,nbk->b", columns, columns)[:, None, None] if k == 1 else across @ across.transpose(0, 2, 1)
+        )
         return cls(columns.sum(0), features.T @ columns.reshape(n, b * k), gram)
 
 

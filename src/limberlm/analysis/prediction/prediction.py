@@ -119,6 +119,8 @@ def prediction_of(
         reasons.append("more covariates than a training set can bear: coefficients are shrunk (ridge)")
     asked = Asked(tuple(ready.cells), tuple(others), tuple(ready.numbers), permutations, seed, kind, shrunk)
     found = gains_table(rows, held_out, asked)
+    if not len(found.table):
+        return _unanswered(outcome, ready, "no held-out row has stages and tasks that other chains have too")
     how = exchange(rows, permutations, seed, kind)
     told = found.table[found.table["registered"] & (found.table["scheme"] == held_out[0])]
     rivals, without = _rivals(rows, ready, seed, shrunk)

@@ -1,8 +1,8 @@
 """Randomised arms: does what they do to the outcome go the way of the geometry, or of the distance from the base?
 
-An arm was assigned by the design, so what it does to geometry, to KL and to the outcome are effects. That the outcome is
-moved *through* the geometry is not randomised by any arm. Arms that move the one and hold the other are the best that a
-study can offer on it.
+An arm was assigned by the design, so what it does to geometry, to KL and to the outcome are effects. That the outcome
+is moved *through* the geometry is not randomised by any arm. Arms that move the one and hold the other are the best
+that a study can offer on it.
 """
 
 from __future__ import annotations
@@ -193,7 +193,7 @@ def _conditions(found: pd.DataFrame) -> dict[str, bool]:
 
 
 def _indirect(differences: dict[Any, pd.DataFrame], seed: int) -> tuple[pd.DataFrame, float]:
-    """a x b of every arm with its interval, pairs of (ordering, seed) drawn together; and b itself.
+    """The indirect effect a x b of every arm with its interval, pairs of (ordering, seed) drawn together; and b itself.
 
     a is the arm's effect on the geometry; b is how the outcome goes with it across pairs inside an arm, KL held.
     """
@@ -212,7 +212,7 @@ def _indirect(differences: dict[Any, pd.DataFrame], seed: int) -> tuple[pd.DataF
 
 
 def _through(values: Floats, arms: NDArray[np.intp], weights: NDArray[Any], count: int) -> tuple[Floats, float]:
-    """a x b [arms] and b, by weighted least squares inside arms; NaN where an arm was not drawn or b has no answer."""
+    """The products a x b [arms] and b, by weighted least squares inside arms; NaN where there is no answer."""
     total = np.bincount(arms, weights, count)
     with np.errstate(invalid="ignore"):
         means = np.column_stack([np.bincount(arms, weights * column, count) for column in values.T]) / total[:, None]
@@ -236,8 +236,8 @@ def _words(
         said.append(f"Nothing is said of mediation: {'; '.join(lacking)}.")
     matched = ", ".join(found.loc[found["matched"], "arm"]) or "none"
     said.append(
-        f"Equal target loss within {margins[TARGET]:.3g} nats (the interval lies inside): {matched}; the other arms are "
-        "compared at unequal targets, and were not read again at an earlier checkpoint of equal score."
+        f"Equal target loss within {margins[TARGET]:.3g} nats (the interval lies inside): {matched}; the other arms "
+        "are compared at unequal targets, and were not read again at an earlier checkpoint of equal score."
     )
     return (*said, f"b = {slope:+.3g} nats per per cent of effective rank inside arms, KL held: {CONFOUNDING}")
 
@@ -245,8 +245,8 @@ def _words(
 _LACKING = {
     "i": "no arm is found to move the geometry",
     "ii": "no arm is found to move the outcome",
-    "iii": f"it takes {KINDS} kinds of arm that move geometry without KL, all of which the outcome follows, and one that moves "
-    "KL without geometry, which it does not",
+    "iii": f"it takes {KINDS} kinds of arm that move geometry without KL, all of which the outcome follows, and one "
+    "that moves KL without geometry, which it does not",
 }
 
 

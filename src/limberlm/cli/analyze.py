@@ -19,9 +19,9 @@ def analyze(
     """What each arm of a study does, against none or another arm.
 
     Three ways: to the geometry, to what the last stage taught, and to what can still be learnt. Chains of the same
-    ordering and seed are paired. Before them, what the chains of none did to the base: what there is to prevent.
-    A special-purpose arm should beat the cheap ones too: hold it against those. After them, whether geometry predicts what
-    comes next beyond cheap covariates, in chains not seen, and whether arms act through it.
+    ordering and seed are paired. Before them, what the chains of none did to the base: what there is to prevent. A
+    special-purpose arm should beat the cheap ones too: hold it against those. After them, whether geometry predicts
+    what comes next beyond cheap covariates, in chains not seen, and whether arms act through it.
 
     Example: limber analyze runs/interventions --against low_rate
     """

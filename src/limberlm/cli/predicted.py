@@ -60,7 +60,8 @@ def _show_prediction(found: Prediction) -> None:
     counted = found.units
     lacking = ", ".join(f"{count} without {name}" for name, count in counted["missing"].items())
     say(
-        f"Does geometry predict {found.outcome}, in chains not seen? {_counted(counted)}{f'; {lacking}' * bool(lacking)}."
+        f"Does geometry predict {found.outcome}, in chains not seen? "
+        f"{_counted(counted)}{f'; left out {lacking}' * bool(lacking)}."
     )
     if len(found.table):
         shown = found.table[found.table["registered"]]
@@ -90,12 +91,11 @@ def _show_mediation(found: Mediation) -> None:
     from limberlm.analysis.mediation import GEOMETRY, KL, OUTCOME
 
     columns = ["arm", "effective rank, %", "KL to base", "future loss", "target", "class", "a x b", "95 % interval"]
-    rows = [
-        [row["arm"], *(f"{row[name]:+.3g} ({row[f'{name}_state']})" for name in (GEOMETRY, KL, OUTCOME))]
-        + ["equal" if row["matched"] else "unequal", row["class"], f"{row['indirect']:+.2g}"]
-        + [f"{row['indirect_low']:+.2g} to {row['indirect_high']:+.2g}"]
-        for row in found.table.to_dict("records")
-    ]
+    rows = []
+    for row in found.table.to_dict("records"):
+        moved = (f"{row[name]:+.3g} ({row[f'{name}_state']})" for name in (GEOMETRY, KL, OUTCOME))
+        through = f"{row['indirect']:+.2g}", f"{row['indirect_low']:+.2g} to {row['indirect_high']:+.2g}"
+        rows.append([row["arm"], *moved, "equal" if row["matched"] else "unequal", row["class"], *through])
     print_table("Do arms act through geometry?", columns, rows)
     for sentence in (*found.words, *found.reasons):
         say(sentence)

@@ -1,4 +1,4 @@
-"""Studies with a planted truth, as plain tables: independent chains, and trees with effects of everything on both sides."""
+"""Studies with a planted truth, as plain tables: independent chains, and trees."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ M0 = ("kl_to_base", "score_before")
 def planted(b: float, seed: int, *, through: str = "geometry", sd: float = 0.5) -> pd.DataFrame:
     """36 chains of four rows: three families, four orderings, three seeds, chains with effects of their own.
 
-    The outcome moves by `b` with what is new in the geometry, or by `b` with KL (`through="kl"`), of which the geometry is
-    a noisy copy then.
+    The outcome moves by `b` with what is new in the geometry, or by `b` with KL (`through="kl"`), of which the
+    geometry is a noisy copy then.
     """
     rng = np.random.default_rng(seed)
     rows = []
@@ -38,7 +38,7 @@ def planted(b: float, seed: int, *, through: str = "geometry", sd: float = 0.5) 
 
 
 def chains(count: int, length: int, seed: int, *, effect: float = 0.0, trend: float = 0.0) -> pd.DataFrame:
-    """Independent chains whose geometry and outcome have nothing to do with each other, but for a trend that both have."""
+    """Independent chains whose geometry and outcome have nothing in common but a trend."""
     rng = np.random.default_rng(seed)
     rows = []
     for chain in range(count):
@@ -52,8 +52,8 @@ def chains(count: int, length: int, seed: int, *, effect: float = 0.0, trend: fl
 def tree(seed: int, b: float = 0.0, *, sd: float = 1.0, arms: int = 4, seeds: int = 3, tasks: int = 1) -> pd.DataFrame:
     """A study: one stage, then three in all orders, under every arm and seed, beginnings shared.
 
-    Geometry and outcome each have effects of arm, seed, tree, stages so far and stage, and noise that is handed down from
-    checkpoint to checkpoint, all of size `sd`; what is new in the geometry moves the outcome by `b`.
+    Geometry and outcome each have effects of arm, seed, tree, stages so far and stage, and noise that is handed down
+    from checkpoint to checkpoint, all of size `sd`; what is new in the geometry moves the outcome by `b`.
     """
     rng = np.random.default_rng(seed)
     orders = [("sft", *rest) for rest in itertools.permutations(("math", "code", "safety"))]

@@ -67,6 +67,6 @@ def shuffled(table: pd.DataFrame, seed: int) -> float:
 
 @pytest.mark.slow
 def test_unrelated_series_that_both_drift_are_one_thing_to_a_free_shuffle_and_nothing_to_ours() -> None:
-    made = [chains(18, 6, seed, trend=0.3) for seed in range(150)]
+    made = [chains(18, 6, seed, trend=0.5) for seed in range(150)]
     assert np.mean([shuffled(table, seed) <= 0.05 for seed, table in enumerate(made[:60])]) > 0.5
     assert rejected(lambda seed: made[seed], "trajectories", 150)[0] <= 0.07

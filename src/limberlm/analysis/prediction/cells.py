@@ -1,7 +1,7 @@
 """What a prediction is made from and of: outcomes, covariates, rivals, and the registered cells of geometry.
 
-The cells, the depth band and the conventions were fixed before any outcome was looked at (our choice of cells; the band is
-where the effect is said to sit).
+The cells, the depth band and the conventions were fixed before any outcome was looked at (our choice of cells; the
+band is where the effect is said to sit).
 """
 
 from __future__ import annotations

@@ -48,10 +48,11 @@ class Gains:
 def gains_table(table: pd.DataFrame, held_out: Sequence[Scheme], asked: Asked) -> Gains:
     """Every cell under every scheme.
 
-    Columns: `cell, registered, scheme, rows, groups` (held out one by one), `tested` (rows that could be), `r2_m0, r2`
-    (of M0 and of M1, out of chain), `delta`, `low, high` (95 %), `p` (trajectories exchanged; schemes chain and ordering)
-    and `p_adjusted`: Holm's over the registered cells of a scheme, the largest of the exchanges' maxima (max-T) over the
-    others. "all registered" adds them at once, where they are several. A cell is looked at on the rows that have it.
+    Columns: `cell, registered, scheme, rows, groups` (held out one by one), `tested` (rows that could be), `r2_m0,
+    r2` (of M0 and of M1, out of chain), `delta`, `low, high` (95 %), `p` (trajectories exchanged; schemes chain and
+    ordering) and `p_adjusted`: Holm's over the registered cells of a scheme, the largest of the exchanges' maxima
+    (max-T) over the others. "all registered" adds them at once, where they are several. A cell is looked at on the
+    rows that have it.
     """
     rows: list[dict[str, Any]] = []
     drawn: dict[str, Floats] = {}
@@ -114,8 +115,8 @@ def _gain(model: Model, columns: Floats, scheme: Scheme, count: int, seed: int) 
 def _null(model: Model, rows: pd.DataFrame, columns: Floats, how: Exchange, asked: Asked) -> Floats:
     """Delta R^2 [B] under every exchange.
 
-    What is exchanged is what the covariates leave of the columns. The observed gain is the same with it, since what they
-    do not leave is in M0 already; exchanged, it carries no trace of the stage it came from (Dekker et al. 2007).
+    What is exchanged is what the covariates leave of the columns. The observed gain is the same with it, since what
+    they do not leave is in M0 already; exchanged, it carries no trace of the stage it came from (Dekker et al. 2007).
     """
     left = leftovers(rows, asked.numbers, columns)
     return np.concatenate([model.gain(part) for part in exchanged(left, how.orders)])

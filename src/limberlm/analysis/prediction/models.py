@@ -90,7 +90,7 @@ class Fold:
 
 @dataclass(frozen=True)
 class _Sums:
-    """Sums over all rows of columns [rows, b, k]: themselves [b, k], times features [f, b k], times each other [b, k, k]."""
+    """Sums over rows of columns [rows, b, k]: themselves [b, k], with features [f, b k], with each other [b, k, k]."""
 
     first: Floats
     features: Floats
@@ -236,7 +236,7 @@ class _Covariates:
         return split.test[np.all(there, axis=0)] if there else split.test
 
     def standardised(self, train: Ints) -> Floats:
-        """The map [f, p] from features to covariates: numbers over the spread of their task, all less the training mean.
+        """The map [f, p] from features to covariates: numbers over the spread of their task, all centred.
 
         Means and spreads are those of the training rows. A task that they do not have counts as it is.
         """

@@ -1,10 +1,10 @@
 """Exchanges of whole geometry trajectories, under which nothing is left but what geometry and outcome share by chance.
 
-`design`, where every arm was run with every seed in every ordering: the names of arms, of seeds and of stages are shuffled
-on the geometry's side, each everywhere alike. Checkpoints that shared a beginning, an arm, a seed or a stage share it
-still, on both sides; only which belongs to which is lost. Under the null that the two sides have nothing to do with each
-other, and that the levels of a factor are alike in law, the p-value is exact whatever arms, seeds, orderings and shared
-beginnings do to either side: the law of a separately exchangeable array (Aldous 1981).
+`design`, where every arm was run with every seed in every ordering: the names of arms, of seeds and of stages are
+shuffled on the geometry's side, each everywhere alike. Checkpoints that shared a beginning, an arm, a seed or a stage
+share it still, on both sides; only which belongs to which is lost. Under the null that the two sides have nothing to
+do with each other, and that the levels of a factor are alike in law, the p-value is exact whatever arms, seeds,
+orderings and shared beginnings do to either side: the law of a separately exchangeable array (Aldous 1981).
 
 `trajectories`, of chains that share no checkpoint: each chain's whole trajectory goes to another of its family, freely.
 Effects that several chains have in common, as of a seed, it does not know.

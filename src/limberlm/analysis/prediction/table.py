@@ -1,11 +1,10 @@
-"""The design table: what each checkpoint was, and what came next, every checkpoint once however many chains share it."""
+"""The design table: what each checkpoint was, and what came next, each once however many chains share it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from limberlm.analysis.prediction.cells import COVARIATES, RIVALS, ChainKey, Outcome, outcome_named
@@ -16,34 +15,23 @@ from limberlm.study.plan.tree import Chain
 from limberlm.study.results.results import Results
 from limberlm.study.settings.config import load_settings
 
-NOT_GEOMETRY = {
-    *COVARIATES,
-    *RIVALS,
-    "y",
-    "chains",
-    "touches",
-    "node",
-    "chain",
-    "ordering",
-    "arm",
-    "seed",
-    "prefix",
-    "set",
-}
+_NAMES = ("y", "node", "chain", "chains", "touches", "set", "prefix", "ordering", "arm", "seed")
+NOT_GEOMETRY = {*COVARIATES, *RIVALS, *_NAMES}
 
 
 def design_table(results: Results, outcome: str = "loss_after") -> pd.DataFrame:
     """One row per checkpoint and task.
 
-    What can be learnt from a checkpoint (`loss_after`, `future_score`) is what comes after it: a row is a checkpoint and
-    a future task. Out-of-domain loss and calibration are read at the next checkpoint of a chain: a row is a step from one
-    checkpoint to the next, with the geometry of the first. The base is left out: it is one checkpoint, the same on
-    every chain. So are controls.
+    What can be learnt from a checkpoint (`loss_after`, `future_score`) is what comes after it: a row is a checkpoint
+    and a future task. Out-of-domain loss and calibration are read at the next checkpoint of a chain: a row is a step
+    from one checkpoint to the next, with the geometry of the first. The base is left out: it is one checkpoint, the
+    same on every chain. So are controls.
 
-    Columns: `y`; `node`; `chains`, the `ChainKey` of every chain that the row lies on; `touches`, those whose holding out
-    takes the row from the training set (of a step, every chain that its first checkpoint lies on); `set`, the number of
-    the set of chains that share checkpoints, measured or not; `prefix`, the stages so far; `family`, `ordering` and `seed`, `arm` of the first such chain; the covariates and rivals; and a column for
-    every cell of geometry, NaN where it is missing.
+    Columns: `y`; `node`; `chains`, the `ChainKey` of every chain that the row lies on; `touches`, those whose holding
+    out takes the row from the training set (of a step, every chain that its first checkpoint lies on); `set`, the
+    number of the set of chains that share checkpoints, measured or not; `prefix`, the stages so far; `family`,
+    `ordering` and `seed`, `arm` of the first such chain; the covariates and rivals; and a column for every cell of
+    geometry, NaN where it is missing.
 
     Raises:
         UserError: no such outcome, or no checkpoint has it and a geometry.
@@ -64,9 +52,9 @@ def design_table(results: Results, outcome: str = "loss_after") -> pd.DataFrame:
 def complete(table: pd.DataFrame) -> pd.DataFrame:
     """A plain table with every column that is looked at.
 
-    A table of independent chains needs `chain`, `y` and geometry alone. Where it has no `chains`, each row lies on its
-    own chain, made of `family`, `ordering`, `arm` and `seed`; without an ordering the chain is one. `stage_index` counts
-    a chain's rows where there is none.
+    A table of independent chains needs `chain`, `y` and geometry alone. Where it has no `chains`, each row lies on
+    its own chain, made of `family`, `ordering`, `arm` and `seed`; without an ordering the chain is one. `stage_index`
+    counts a chain's rows where there is none.
 
     Raises:
         UserError: no `y`, or neither `chain` nor `chains`.

@@ -12,6 +12,7 @@ from limberlm.analysis.prediction.power import detectable
 from limberlm.analysis.prediction.rivals import winners
 
 LEVEL = 0.05
+_NO_SKILL = "no skill beyond the covariates"
 _EXCHANGED = {
     "design": "the names of arms, seeds and stages shuffled on the geometry's side",
     "trajectories": "whole trajectories exchanged between chains",
@@ -35,7 +36,7 @@ def verdict(
     found = [row for row in rows if adds(row, how)]
     if not found:
         best = max(rows, key=lambda row: float(row["delta"]))
-        head = f"No registered metric adds to the prediction of {outcome}: no skill beyond the covariates in chains not seen."
+        head = f"No registered metric adds to the prediction of {outcome}: {_NO_SKILL} in chains not seen."
         return (head, f"The largest gain is that of {_words(best)}.", _reach(how, told), _could(units))
     sentences = [
         f"{row['cell']} adds to the prediction of {outcome} in chains not seen: {_gain(row)}." for row in found

@@ -16,7 +16,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from limberlm.analysis.arms import KEYS, ends, paired
-from limberlm.analysis.prediction.nodes import read_node
+from limberlm.analysis.prediction.nodes import Reader, reader
 from limberlm.errors import UserError
 from limberlm.geometry.uncertainty import holm
 from limberlm.study.plan.tree import Chain
@@ -65,13 +65,14 @@ class Mediation:
         return {"arms": self.table.to_dict("records")} | rest
 
 
-def mediation(results: Results, none: str = "none", seed: int = 0) -> Mediation:
+def mediation(results: Results, none: str = "none", seed: int = 0, *, read: Reader | None = None) -> Mediation:
     """What the arms of a run do to geometry, to KL and to what can still be learnt.
 
     Args:
         results: the run.
         none: the arm that the others are held against.
         seed: of the bootstrap.
+        read: a `reader` of the run, so that each checkpoint is read once.
 
     Raises:
         UserError: no chain is finished, there is no arm but one, or KL to the base was not measured.
@@ -79,12 +80,12 @@ def mediation(results: Results, none: str = "none", seed: int = 0) -> Mediation:
     """
     table = ends(results)
     chains = [chain for chain in results.chains if chain.control is None]
-    read = {chain.nodes[-1]: read_node(results, chain.nodes[-1]) for chain in chains}
+    read = read or reader(results)
     rows = [
         {"arm": chain.arm, "ordering": " > ".join(chain.ordering), "seed": chain.seed, "kind": _kind(results, chain)}
         | {KL: reading.numbers.get(KL, np.nan)}
         for chain in chains
-        if (reading := read[chain.nodes[-1]]) is not None
+        if (reading := read(chain.nodes[-1])) is not None
     ]
     return mediation_of(table.merge(pd.DataFrame(rows), on=["arm", *KEYS]), none, seed)
 

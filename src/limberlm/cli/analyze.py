@@ -32,7 +32,7 @@ def analyze(
     results = Results(folder)
     found = ends(results)
     table, worn = arms_table(found, against), wear(found, against)
-    expected = predicted.predicted(results, against)
+    expected = predicted.predicted(results, against, whole=as_json)
     if as_json:
         print_json({"wear": worn.to_dict("records"), "arms": table.to_dict("records"), **predicted.as_json(expected)})
         return

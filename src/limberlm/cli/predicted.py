@@ -16,19 +16,23 @@ if TYPE_CHECKING:
 REFUSED = "reason"
 
 
-def predicted(results: Results, against: str) -> dict[str, Any]:
-    """Whether geometry predicts each outcome of a run, and whether arms act through it; or why that is not known."""
+def predicted(results: Results, against: str, *, whole: bool) -> dict[str, Any]:
+    """Whether geometry predicts each outcome of a run, and whether arms act through it; or why that is not known.
+
+    Only the `whole` answer has the cells that are not registered.
+    """
     from limberlm.analysis.mediation import mediation
-    from limberlm.analysis.prediction import OUTCOMES, prediction
+    from limberlm.analysis.prediction import OUTCOMES, prediction, reader
 
     found: dict[str, Any] = {}
+    read = reader(results)
     for outcome in OUTCOMES:
         try:
-            found[outcome] = prediction(results, outcome)
+            found[outcome] = prediction(results, outcome, exploratory=whole, read=read)
         except UserError as error:
             found[outcome] = str(error)
     try:
-        return {"prediction": found, "mediation": mediation(results, against)}
+        return {"prediction": found, "mediation": mediation(results, against, read=read)}
     except UserError as error:
         return {"prediction": found, "mediation": str(error)}
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache, partial
 
 import pandas as pd
 
 from limberlm.analysis.prediction.cells import Rows, cell
+from limberlm.observe.updates.measurement import Updates
 from limberlm.study.node.parts import GEOMETRY, OUTCOMES, UPDATES
 from limberlm.study.results.results import Results
 
@@ -43,15 +45,24 @@ class Reading:
         return {}
 
 
-def read_node(results: Results, node: str) -> Reading | None:
-    """What a checkpoint holds; None where it is not finished or has no geometry."""
+Reader = Callable[[str], Reading | None]
+
+
+def reader(results: Results) -> Reader:
+    """What reads a checkpoint of a run, each once; None where it is not finished or has no geometry."""
+    tokens = cache(partial(_of_stage, results))
+    return cache(lambda node: _read(results, node, tokens))
+
+
+def _read(results: Results, node: str, tokens: Callable[[str], float]) -> Reading | None:
     store = results.store
     if not store.is_complete(node) or store.part_identity(node, GEOMETRY) is None:
         return None
     outcomes = dict(_outcomes(results, node))
     numbers = dict(_geometry(results, node)) | dict(_updates(results, node))
+    path = results.nodes[node].path[1:]
     prose = outcomes.get(("loss", "in_domain", "prose"), math.nan)
-    return Reading(outcomes, {"prose_loss": prose, "tokens": _tokens(results, node)} | numbers)
+    return Reading(outcomes, {"prose_loss": prose, "tokens": sum(map(tokens, path))} | numbers)
 
 
 def _outcomes(results: Results, node: str) -> Iterator[tuple[tuple[str, str, str], float]]:
@@ -77,8 +88,6 @@ def _updates(results: Results, node: str) -> Iterator[tuple[str, float]]:
     if results.store.part_identity(node, UPDATES) is None:
         return
     folder = results.store.checked(results.store.part(node, UPDATES), "updates.parquet")
-    from limberlm.observe.updates.measurement import Updates
-
     rows = Updates.load(folder / "updates.parquet").summary
     alone, pairs = rows[rows["other"] == ""], rows[rows["other"] != ""]
     own = [name for name in alone["stage"].unique() if name != "total"][-1]
@@ -90,12 +99,8 @@ def _updates(results: Results, node: str) -> Iterator[tuple[str, float]]:
         yield cell(str(metric), "updates", "own"), float(value)
 
 
-def _tokens(results: Results, node: str) -> float:
-    """Tokens read since the base, over all stages; NaN where a stage has no count."""
-    return sum(_of_stage(results, each) for each in results.nodes[node].path[1:])
-
-
 def _of_stage(results: Results, node: str) -> float:
+    """Tokens that a stage read; NaN where it has no count."""
     if results.nodes[node].make != "train":
         return 0.0
     folder = results.store.checked(results.store.node(node), "training.parquet")

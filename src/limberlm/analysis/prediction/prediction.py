@@ -13,6 +13,7 @@ from limberlm.analysis.prediction.cells import CHEAP, NUMBERS, REGISTERED, RIVAL
 from limberlm.analysis.prediction.gains import Asked, gains_table
 from limberlm.analysis.prediction.mixed import MISSING, mixed_table
 from limberlm.analysis.prediction.models import fit
+from limberlm.analysis.prediction.nodes import Reader
 from limberlm.analysis.prediction.permutation import Exchange, Kind, exchange
 from limberlm.analysis.prediction.power import detectable, units_to_settle
 from limberlm.analysis.prediction.rivals import rivals_table
@@ -58,7 +59,14 @@ class Prediction:
 
 
 def prediction(
-    results: Results, outcome: str = "loss_after", permutations: int = 999, seed: int = 0, *, ridge: bool = False
+    results: Results,
+    outcome: str = "loss_after",
+    permutations: int = 999,
+    seed: int = 0,
+    *,
+    ridge: bool = False,
+    exploratory: bool = True,
+    read: Reader | None = None,
 ) -> Prediction:
     """Predict what comes after the checkpoints of a run.
 
@@ -68,17 +76,20 @@ def prediction(
         permutations: exchanges of trajectories.
         seed: of what is drawn.
         ridge: shrink coefficients, in place of least squares.
+        exploratory: whether cells that are not registered are looked at too.
+        read: a `reader` of the run, so that several predictions read each checkpoint once.
 
     Raises:
         UserError: no such outcome, or nothing that has it.
 
     """
     return prediction_of(
-        design_table(results, outcome),
+        design_table(results, outcome, read),
         outcome=outcome_named(outcome).what,
         permutations=permutations,
         seed=seed,
         ridge=ridge,
+        exploratory=exploratory,
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from limberlm.analysis.prediction.cells import COVARIATES, RIVALS, ChainKey, Outcome, outcome_named
-from limberlm.analysis.prediction.nodes import Reading, read_node
+from limberlm.analysis.prediction.nodes import Reader, reader
 from limberlm.analysis.prediction.splits import connected
 from limberlm.errors import UserError
 from limberlm.study.plan.tree import Chain
@@ -19,7 +19,7 @@ _NAMES = ("y", "node", "chain", "chains", "touches", "set", "prefix", "ordering"
 NOT_GEOMETRY = {*COVARIATES, *RIVALS, *_NAMES}
 
 
-def design_table(results: Results, outcome: str = "loss_after") -> pd.DataFrame:
+def design_table(results: Results, outcome: str = "loss_after", read: Reader | None = None) -> pd.DataFrame:
     """One row per checkpoint and task.
 
     What can be learnt from a checkpoint (`loss_after`, `future_score`) is what comes after it: a row is a checkpoint
@@ -33,6 +33,11 @@ def design_table(results: Results, outcome: str = "loss_after") -> pd.DataFrame:
     `ordering` and `seed`, `arm` of the first such chain; the covariates and rivals; and a column for every cell of
     geometry, NaN where it is missing.
 
+    Args:
+        results: the run.
+        outcome: `loss_after`, `future_score`, `ood_loss` or `calibration`.
+        read: a `reader` of the run, so that several tables read each checkpoint once.
+
     Raises:
         UserError: no such outcome, or no checkpoint has it and a geometry.
 
@@ -41,7 +46,7 @@ def design_table(results: Results, outcome: str = "loss_after") -> pd.DataFrame:
     family = str(load_settings(results.store.root / "study.yaml").base)
     chains = [chain for chain in results.chains if chain.control is None]
     on = _chains_of(chains, family)
-    read: dict[str, Reading | None] = {node: read_node(results, node) for node in on}
+    read = read or reader(results)
     rows = [row for step in _steps(chains, wanted, results) for row in _rows(step, on, read, wanted, results)]
     if not rows:
         raise UserError(f"{results.store.root}: no checkpoint has {outcome} and a geometry; measure them first")
@@ -112,12 +117,12 @@ def _steps(chains: list[Chain], outcome: Outcome, results: Results) -> list[tupl
 def _rows(
     step: tuple[str, str],
     on: dict[str, tuple[ChainKey, ...]],
-    read: dict[str, Reading | None],
+    read: Reader,
     outcome: Outcome,
     results: Results,
 ) -> Iterator[dict[str, Any]]:
     node, end = step
-    here, there = read[node], read[end]
+    here, there = read(node), read(end)
     if here is None or there is None:
         return
     path = results.nodes[end].path[1:]

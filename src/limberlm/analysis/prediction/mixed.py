@@ -64,8 +64,8 @@ def _fitted(y: Any, known: Any, cell: Any, random: dict[str, pd.Series]) -> dict
             found = sm.MixedLM(y, design, groups=labels, exog_re=inside).fit()
             return _told(found, [*names, *(["slope"] if slope else [])]) | {"converged": bool(found.converged)}
         parts = {each: [_dummies(random[each], every=True)] for each in names}
-        labels = {each: [[str(i) for i in range(part[0].shape[1])]] for each, part in parts.items()}
-        spec = VCSpec(names, [labels[each] for each in names], [parts[each] for each in names])
+        levels = {each: [[str(i) for i in range(part[0].shape[1])]] for each, part in parts.items()}
+        spec = VCSpec(names, [levels[each] for each in names], [parts[each] for each in names])
         found = sm.MixedLM(y, design, groups=np.ones(len(y)), exog_vc=spec).fit()
         return _told(found, names) | {"converged": bool(found.converged)}
 

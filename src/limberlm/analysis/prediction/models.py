@@ -265,7 +265,7 @@ class _Covariates:
         times = tasks[train].sum(0)
         means = tasks[train].T @ self.y[train] / np.maximum(times, 1)
         means[times == 0] = self.y[train].mean()
-        return self.y - means[self.task]
+        return np.asarray(self.y - means[self.task])
 
 
 def _fold(known: _Covariates, train: Ints, test: Ints, weight: Floats, ridge: bool) -> Fold:

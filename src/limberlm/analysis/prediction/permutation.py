@@ -18,7 +18,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice, permutations, product
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -244,9 +244,9 @@ def _trajectories(table: pd.DataFrame, count: int, rng: np.random.Generator) -> 
 
 
 def _rows(table: pd.DataFrame, count: int, rng: np.random.Generator) -> Exchange:
-    nodes = table.groupby(["family", "stage_index", "node"], sort=False)
+    nodes: dict[Any, Any] = table.groupby(["family", "stage_index", "node"], sort=False).indices
     whole: dict[tuple[object, ...], list[Ints]] = {}
-    for (family, stage, _), rows in nodes.indices.items():
+    for (family, stage, _), rows in nodes.items():
         tasks = tuple(table["task"].iloc[rows])
         whole.setdefault((family, stage, tasks), []).append(np.asarray(rows, dtype=np.intp))
     return _by_blocks("rows", len(table), [np.array(alike) for alike in whole.values()], count, rng)

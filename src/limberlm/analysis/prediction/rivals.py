@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -48,7 +49,7 @@ def rivals_table(model: Model, rivals: dict[str, Floats], cells: dict[str, Float
     rows = []
     for name, gain in gains.items():
         low, high = interval(gain, total, seed)
-        row = {"name": name, "kind": "rival" if name in rivals else "geometry"}
+        row: dict[str, Any] = {"name": name, "kind": "rival" if name in rivals else "geometry"}
         row |= {"delta": gain.sum() / total.sum(), "low": low, "high": high}
         rows.append(row | (_beyond(gain - gains[best], total, best, seed) if best and name in cells else {}))
     return pd.DataFrame(rows).sort_values("delta", ascending=False, ignore_index=True) if rows else pd.DataFrame()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -59,7 +59,7 @@ def splits(table: pd.DataFrame, scheme: Scheme) -> list[Split]:
     return found
 
 
-def connected(column: Sequence[tuple[ChainKey, ...]]) -> dict[ChainKey, int]:
+def connected(column: Iterable[tuple[ChainKey, ...]]) -> dict[ChainKey, int]:
     """The number of the set that each chain belongs to: chains that share a checkpoint are one set.
 
     These, not chains, are drawn together where what is drawn must be independent.
@@ -82,7 +82,7 @@ def connected(column: Sequence[tuple[ChainKey, ...]]) -> dict[ChainKey, int]:
     return {key: numbers[root(key)] for key in parent}
 
 
-def _members(column: Sequence[tuple[ChainKey, ...]], scheme: Scheme) -> list[set[str]]:
+def _members(column: Iterable[tuple[ChainKey, ...]], scheme: Scheme) -> list[set[str]]:
     return [{_group(key, scheme) for key in keys} for keys in column]
 
 

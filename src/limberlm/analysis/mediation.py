@@ -129,7 +129,7 @@ def _kind(results: Results, chain: Chain) -> str:
 
 
 def _margins(plain: pd.DataFrame) -> dict[str, float]:
-    moved = {
+    moved: dict[str, pd.Series] = {
         GEOMETRY: 100 * np.log(plain[GEOMETRY] / plain[f"base_{GEOMETRY}"]),
         KL: plain[KL],
         OUTCOME: plain[OUTCOME] - plain[f"base_{OUTCOME}"],
@@ -267,6 +267,6 @@ def _reasons(found: pd.DataFrame) -> tuple[str, ...]:
     few = found[found["pairs"] < FEWEST_PAIRS]
     checks: list[tuple[bool, Callable[[], str]]] = [
         (len(few) > 0, lambda: f"fewer than {FEWEST_PAIRS} pairs: {', '.join(few['arm'])}; intervals say little"),
-        (found["indirect"].isna().all(), lambda: "a x b: the geometry does not vary inside arms"),
+        (bool(found["indirect"].isna().all()), lambda: "a x b: the geometry does not vary inside arms"),
     ]
     return tuple(text() for holds, text in checks if holds)

@@ -1,4 +1,4 @@
-"""The design table of a real run: checkpoints once, outcomes from where they belong, and what the command says of it."""
+"""The design table of a real run: checkpoints once, outcomes from where they belong, and what the command says."""
 
 from __future__ import annotations
 

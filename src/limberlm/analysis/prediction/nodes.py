@@ -70,7 +70,9 @@ def _outcomes(results: Results, node: str) -> Iterator[tuple[tuple[str, str, str
     folders = sorted(path.parent for path in results.store.node(node).glob(f"*/{OUTCOMES}"))
     for folder in folders:
         rows = pd.read_parquet(results.store.checked(folder, OUTCOMES) / OUTCOMES, columns=columns)
-        yield from ((tuple(key), float(value)) for key, value in rows.groupby(columns[:3])["value"].mean().items())
+        means = rows.groupby(columns[:3], as_index=False)["value"].mean()
+        for outcome, split, task, value in means.itertuples(index=False):
+            yield (str(outcome), str(split), str(task)), float(value)
 
 
 def _geometry(results: Results, node: str) -> Iterator[tuple[str, float]]:

@@ -129,14 +129,14 @@ def _kind(results: Results, chain: Chain) -> str:
 
 
 def _margins(plain: pd.DataFrame) -> dict[str, float]:
-    moved: dict[str, pd.Series] = {
-        GEOMETRY: 100 * np.log(plain[GEOMETRY] / plain[f"base_{GEOMETRY}"]),
+    moved = {
+        GEOMETRY: 100 * (np.log(plain[GEOMETRY]) - np.log(plain[f"base_{GEOMETRY}"])),
         KL: plain[KL],
         OUTCOME: plain[OUTCOME] - plain[f"base_{OUTCOME}"],
         TARGET: plain["target_gain"],
     }
     share = {name: TARGET_MARGIN if name == TARGET else MARGIN for name in MEASURES}
-    return {name: share[name] * abs(float(moved[name].mean())) for name in MEASURES}
+    return {name: share[name] * abs(float(np.mean(moved[name]))) for name in MEASURES}
 
 
 def _differences(own: pd.DataFrame, plain: pd.DataFrame) -> pd.DataFrame:

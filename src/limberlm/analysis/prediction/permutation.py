@@ -182,7 +182,7 @@ def _crossed(table: pd.DataFrame) -> _Crossed:
     while rows.size and (rows < 0).any():
         rows = _without_the_emptiest(rows)
     if 2 * rows.size < len(table):
-        raise ValueError("not every arm was run with every seed in every ordering")
+        raise ValueError("the arms, seeds and orderings that are all finished hold less than half of the rows")
     return _renamings(rows, places)
 
 

@@ -163,7 +163,8 @@ class _Ready:
 
 
 def _ready(table: pd.DataFrame, cells: Sequence[str]) -> _Ready:
-    reasons, missing = [], {}
+    reasons: list[str] = []
+    missing: dict[str, int] = {}
     there = {name: int(table[name].notna().sum()) if name in table else 0 for name in (*NUMBERS, *CHEAP, *cells)}
     numbers = [name for name in (*NUMBERS, *CHEAP) if there[name]]
     absent = [name for name in (*CHEAP, "readiness") if name not in table or not table[name].notna().any()]

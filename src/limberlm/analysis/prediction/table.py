@@ -74,7 +74,8 @@ def complete(table: pd.DataFrame) -> pd.DataFrame:
     table = table.assign(**{name: value for name, value in defaults.items() if name not in table})
     if "chains" not in table:
         keys = zip(table["family"], table["ordering"], table["arm"], table["seed"], strict=True)
-        table["chains"] = [(ChainKey(str(f), str(o), str(a), int(s)),) for f, o, a, s in keys]
+        own: list[Any] = [(ChainKey(str(f), str(o), str(a), int(s)),) for f, o, a, s in keys]
+        table["chains"] = own
     more: dict[str, Callable[[pd.DataFrame], Any]] = {
         "touches": lambda t: t["chains"],
         "set": lambda t: t["touches"].str[0].map(connected(t["touches"])),

@@ -36,6 +36,7 @@ def study(study_settings: dict[str, Any], tmp_path_factory: pytest.TempPathFacto
     return Results(folder / "run")
 
 
+@pytest.mark.slow
 def test_a_checkpoint_is_a_row_once_however_many_chains_share_it(study: Results) -> None:
     table = design_table(study)
     assert len(table) == table["node"].nunique() == 2 * 2 * (1 + 2 + 2)
@@ -45,6 +46,7 @@ def test_a_checkpoint_is_a_row_once_however_many_chains_share_it(study: Results)
     assert not table["node"].str.startswith("base").any()
 
 
+@pytest.mark.slow
 def test_what_is_learnt_from_a_checkpoint_is_read_at_it(study: Results) -> None:
     table = design_table(study)
     outcomes = study.table("outcomes").drop_duplicates(["node", "outcome", "task", "split", "step"])
@@ -54,6 +56,7 @@ def test_what_is_learnt_from_a_checkpoint_is_read_at_it(study: Results) -> None:
     assert table["loss_before"].tolist() == before[table["node"]].tolist()
 
 
+@pytest.mark.slow
 def test_out_of_domain_loss_is_that_of_the_next_checkpoint(study: Results) -> None:
     table = design_table(study, "ood_loss")
     outcomes = study.table("outcomes").drop_duplicates(["node", "outcome", "task", "split", "step"])
@@ -70,6 +73,7 @@ def test_out_of_domain_loss_is_that_of_the_next_checkpoint(study: Results) -> No
     assert first["touches"].str.len().eq(2).all()  # its checkpoint both chains'
 
 
+@pytest.mark.slow
 def test_covariates_and_geometry_are_the_runs_own(study: Results) -> None:
     row = design_table(study).iloc[-1]
     geometry = study.table("geometry")
@@ -87,6 +91,7 @@ def test_covariates_and_geometry_are_the_runs_own(study: Results) -> None:
     assert first.isna().all()  # the first stage has none before it
 
 
+@pytest.mark.slow
 def test_a_run_is_answered_with_what_it_lacks(study: Results) -> None:
     found = prediction(study, permutations=50)
     assert found.units["chains"] == 8
@@ -98,6 +103,7 @@ def test_a_run_is_answered_with_what_it_lacks(study: Results) -> None:
         prediction(study, "loss_afterr")
 
 
+@pytest.mark.slow
 def test_arms_of_a_run_are_judged_by_kind(study: Results) -> None:
     found = mediation(study)
     assert found.table["arm"].tolist() == ["kl"]
@@ -106,6 +112,7 @@ def test_arms_of_a_run_are_judged_by_kind(study: Results) -> None:
     assert not math.isnan(found.table["kl_to_base"].iloc[0])
 
 
+@pytest.mark.slow
 def test_the_command_answers_each_question_or_says_why_not(study: Results) -> None:
     shown = CliRunner().invoke(app, ["analyze", str(study.store.root)], env={"COLUMNS": "200"})
     assert shown.exit_code == 0, shown.output
@@ -113,3 +120,14 @@ def test_the_command_answers_each_question_or_says_why_not(study: Results) -> No
     assert "8 chains, 20 nodes" in shown.stdout
     assert "Prediction of calibration: " in shown.stdout
     assert "Do arms act through geometry?" in shown.stdout
+
+
+def test_one_chain_is_told_that_nothing_can_be_held_out(finished: Study) -> None:
+    results = Results(finished.out)
+    table = design_table(results)
+    assert table["stage"].tolist() == ["sft", "dpo"]
+    assert table["tokens"].is_monotonic_increasing
+    found = prediction(results, permutations=20)
+    assert "cannot be answered: needs two chains or more" in found.verdict[0]
+    with pytest.raises(UserError, match="against_base"):
+        mediation(results)

@@ -19,27 +19,32 @@ def analyze(
     """What each arm of a study does, against none or another arm.
 
     Three ways: to the geometry, to what the last stage taught, and to what can still be learnt. Chains of the same
-    ordering and seed are paired. Before them, what the chains of none did to the base: what there is to prevent.
-    A special-purpose arm should beat the cheap ones too: hold it against those. Where there are several orderings:
-    whether the order matters, and with --full what place and predecessor do.
+    ordering and seed are paired. Before them, what the chains of none did to the base: what there is to prevent. A
+    special-purpose arm should beat the cheap ones too: hold it against those. After them, where there are several
+    orderings, whether the order matters (with --full what place and predecessor do); whether geometry predicts what
+    comes next beyond cheap covariates, in chains not seen; and whether arms act through it.
 
     Example: limber analyze runs/interventions --against low_rate
     """
     from limberlm.analysis.arms import ends, wear
+    from limberlm.cli import predicted
     from limberlm.cli.orderings import ordering_json, print_orderings
     from limberlm.study.results.results import Results
 
-    found = ends(Results(folder))
+    results = Results(folder)
+    found = ends(results)
     table, worn = _arms(found, against), wear(found, against)
+    expected = predicted.predicted(results, against, whole=as_json)
     if as_json:
         told = {"wear": worn.to_dict("records"), "arms": table.to_dict("records")}
-        print_json(told | ordering_json(found, against))
+        print_json(told | ordering_json(found, against) | predicted.as_json(expected))
         return
     rows = [[row["quantity"], *_effect(row)] for row in worn.to_dict("records")]
     print_table(f"{against} against the base", ["quantity", "change", "95 % interval"], rows)
     if len(table):
         _print_arms(table, full)
     print_orderings(found, against, full)
+    predicted.show(expected)
 
 
 def _arms(found: Any, against: str) -> Any:

@@ -129,10 +129,14 @@ def test_arms_are_compared_in_pairs_of_ordering_and_seed(compared: Results) -> N
 def test_the_command_tells_the_three_ways(compared: Results) -> None:
     found = CliRunner().invoke(app, ["analyze", str(compared.store.root), "--json"])
     assert found.exit_code == 0, found.output
-    told = {part: set(pd.DataFrame(rows)["quantity"]) for part, rows in json.loads(found.stdout).items()}
+    printed = json.loads(found.stdout)
+    told = {part: set(pd.DataFrame(printed[part])["quantity"]) for part in ("arms", "wear")}
     assert {"effective_rank", "target_kept", "future_loss"} <= told["arms"]
     assert {"effective_rank", "future_loss"} <= told["wear"]
+    assert set(printed["prediction"]) == {"loss_after", "future_score", "ood_loss", "calibration"}
+    assert "against_base" in printed["mediation"]["reason"]
     shown = CliRunner().invoke(app, ["analyze", str(compared.store.root)], env={"COLUMNS": "160"})
+    assert "Mediation: KL to the base was not measured" in shown.stdout
     assert "decorrelation" in shown.stdout
     other = CliRunner().invoke(app, ["analyze", str(compared.store.root), "--against", "nothing"])
     assert "nothing against the base" in other.stdout

@@ -13,6 +13,7 @@ from limberlm.geometry.catalog import CATALOG
 from limberlm.observe.names import BAND, BAND_HIGH, BAND_LOW, FINAL_NORM
 from limberlm.report import style, words
 from limberlm.report.drawing import escaped
+from limberlm.report.packing import Numbers
 from limberlm.report.page import Json, render
 from limberlm.report.study import (
     calibration,
@@ -27,10 +28,10 @@ from limberlm.report.study import (
     yardsticks,
 )
 from limberlm.report.study.data import ORDINARY, ReportData, Run, list_runs
-from limberlm.report.study.numbers import Pool, comparison_numbers, geometry_numbers
+from limberlm.report.study.numbers import comparison_numbers, geometry_numbers
 from limberlm.report.study.section import Figures, Sections
 
-SCRIPTS = ("figures.js", "table.js", "report_numbers.js", "report_geometry.js", "report.js")
+SCRIPTS = ("table.js", "report_numbers.js", "report_geometry.js", "report.js")
 HEADS = (
     *("Stage", "Against", "Metric", "Convention", "Site"),
     *("Before", "After", "Change", "95 % interval", "p", "p adjusted"),
@@ -51,7 +52,7 @@ CAPTIONS = {
 def render_report(data: ReportData) -> str:
     """The whole report as HTML text. The same data give the same text."""
     runs = list_runs(data)
-    drawn, pool = Figures(), Pool()
+    drawn, pool = Figures(), Numbers()
     sections = Sections(data, runs, drawn, calibration.reliability(data, runs))
     shown = [sections.of(run, f"r{i}") for i, run in enumerate(runs)]
     metrics = _metrics(data.geometry)
@@ -65,13 +66,14 @@ def render_report(data: ReportData) -> str:
             "metrics": {entry["name"]: entry for entry in metrics},
             "heads": list(HEADS),
             "runs": [[[stage.label, stage.index, stage.node] for stage in run.stages] for run in runs],
-            "arrays": pool.arrays,
             **numbers,
+            "labels": [run.label for run in runs],
             "words": _words(data),
             "looks": _looks(runs),
             "choices": {name: options[first][0] for name, (options, first) in choices.items() if options},
         },
         SCRIPTS,
+        pool,
         data=data,
         runs=shown,
         has_yardsticks=any(any(run["yardsticks"][name] for name in ("sentences", "zero", "ends")) for run in shown),

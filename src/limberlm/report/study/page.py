@@ -23,8 +23,10 @@ from limberlm.report.study import (
     plasticity,
     refusals,
     scores,
+    summary,
     updates,
     verdict,
+    whole,
     yardsticks,
 )
 from limberlm.report.study.data import ORDINARY, ReportData, Run, list_runs
@@ -55,6 +57,9 @@ def render_report(data: ReportData) -> str:
     drawn, pool = Figures(), Numbers()
     sections = Sections(data, runs, drawn, calibration.reliability(data, runs))
     shown = [sections.of(run, f"r{i}") for i, run in enumerate(runs)]
+    told = whole.told(data)
+    for section in told:
+        drawn.figures.update({f"{section.key}|{i}": each.figure for i, each in enumerate(section.pictures)})
     metrics = _metrics(data.geometry)
     numbers = {"geometry": geometry_numbers(data, runs, pool), "comparisons": comparison_numbers(data, runs, pool)}
     choices = _choices(data)
@@ -76,6 +81,8 @@ def render_report(data: ReportData) -> str:
         pool,
         data=data,
         runs=shown,
+        summary=summary.summary(data.ends, data.arms, data.why_no_ends),
+        told=told,
         has_yardsticks=any(any(run["yardsticks"][name] for name in ("sentences", "zero", "ends")) for run in shown),
         has_updates=any(run["updates"] for run in shown),
         ordinary=ORDINARY,

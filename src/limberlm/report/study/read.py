@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+import pandas as pd
+
+from limberlm.analysis.arms import ends
 from limberlm.errors import UserError
 from limberlm.outcomes.score_matrix import ScoreMatrix
 from limberlm.report.study.data import Control, Key, ReportData
@@ -16,6 +19,7 @@ def report_data(results: Results, title: str) -> ReportData:
     """Everything a report shows of a run directory, as far as it is finished."""
     runs = [chain for chain in results.chains if chain.control is None]
     notes: list[str] = []
+    found, why = _ends(results)
     return ReportData(
         title=title,
         geometry=results.table("geometry"),
@@ -32,7 +36,16 @@ def report_data(results: Results, title: str) -> ReportData:
         matrices={_key(chain): _matrices(results, chain, notes) for chain in runs},
         balance=results.plan.balance,
         notes=notes,
+        ends=found,
+        why_no_ends=why,
     )
+
+
+def _ends(results: Results) -> tuple[pd.DataFrame, str]:
+    try:
+        return ends(results), ""
+    except UserError as error:
+        return pd.DataFrame(), str(error)
 
 
 def controls_of(plan: Plan, run: Chain) -> Iterator[Control]:

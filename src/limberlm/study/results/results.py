@@ -25,7 +25,7 @@ Against = Literal["base", "previous", "random_adapter"]
 
 
 class Results:
-    """What a run directory holds so far; unfinished nodes are left out.
+    """What a run directory holds so far; unfinished nodes are left out. A table stays as it was when first asked for.
 
     Raises:
         UserError: the folder is no run directory.
@@ -40,6 +40,9 @@ class Results:
         # orderings share their beginnings, and every checkpoint of a chain asks for those before it
         self._read: dict[str, pd.DataFrame] = {}
         self._derived: dict[str, pd.DataFrame] = {}
+        self._geometries: dict[str, Geometry] = {}
+        self._trained: dict[str, pd.DataFrame] = {}
+        self._tables: dict[str, pd.DataFrame] = {}
 
     def table(self, name: TableName) -> pd.DataFrame:
         """One row per number, with the columns node, chain, stage, stage_index, seed, arm and control in front.
@@ -54,14 +57,16 @@ class Results:
         that of its start with an update of the same size in random directions (`against`: `base`, `previous`,
         `random_adapter`), as in `limberlm.compare`.
         """
-        frames = {
-            "geometry": self._geometry,
-            "outcomes": self._outcomes,
-            "training": self._training,
-            "updates": self._updates,
-            "comparisons": self._comparisons,
-        }[name]()
-        return pd.concat(list(frames), ignore_index=True) if frames else pd.DataFrame()
+        if name not in self._tables:
+            frames = {
+                "geometry": self._geometry,
+                "outcomes": self._outcomes,
+                "training": self._training,
+                "updates": self._updates,
+                "comparisons": self._comparisons,
+            }[name]()
+            self._tables[name] = pd.concat(list(frames), ignore_index=True) if frames else pd.DataFrame()
+        return self._tables[name].copy(deep=False)
 
     @property
     def chains(self) -> tuple[Chain, ...]:
@@ -119,10 +124,17 @@ class Results:
         return pd.concat([pd.DataFrame(labels, index=frame.index), frame], axis=1)
 
     def _load_geometry(self, node: str) -> Geometry:
-        return Geometry.load(self.store.part(node, GEOMETRY) / GEOMETRY)
+        """The geometry of a node without its statistics: every measured node's is kept."""
+        if node not in self._geometries:
+            whole = Geometry.load(self.store.part(node, GEOMETRY) / GEOMETRY)
+            self._geometries[node] = replace(whole, statistics={})
+        return self._geometries[node]
 
     def _load_training(self, node: str) -> pd.DataFrame:
-        return pd.read_parquet(self.store.checked(self.store.node(node), "training.parquet") / "training.parquet")
+        if node not in self._trained:
+            path = self.store.checked(self.store.node(node), "training.parquet") / "training.parquet"
+            self._trained[node] = pd.read_parquet(path)
+        return self._trained[node]
 
     def _load_outcomes(self, node: str) -> pd.DataFrame:
         """The outcomes of a node, all families one below the other."""
@@ -184,13 +196,9 @@ class Results:
         return {node.like: node.id for node in self.plan.nodes if node.like is not None}
 
     def _comparisons(self) -> list[pd.DataFrame]:
-        @cache  # without the statistics: every measured node's is kept
-        def geometry(node: str) -> Geometry:
-            return replace(self._load_geometry(node), statistics={})
-
         @cache
         def compared(against: str, reference: str, node: str) -> pd.DataFrame:
-            frame = compare(geometry(reference), geometry(node)).table
+            frame = compare(self._load_geometry(reference), self._load_geometry(node)).table
             frame.insert(0, "against", against)
             return frame
 

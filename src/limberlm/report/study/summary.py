@@ -1,0 +1,115 @@
+"""The study in words, before any figure: what changed, how sure that is, and what to do."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from limberlm.analysis.arms import FUTURE, GEOMETRY, KEPT, wear
+from limberlm.report import words
+from limberlm.report.study.three_ways import recommended
+
+NONE = "none"
+CHANGES = {
+    GEOMETRY.name: "effective rank of the depth band",
+    FUTURE.name: "the loss on future tasks after learning them",
+    "earlier_loss": "the held-out loss on the tasks of earlier stages",
+    "ood_loss": "the loss on the tasks' out-of-domain splits",
+}
+FEW_SEEDS = 3
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Sentences under the three questions."""
+
+    changed: Sequence[str]
+    sure: Sequence[str]
+    to_do: Sequence[str]
+
+
+def summary(ends: pd.DataFrame, arms: pd.DataFrame, reason: str, more: Sequence[str] = ()) -> Summary:
+    """The summary of a study.
+
+    Args:
+        ends: as from `analysis.arms.ends`; empty where no chain is finished and measured.
+        arms: as from `analysis.arms.arms_table`; empty where there is one arm only.
+        reason: why `ends` is empty.
+        more: verdicts of other analyses.
+
+    """
+    if ends.empty:
+        told = f"Nothing can be said of the study as a whole yet: {reason}" if reason else "No chain is finished yet."
+        return Summary([told], [], ["Finish the study, then write the report again. What is measured is below."])
+    return Summary(list(_changed(ends)), [*_sure(ends, arms), *more], list(_to_do(ends, arms)))
+
+
+def _changed(ends: pd.DataFrame) -> Iterator[str]:
+    plain = ends[ends["arm"] == NONE]
+    if plain.empty:
+        yield f'There is no chain of the arm "{NONE}", so what stages do by themselves is not known.'
+        return
+    yield f"From the base to the end of {_count(len(plain), 'chain')} without an intervention:"
+    for row in wear(ends, NONE).to_dict("records"):
+        if row["quantity"] in CHANGES:
+            yield _change(row)
+
+
+def _change(row: Mapping[Any, Any]) -> str:
+    what, unit = CHANGES[row["quantity"]], words.PERCENT if row["quantity"] == GEOMETRY.name else " nats"
+    effect, low, high = (words.difference(row[name], 3) for name in ("effect", "low", "high"))
+    if not math.isfinite(row["low"]):
+        return f"{what}: {effect}{unit} in one chain, without an interval."
+    span = f"95 % interval {low} to {high}"
+    if row["low"] <= 0 <= row["high"]:
+        return f"no change found in {what} ({effect}{unit}, {span})."
+    return f"{what} {'rose' if row['effect'] > 0 else 'fell'} by {effect.lstrip('+−')}{unit} ({span})."
+
+
+def _sure(ends: pd.DataFrame, arms: pd.DataFrame) -> Iterator[str]:
+    counts = (_count(ends[name].nunique(), what) for name, what in (("ordering", "ordering"), ("arm", "arm"), ("seed", "seed")))
+    yield f"{_count(len(ends), 'finished chain')}: {', '.join(counts)}."
+    yield (
+        "Intervals are over chains, which count as independent; those of one seed share rows and beginnings, so where "
+        "seeds differ the intervals are too narrow. A change of geometry is no judgement by itself."
+    )
+    future = arms[arms["quantity"] == FUTURE.name] if len(arms) else arms
+    if len(future) and future["detectable"].notna().any():
+        size = words.number(float(future["detectable"].median()), 2)
+        yield f"An arm's effect on future loss is found four times in five if it is about {size} nats or more."
+
+
+def _to_do(ends: pd.DataFrame, arms: pd.DataFrame) -> Iterator[str]:
+    seeds = ends["seed"].nunique()
+    if seeds < FEW_SEEDS:
+        yield f"Add seeds ({seeds} now): what differs between seeds cannot be told from what the stages do."
+    if arms.empty:
+        yield "Nothing here says what would help: there is one arm only. Add others under `interventions`."
+        return
+    good = recommended(arms)
+    for arm in good:
+        yield f"Consider {arm}: {_arm(arms, arm)}."
+    if not good:
+        yield "No arm was found to help future tasks without a cost in target gain, so the study recommends none."
+    rows = arms[(arms["quantity"] == FUTURE.name) & (arms["verdict"] == "harms")]
+    if len(rows):
+        yield f"Found to make future tasks harder: {', '.join(rows['arm'])}."
+
+
+def _arm(arms: pd.DataFrame, arm: str) -> str:
+    rows = arms[arms["arm"] == arm].set_index("quantity")
+    future = rows.loc[FUTURE.name]
+    told = [f"future loss {words.difference(future['effect'], 3)} nats"]
+    span = words.interval(future["low"], future["high"], lambda value: words.difference(value, 3))
+    told.append(f"95 % interval {span}")
+    if KEPT in rows.index and math.isfinite(rows.loc[KEPT, "effect"]):
+        told.append(f"{words.percent(rows.loc[KEPT, 'effect'])} of the target gain kept")
+    return ", ".join(told)
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"

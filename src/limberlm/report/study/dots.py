@@ -85,13 +85,11 @@ def _said(row: Dot) -> str:
 
 
 def _shown(rows: Sequence[Dot], reference: float) -> dict[str, list[float]]:
-    """An axis of finite length: an interval without an end, or twenty times as wide as the values, is cut."""
-    values = [row.value for row in rows if math.isfinite(row.value)]
-    ends = [end for row in rows for end in (row.low, row.high) if math.isfinite(end)]
-    if not values or not ends:
-        return {}
-    low, high = min([*values, reference]), max([*values, reference])
-    room = 20 * max(high - low, 1e-12)
-    if min(ends) >= low - room and max(ends) <= high + room:
-        return {}
-    return {"range": [low - 3 * (high - low), high + 3 * (high - low)]}
+    """The axis: all ends of intervals, but an interval without an end, or far wider than the values lie, is cut."""
+    values = [reference, *(row.value for row in rows if math.isfinite(row.value))]
+    low, high = min(values), max(values)
+    room = 3 * (high - low)
+    ends = [end for row in rows for end in (row.low, row.high) if low - room <= end <= high + room]
+    first, last = min([low, *ends]), max([high, *ends])
+    pad = 0.04 * (last - first)
+    return {"range": [first - pad, last + pad]} if pad else {}

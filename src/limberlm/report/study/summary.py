@@ -11,7 +11,7 @@ import pandas as pd
 
 from limberlm.analysis.arms import FUTURE, GEOMETRY, KEPT, wear
 from limberlm.report import words
-from limberlm.report.study.three_ways import recommended
+from limberlm.report.study.three_ways import ENOUGH, helpful
 
 NONE = "none"
 CHANGES = {
@@ -27,6 +27,7 @@ FEW_SEEDS = 3
 class Summary:
     """Sentences under the three questions."""
 
+    over: str
     changed: Sequence[str]
     sure: Sequence[str]
     to_do: Sequence[str]
@@ -44,8 +45,10 @@ def summary(ends: pd.DataFrame, arms: pd.DataFrame, reason: str, more: Sequence[
     """
     if ends.empty:
         told = f"Nothing can be said of the study as a whole yet: {reason}" if reason else "No chain is finished yet."
-        return Summary([told], [], ["Finish the study, then write the report again. What is measured is below."])
-    return Summary(list(_changed(ends)), [*_sure(ends, arms), *more], list(_to_do(ends, arms)))
+        return Summary("", [told], [], ["Finish the study, then write the report again. What is measured is below."])
+    plain = int((ends["arm"] == NONE).sum())
+    over = f"From the base to the end of {_count(plain, 'chain')} without an intervention:" if plain else ""
+    return Summary(over, list(_changed(ends)), [*_sure(ends, arms), *more], list(_to_do(ends, arms)))
 
 
 def _changed(ends: pd.DataFrame) -> Iterator[str]:
@@ -53,7 +56,6 @@ def _changed(ends: pd.DataFrame) -> Iterator[str]:
     if plain.empty:
         yield f'There is no chain of the arm "{NONE}", so what stages do by themselves is not known.'
         return
-    yield f"From the base to the end of {_count(len(plain), 'chain')} without an intervention:"
     for row in wear(ends, NONE).to_dict("records"):
         if row["quantity"] in CHANGES:
             yield _change(row)
@@ -90,11 +92,12 @@ def _to_do(ends: pd.DataFrame, arms: pd.DataFrame) -> Iterator[str]:
     if arms.empty:
         yield "Nothing here says what would help: there is one arm only. Add others under `interventions`."
         return
-    good = recommended(arms)
-    for arm in good:
-        yield f"Consider {arm}: {_arm(arms, arm)}."
-    if not good:
-        yield "No arm was found to help future tasks without a cost in target gain, so the study recommends none."
+    found = helpful(arms)
+    for arm, keeps in found.items():
+        doubt = "" if keeps else f"; that it keeps {words.percent(ENOUGH)} of the target gain is not shown"
+        yield f"{'Consider' if keeps else 'With care:'} {arm}: {_arm(arms, arm)}{doubt}."
+    if not found:
+        yield "No arm was found to help future tasks, so the study recommends none."
     rows = arms[(arms["quantity"] == FUTURE.name) & (arms["verdict"] == "harms")]
     if len(rows):
         yield f"Found to make future tasks harder: {', '.join(rows['arm'])}."

@@ -20,12 +20,14 @@ WAYS: dict[str, tuple[str, str, float]] = {
     FUTURE.name: ("Future tasks: loss after learning them", "change of loss, nats (lower is better)", 0.0),
 }
 """Title, axis and the value of no effect, of each way."""
+ENOUGH = 0.8
+"""The share of the target gain that an arm must keep by the lower end of its interval, to be recommended: our choice."""
 LOOKS: dict[str, Look] = {"helps": "good", "harms": "bad", "no difference found": "plain"}
 LEGEND: dict[Look, str] = {"good": "helps", "bad": "harms", "plain": "no difference found"}
 CAPTION = (
     "Each arm against the same ordering and seed without an intervention; bars are 95 % intervals over these pairs "
     "(Student's; Fieller's for the share). Helps, harms: p below 0.05 after Holm's adjustment over the arms. A higher "
-    "effective rank counts as help here, whether it is one the other two say. Pairs of one seed share rows and "
+    "effective rank is marked as help; whether it is one, the other two say. Pairs of one seed share rows and "
     "beginnings: where seeds differ in how they answer to an arm, the intervals are too narrow. Detectable: the true "
     "effect that so many pairs would find four times in five."
 )
@@ -46,20 +48,23 @@ def three_ways(table: pd.DataFrame) -> Told:
     )
 
 
-def recommended(table: pd.DataFrame) -> list[str]:
-    """The arms found to help future tasks, and not found to cost target gain."""
-    verdicts = table.pivot(index="arm", columns="quantity", values="verdict")
-    if FUTURE.name not in verdicts:
-        return []
-    cost = verdicts[KEPT] == "harms" if KEPT in verdicts else False
-    return list(verdicts.index[(verdicts[FUTURE.name] == "helps") & ~cost])
+def helpful(table: pd.DataFrame) -> dict[str, bool]:
+    """The arms found to help future tasks, and whether each is shown to keep enough of the target gain."""
+    future, kept = (table[table["quantity"] == name] for name in (FUTURE.name, KEPT))
+    least = dict(zip(kept["arm"], kept["low"], strict=True))
+    return {arm: least.get(arm, math.nan) >= ENOUGH for arm in future.loc[future["verdict"] == "helps", "arm"]}
 
 
 def _verdict(rows: Mapping[str, Sequence[Mapping[Any, Any]]]) -> list[str]:
     said = []
     for name, own in rows.items():
         found = {verdict: [row["arm"] for row in own if row["verdict"] == verdict] for verdict in LOOKS}
-        parts = [f"{verdict}: {', '.join(found[verdict])}" for verdict in ("helps", "harms") if found[verdict]]
+        said_as = {"helps": "raised by", "harms": "lowered by"} if name == GEOMETRY.name else {}
+        parts = [
+            f"{said_as.get(verdict, verdict)}: {', '.join(found[verdict])}"
+            for verdict in ("helps", "harms")
+            if found[verdict]
+        ]
         rest = f"no difference found in {len(found['no difference found'])} of {len(own)} arms"
         told = "; ".join([*parts, rest])
         said.append(f"{WAYS[name][0]}. {told[0].upper()}{told[1:]}.")

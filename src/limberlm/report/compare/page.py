@@ -17,6 +17,8 @@ from limberlm.report.study.dots import Dot, Look, dots
 from limberlm.report.study.told import Grid, Picture, Told
 
 LEGEND: dict[Look, str] = {"good": "better", "bad": "worse", "plain": "no difference found"}
+HIGHER: dict[Look, str] = LEGEND | {"good": "higher", "bad": "lower"}
+"""Of geometry, which is no judgement."""
 CAPTION = (
     "Means over the chains (ordering, arm and seed) that both studies have, with Student's 95 % intervals over them; the "
     "difference is the second study minus the first, in pairs of one ordering, arm and seed, so that what both share "
@@ -41,7 +43,10 @@ def compare_studies(first: Path, second: Path, target: Path) -> Path:
 def render_comparison(a: Side, b: Side) -> str:
     """The page as HTML text. The same studies give the same text."""
     found, why = list(lines(a, b)), refusals(a, b)
-    told = [_section(quantity.name, [line for line in found if line.quantity == quantity], a, b, why) for quantity in QUANTITIES]
+    told = [
+        _section(quantity.name, [line for line in found if line.quantity == quantity], a, b, why)
+        for quantity in QUANTITIES
+    ]
     shown = [section for section in told if section is not None]
     figures = {f"{section.key}|{i}": each.figure for section in shown for i, each in enumerate(section.pictures)}
     return render(
@@ -85,7 +90,7 @@ def _section(name: str, found: Sequence[Line], a: Side, b: Side, why: dict[str, 
     what = found[0].quantity.what
     columns = [(a.name, "mean"), (b.name, "mean"), ("Difference", f"{b.name} minus {a.name}")]
     rows = [([line.ordering, line.arm], [_cell(line.a), _cell(line.b), _difference(line)]) for line in found]
-    pictures = [] if name in why else [Picture(f"Difference in {name.replace('_', ' ')}", _figure(found))]
+    pictures = [] if name in why else [Picture(f"Difference in {name.replace('_', ' ')}", _figure(_leading(found)))]
     return Told(
         key=name,
         title=what[:1].upper() + what[1:],
@@ -95,14 +100,30 @@ def _section(name: str, found: Sequence[Line], a: Side, b: Side, why: dict[str, 
     )
 
 
+def _leading(found: Sequence[Line]) -> list[Line]:
+    """Of several arms one line each, over all orderings they share; of one arm its orderings too."""
+    if len({line.arm for line in found}) == 1:
+        return list(found)
+    return list({line.arm: line for line in reversed(found)}.values())[::-1]
+
+
 def _figure(found: Sequence[Line]) -> Figure:
+    several = len({line.arm for line in found}) > 1
     shown = [
-        Dot(f"{line.ordering} [{line.arm}]", *(line.difference[each] for each in ("effect", "low", "high")), _look(line))
+        Dot(
+            line.arm if several else line.ordering,
+            *(line.difference[each] for each in ("effect", "low", "high")),
+            _look(line),
+        )
         for line in found
         if line.difference is not None
     ]
     unit = "%" if found[0].quantity.scale == "percent" else "difference"
-    return dots(shown, unit, 0.0, LEGEND)
+    return dots(shown, unit, 0.0, _legend(found[0]))
+
+
+def _legend(line: Line) -> dict[Look, str]:
+    return HIGHER if line.quantity == GEOMETRY else LEGEND
 
 
 def _look(line: Line) -> Look:
@@ -122,7 +143,7 @@ def _difference(line: Line) -> Cell:
         return NOTHING
     effect, low, high = (line.difference[name] for name in ("effect", "low", "high"))
     unit = words.PERCENT if line.quantity.scale == "percent" else ""
-    return number_cell(effect, low, high, show=_signed, unit=unit, remark=LEGEND[_look(line)])
+    return number_cell(effect, low, high, show=_signed, unit=unit, remark=_legend(line)[_look(line)])
 
 
 def _signed(value: float) -> str:

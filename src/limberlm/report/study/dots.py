@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from textwrap import wrap
 from typing import Literal
 
 from limberlm.report import drawing, style, words
 from limberlm.report.drawing import Drawn, Figure, escaped
 
 Look = Literal["good", "bad", "plain"]
+WIDTH = 18
 # colour and symbol, so that colour is never the only cue
 _LOOKS: dict[Look, tuple[str, str]] = {
     "good": ("#009e73", "triangle-up"),
@@ -38,12 +40,21 @@ def dots(rows: Sequence[Dot], axis: str, reference: float, legend: dict[Look, st
         own = [row for row in rows if row.look == look]
         if own:
             drawn += [*_spans(own, look), _points(own, look, name)]
-    names = [escaped(row.name) for row in rows]
+    names = [label(row.name) for row in rows]
     yaxis = {"type": "category", "categoryorder": "array", "categoryarray": names[::-1], "ticksuffix": " "}
     line = {"type": "line", "yref": "paper", "y0": 0, "y1": 1, "x0": reference, "x1": reference, "layer": "below"}
     xaxis = {"title": {"text": axis}, "nticks": 5} | _shown(rows, reference)
-    layout = drawing.layout(110 + 26 * len(rows), xaxis, yaxis, top=40)
+    layout = drawing.layout(110 + 26 * len(rows) + 12 * sum(name.count("<br>") for name in names), xaxis, yaxis, top=40)
     return Figure(drawn, layout | {"shapes": [line | {"line": drawing.DASHED}]})
+
+
+def label(name: str) -> str:
+    """A name in lines that leave a narrow screen room for the figure.
+
+    >>> label("sft > dpo > math > code > safety")
+    'sft &gt; dpo &gt; math<br>&gt; code &gt; safety'
+    """
+    return "<br>".join(map(escaped, wrap(name, WIDTH, break_long_words=False)))
 
 
 def _points(rows: Sequence[Dot], look: Look, name: str) -> Drawn:
@@ -51,7 +62,7 @@ def _points(rows: Sequence[Dot], look: Look, name: str) -> Drawn:
     return {
         "type": "scatter",
         "x": [row.value for row in rows],
-        "y": [escaped(row.name) for row in rows],
+        "y": [label(row.name) for row in rows],
         "name": name,
         "mode": "markers",
         "marker": {"color": colour, "symbol": symbol, "size": 10},
@@ -69,7 +80,7 @@ def _spans(rows: Sequence[Dot], look: Look) -> list[Drawn]:
         {
             "type": "scatter",
             "x": [value for row in known for value in (row.low, row.high, None)],
-            "y": [value for row in known for value in (escaped(row.name), escaped(row.name), None)],
+            "y": [value for row in known for value in (label(row.name), label(row.name), None)],
             "mode": "lines",
             "line": {"color": _LOOKS[look][0], "width": 2},
             "hoverinfo": "skip",

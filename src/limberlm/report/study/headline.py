@@ -52,7 +52,10 @@ CAPTION = (
 
 def headline_rows(data: ReportData, run: Run) -> list[Row]:
     """The headline table of one run, stages in training order."""
-    geometry, outcomes = _band(data.rows("geometry", run.key)), _named(data.at_fixed_rate(data.rows("outcomes", run.key)))
+    geometry, outcomes = (
+        _band(data.rows("geometry", run.key)),
+        _named(data.at_fixed_rate(data.rows("outcomes", run.key))),
+    )
     return [
         Row(
             stage.label,
@@ -118,11 +121,7 @@ def _target(outcomes: Mapping[Any, list[Record]], stage: Stage, targets: Mapping
     task = targets.get(stage.name, stage.name)
     for outcome, kind in (("accuracy", ""), ("pair_accuracy", ", pairs"), ("loss", ", held-out loss")):
         found, before = (
-            [
-                row
-                for row in outcomes.get((index, outcome), [])
-                if row["task"] == task and row["split"] == TARGET_SPLIT
-            ]
+            [row for row in outcomes.get((index, outcome), []) if row["task"] == task and row["split"] == TARGET_SPLIT]
             for index in (stage.index, stage.index - 1)
         )
         if found:

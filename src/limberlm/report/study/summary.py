@@ -73,7 +73,10 @@ def _change(row: Mapping[Any, Any]) -> str:
 
 
 def _sure(ends: pd.DataFrame, arms: pd.DataFrame) -> Iterator[str]:
-    counts = (_count(ends[name].nunique(), what) for name, what in (("ordering", "ordering"), ("arm", "arm"), ("seed", "seed")))
+    counts = (
+        _count(ends[name].nunique(), what)
+        for name, what in (("ordering", "ordering"), ("arm", "arm"), ("seed", "seed"))
+    )
     yield f"{_count(len(ends), 'finished chain')}: {', '.join(counts)}."
     yield (
         "Intervals are over chains, which count as independent; those of one seed share rows and beginnings, so where "

@@ -26,8 +26,8 @@ LOOKS: dict[str, Look] = {"helps": "good", "harms": "bad", "no difference found"
 LEGEND: dict[Look, str] = {"good": "helps", "bad": "harms", "plain": "no difference found"}
 CAPTION = (
     "Each arm against the same ordering and seed without an intervention; bars are 95 % intervals over these pairs "
-    "(Student's; Fieller's for the share). Helps, harms: p below 0.05 after Holm's adjustment over the arms. A higher "
-    "effective rank is marked as help; whether it is one, the other two say. Pairs of one seed share rows and "
+    "(Student's; Fieller's for the share). Helps, harms: p below 0.05 after Holm's adjustment over the arms. Whether a higher "
+    "effective rank is a help, the other two say. Pairs of one seed share rows and "
     "beginnings: where seeds differ in how they answer to an arm, the intervals are too narrow. Detectable: the true "
     "effect that so many pairs would find four times in five."
 )
@@ -73,10 +73,8 @@ def _verdict(rows: Mapping[str, Sequence[Mapping[Any, Any]]]) -> list[str]:
 
 def _figure(name: str, rows: Sequence[Mapping[Any, Any]]) -> Any:
     _, axis, none = WAYS[name]
-    shown = [
-        Dot(row["arm"], row["effect"], row["low"], row["high"], LOOKS[row["verdict"]], _note(row)) for row in rows
-    ]
-    return dots(shown, axis, none, LEGEND)
+    shown = [Dot(row["arm"], row["effect"], row["low"], row["high"], LOOKS[row["verdict"]], _note(row)) for row in rows]
+    return dots(shown, axis, none, LEGEND if name != GEOMETRY.name else LEGEND | {"good": "raises", "bad": "lowers"})
 
 
 def _note(row: Mapping[Any, Any]) -> str:
@@ -108,7 +106,8 @@ def _others_grid(rows: Mapping[str, Sequence[Mapping[Any, Any]]]) -> Grid:
 def _cell(name: str, row: Mapping[Any, Any]) -> Cell:
     show = words.percent if name == KEPT else (lambda value: words.difference(value, 3))
     unit = words.PERCENT if name == GEOMETRY.name else ""
-    remark = row["verdict"] if math.isfinite(row["p_adjusted"]) else "no test"
+    said = {"helps": "raises", "harms": "lowers"} if name == GEOMETRY.name else {}
+    remark = said.get(row["verdict"], row["verdict"]) if math.isfinite(row["p_adjusted"]) else "no test"
     return number_cell(row["effect"], row["low"], row["high"], show=show, unit=unit, remark=remark)
 
 

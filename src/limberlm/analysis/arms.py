@@ -56,6 +56,8 @@ OTHERS = (
     Quantity("future_score", "accuracy on future tasks after learning them", 1),
 )
 QUANTITIES = (GEOMETRY, TARGET, FUTURE, *OTHERS)
+TAUGHT = Quantity("taught_loss", "held-out loss on the tasks of all its stages, nats", -1)
+"""In `ends` beside the others: a target that orderings share whose last stages differ."""
 NAMES = [quantity.name for quantity in QUANTITIES]
 _BASES = [f"base_{name}" for name in NAMES]
 KEPT = "target_kept"
@@ -67,7 +69,8 @@ def ends(results: Results) -> pd.DataFrame:
     """One row per finished chain that is no control: arm, ordering, seed, and the quantities at its end.
 
     `target_gain` is how much lower the held-out loss on the last stage's own task is than the base's: what that stage
-    taught, before another could undo it. `base_...` is each quantity of the base, on the same tasks.
+    taught, before another could undo it. `tasks` are what its stages taught, in order. `base_...` is each quantity of
+    the base, on the same tasks.
 
     Raises:
         UserError: there is no such chain yet.
@@ -225,7 +228,12 @@ def _rows(results: Results, geometry: pd.DataFrame, outcomes: pd.DataFrame) -> I
             tasks = [results.record(node)["task"] for node in chain.nodes[1:]]
             base, row = (_at(by_node[node], tasks) | {GEOMETRY.name: rank[node]} for node in (start, end))
             gain = {"target_gain": base[TARGET.name] - row[TARGET.name]}
-            named = {"arm": chain.arm, "ordering": " > ".join(chain.ordering), "seed": chain.seed}
+            named = {
+                "arm": chain.arm,
+                "ordering": " > ".join(chain.ordering),
+                "seed": chain.seed,
+                "tasks": tuple(tasks),
+            }
             yield named | row | gain | {f"base_{name}": value for name, value in base.items()}
 
 
@@ -244,6 +252,7 @@ def _at(outcomes: pd.DataFrame, tasks: Sequence[str]) -> dict[str, float]:
         "target_loss": mean("loss", last),
         "target_accuracy": mean("accuracy", last),
         "earlier_loss": mean("loss", earlier),
+        TAUGHT.name: mean("loss", set(tasks)),
         "ood_loss": mean("loss", set(tasks), "out_of_domain"),
         "prose_loss": mean("loss", {"prose"}),
         "future_loss": mean("loss_after", None),

@@ -20,20 +20,39 @@ def analyze(
 
     Three ways: to the geometry, to what the last stage taught, and to what can still be learnt. Chains of the same
     ordering and seed are paired. Before them, what the chains of none did to the base: what there is to prevent.
-    A special-purpose arm should beat the cheap ones too: hold it against those.
+    A special-purpose arm should beat the cheap ones too: hold it against those. Where there are several orderings:
+    whether the order matters, and with --full what place and predecessor do.
 
     Example: limber analyze runs/interventions --against low_rate
     """
-    from limberlm.analysis.arms import QUANTITIES, arms_table, ends, wear
+    from limberlm.analysis.arms import ends, wear
+    from limberlm.cli.orderings import ordering_json, print_orderings
     from limberlm.study.results.results import Results
 
     found = ends(Results(folder))
-    table, worn = arms_table(found, against), wear(found, against)
+    table, worn = _arms(found, against), wear(found, against)
     if as_json:
-        print_json({"wear": worn.to_dict("records"), "arms": table.to_dict("records")})
+        told = {"wear": worn.to_dict("records"), "arms": table.to_dict("records")}
+        print_json(told | ordering_json(found, against))
         return
     rows = [[row["quantity"], *_effect(row)] for row in worn.to_dict("records")]
     print_table(f"{against} against the base", ["quantity", "change", "95 % interval"], rows)
+    if len(table):
+        _print_arms(table, full)
+    print_orderings(found, against, full)
+
+
+def _arms(found: Any, against: str) -> Any:
+    """The arms against one; empty where there is only that one, but orderings to tell of."""
+    from limberlm.analysis.arms import arms_table
+
+    orderings_only = set(found["arm"]) == {against} and found["ordering"].nunique() > 1
+    return found.head(0) if orderings_only else arms_table(found, against)
+
+
+def _print_arms(table: Any, full: bool) -> None:
+    from limberlm.analysis.arms import QUANTITIES
+
     for name in dict.fromkeys(table["quantity"]) if full else list(dict.fromkeys(table["quantity"]))[:3]:
         what = next((quantity.what for quantity in QUANTITIES if quantity.name == name), "share of target gain kept")
         rows = [_row(row) for row in table[table["quantity"] == name].to_dict("records")]

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import typer
 
+from limberlm.cli.advise import advise
 from limberlm.cli.analyze import analyze
 from limberlm.cli.compare import compare
 from limberlm.cli.demo import demo
@@ -45,6 +46,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "status": status,
     "prune": prune,
     "analyze": analyze,
+    "advise": advise,
     "trace": trace,
     "report": report,
     "metrics": metrics,

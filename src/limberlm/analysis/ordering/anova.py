@@ -57,9 +57,19 @@ def anova(values: Floats) -> Anova:
     seed, arm, ordering = (_between(values, axis) for axis in range(3))
     total = float(((values - values.mean()) ** 2).sum())
     left = max(total - seed - arm - ordering, 0.0)
-    shares = [part / total if total else nan for part in (ordering, seed, arm)]
     noise = _noise(values.mean(axis=1))
-    return Anova(ordering, seed, arm, left, total, *shares, noise, noise * _apart(values.shape[0], values.shape[2]))
+    return Anova(
+        ss_ordering=ordering,
+        ss_seed=seed,
+        ss_arm=arm,
+        ss_residual=left,
+        ss_total=total,
+        eta_squared=ordering / total if total else nan,
+        seed_share=seed / total if total else nan,
+        arm_share=arm / total if total else nan,
+        noise=noise,
+        detectable=noise * _apart(values.shape[0], values.shape[2]),
+    )
 
 
 def _between(values: Floats, axis: int) -> float:

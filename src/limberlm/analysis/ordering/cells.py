@@ -63,12 +63,13 @@ def cells(table: pd.DataFrame) -> Cells:
     orderings, arms = list(dict.fromkeys(frame["ordering"])), list(dict.fromkeys(frame["arm"]))
     if len(orderings) < 2:
         raise UserError("orderings: the study has one ordering only; name others under `orderings` to compare them")
-    there, left_out = {}, []
+    there, left_out = dict[int, Floats](), list[str]()
+    columns = pd.Index(orderings, tupleize_cols=False)
     for seed, own in frame.groupby("seed"):
-        values = own.pivot(index="arm", columns="ordering", values="value").reindex(arms)[[*own["ordering"].unique()]]
-        values = values.reindex(columns=pd.Index(orderings, tupleize_cols=False)).to_numpy(float)
-        missing = int((~np.isfinite(values)).sum())
-        if missing:
+        wide = own.pivot(index="arm", columns="ordering", values="value")
+        wide.columns = pd.Index(list(wide.columns), tupleize_cols=False)
+        values = wide.reindex(index=arms, columns=columns).to_numpy(float)
+        if missing := int((~np.isfinite(values)).sum()):
             left_out.append(f"seed {seed} is left out: {missing} of its {values.size} chains have no value")
         else:
             there[int(str(seed))] = values

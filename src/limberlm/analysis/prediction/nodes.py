@@ -1,0 +1,103 @@
+"""What one checkpoint of a run holds: outcomes, geometry, tokens and updates, read once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from limberlm.analysis.prediction.cells import cell
+from limberlm.study.node.parts import GEOMETRY, OUTCOMES, UPDATES
+from limberlm.study.results.results import Results
+
+ALL = "all"
+_SITES = ("band", "logits")
+_RIVALS = {("kl_to_base", "logits"): "kl_to_base", ("entropy", "logits"): "entropy"}
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One checkpoint.
+
+    Attributes:
+        outcomes: value of each (outcome, split, task), a mean over learning rates where there are several.
+        numbers: covariates, rivals and cells of geometry by column.
+
+    """
+
+    outcomes: dict[tuple[str, str, str], float]
+    numbers: dict[str, float]
+
+    def value(self, outcome: str, split: str | None, task: str) -> float:
+        """One outcome; NaN where it was not measured."""
+        return self.outcomes.get((outcome, str(split), task), math.nan)
+
+    def values(self, rows: Sequence[tuple[str, str | None]]) -> dict[str, float]:
+        """The first of these outcomes that there is, by task; without a split, one mean over all of its rows."""
+        for name, split in rows:
+            found = {task: v for (o, s, task), v in self.outcomes.items() if o == name and split in (s, None)}
+            if found:
+                return {ALL: sum(found.values()) / len(found)} if split is None else found
+        return {}
+
+
+def read_node(results: Results, node: str) -> Reading | None:
+    """What a checkpoint holds; None where it is not finished or has no geometry."""
+    store = results.store
+    if not store.is_complete(node) or store.part_identity(node, GEOMETRY) is None:
+        return None
+    outcomes = dict(_outcomes(results, node))
+    numbers = dict(_geometry(results, node)) | dict(_updates(results, node))
+    prose = outcomes.get(("loss", "in_domain", "prose"), math.nan)
+    return Reading(outcomes, {"prose_loss": prose, "tokens": _tokens(results, node)} | numbers)
+
+
+def _outcomes(results: Results, node: str) -> Iterator[tuple[tuple[str, str, str], float]]:
+    columns = ["outcome", "split", "task", "value"]
+    folders = sorted(path.parent for path in results.store.node(node).glob(f"*/{OUTCOMES}"))
+    for folder in folders:
+        rows = pd.read_parquet(results.store.checked(folder, OUTCOMES) / OUTCOMES, columns=columns)
+        yield from ((tuple(key), float(value)) for key, value in rows.groupby(columns[:3])["value"].mean().items())
+
+
+def _geometry(results: Results, node: str) -> Iterator[tuple[str, float]]:
+    """The cells of the depth band and the logits over all domains, without bias-corrected doubles; rivals by name."""
+    name = f"{GEOMETRY}/metrics.parquet"
+    folder = results.store.checked(results.store.part(node, GEOMETRY), name)
+    rows = pd.read_parquet(folder / name, columns=["site", "metric", "convention", "domain", "value"])
+    chosen = rows[rows["site"].isin(_SITES) & (rows["domain"] == ALL) & ~rows["metric"].str.endswith("_corrected")]
+    for site, metric, convention, value in chosen.drop(columns="domain").itertuples(index=False):
+        yield _RIVALS.get((metric, site)) or cell(metric, site, convention), float(value)
+
+
+def _updates(results: Results, node: str) -> Iterator[tuple[str, float]]:
+    """The norm of the whole change since the base, and what the node's own update is beside those before it."""
+    if results.store.part_identity(node, UPDATES) is None:
+        return
+    folder = results.store.checked(results.store.part(node, UPDATES), "updates.parquet")
+    from limberlm.observe.updates.measurement import Updates
+
+    rows = Updates.load(folder / "updates.parquet").summary
+    alone, pairs = rows[rows["other"] == ""], rows[rows["other"] != ""]
+    own = [name for name in alone["stage"].unique() if name != "total"][-1]
+    whole = alone[alone["stage"] == ("total" if "total" in set(alone["stage"]) else own)]
+    yield "update_norm", float(whole.loc[whole["metric"] == "update_norm", "value"].iloc[0])
+    for metric, value in pairs[pairs["stage"] == own].groupby("metric")["value"].mean().items():
+        yield cell(str(metric), "updates", "earlier stages"), float(value)
+    for metric, value in alone[alone["stage"] == own].set_index("metric")["value"].items():
+        yield cell(str(metric), "updates", "own"), float(value)
+
+
+def _tokens(results: Results, node: str) -> float:
+    """Tokens read since the base, over all stages; NaN where a stage has no count."""
+    return sum(_of_stage(results, each) for each in results.nodes[node].path[1:])
+
+
+def _of_stage(results: Results, node: str) -> float:
+    if results.nodes[node].make != "train":
+        return 0.0
+    folder = results.store.checked(results.store.node(node), "training.parquet")
+    training = pd.read_parquet(folder / "training.parquet")
+    return float(training["num_tokens"].max()) if "num_tokens" in training else math.nan

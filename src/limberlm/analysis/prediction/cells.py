@@ -51,6 +51,9 @@ REGISTERED = (
 )
 
 
+Rows = tuple[tuple[str, str | None], ...]
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What is predicted.
@@ -61,18 +64,20 @@ class Outcome:
         rows: the outcomes it can be, the first that a run has; each with its split, or None for all of them.
         later: whether it is taken from the next node of the chain; if not it is itself what comes next, because it
             is learnt from the node.
-        before: the covariates that say how good the node already is, and the outcome each is.
+        before: the covariates that say how good the node already is, and the outcomes each can be.
 
     """
 
     name: str
     what: str
-    rows: tuple[tuple[str, str | None], ...]
+    rows: Rows
     later: bool
-    before: dict[str, tuple[str, str | None]]
+    before: dict[str, Rows]
 
 
-_LEARNT = {"score_before": ("score_before", "in_domain"), "loss_before": ("loss_before", "in_domain")}
+_LEARNT: dict[str, Rows] = {name: ((name, "in_domain"),) for name in ("score_before", "loss_before")}
+_ECE: Rows = tuple((name, None) for name in ("ece_next_token", "ece_choice_summed", "brier_choice_summed"))
+_OUT = "out_of_domain"
 OUTCOMES = {
     outcome.name: outcome
     for outcome in (
@@ -93,16 +98,16 @@ OUTCOMES = {
         Outcome(
             "ood_loss",
             "out-of-domain loss after the next stage",
-            (("loss", "out_of_domain"),),
+            (("loss", _OUT),),
             later=True,
-            before={"score_before": ("accuracy", "out_of_domain"), "loss_before": ("loss", "out_of_domain")},
+            before={"score_before": (("accuracy", _OUT), ("pair_accuracy", _OUT)), "loss_before": (("loss", _OUT),)},
         ),
         Outcome(
             "calibration",
             "calibration error after the next stage",
-            tuple((name, None) for name in ("ece_next_token", "ece_choice_summed", "brier_choice_summed")),
+            _ECE,
             later=True,
-            before={"loss_before": ("", None)},
+            before={"loss_before": _ECE},
         ),
     )
 }

@@ -97,12 +97,12 @@ def _of_scheme(
             null[name] = _null(part, own.iloc[how.rows].reset_index(drop=True), columns[how.rows], how, asked)
             row["p"] = p_value(float(part.gain(columns[how.rows][:, None, :])[0]), null[name])
         rows.append({**row, "p": row.get("p", np.nan)})
-    few = model.by_unit().size < FEWEST
+    few = model.by_set().size < FEWEST
     return rows, null, [f"fewer than {FEWEST} sets of chains that share no checkpoint: no interval"] if few else []
 
 
 def _gain(model: Model, columns: Floats, scheme: Scheme, count: int, seed: int) -> dict[str, Any]:
-    base, with_cell, total = model.by_unit(), model.by_unit(columns), model.totals_by_unit()
+    base, with_cell, total = model.by_set(), model.by_set(columns), model.totals_by_set()
     low, high = interval(base - with_cell, total, seed)
     if scheme in ("family", "arm") and count < FEWEST_FAMILIES:
         low = high = float("nan")

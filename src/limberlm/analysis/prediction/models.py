@@ -15,7 +15,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from limberlm.analysis.prediction.cells import FACTORS
-from limberlm.analysis.prediction.splits import Ints, Scheme, Split, splits, units
+from limberlm.analysis.prediction.splits import Ints, Scheme, Split, splits
 
 Floats = NDArray[np.float64]
 PENALTIES = 10.0 ** np.arange(-4, 3)
@@ -37,7 +37,7 @@ class Fold:
         left: [t] My, what M0 leaves of the outcome in training.
         total: [v] the outcome minus its mean in training.
         missed: [v] the outcome minus M0's prediction.
-        penalty: lambda.
+        penalty: lambda, per row.
 
     """
 
@@ -97,14 +97,14 @@ class Model:
 
     Attributes:
         folds: one per group held out.
-        unit: [rows] the set of chains that each row belongs to.
+        sets: [rows] the set of chains that each row belongs to.
         rows: how many there are.
         tested: how many of them could be tried: the others have a factor level that no training set knows.
 
     """
 
     folds: tuple[Fold, ...]
-    unit: Ints
+    sets: Ints
     rows: int
     tested: int
 
@@ -124,19 +124,19 @@ class Model:
         """Delta R^2 [b] out of chain, of columns [rows, b, k] on top of M0."""
         return np.asarray((self.base() - self.squares(columns)) / self.total())
 
-    def by_unit(self, columns: Floats | None = None) -> Floats:
-        """Summed squared errors of each set of chains, [units]: of M0 and columns [rows, k], of M0 without them."""
-        found = np.zeros(int(self.unit.max()) + 1)
+    def by_set(self, columns: Floats | None = None) -> Floats:
+        """Summed squared errors of each set of chains, [sets]: of M0 and columns [rows, k], of M0 without them."""
+        found = np.zeros(int(self.sets.max()) + 1)
         for fold in self.folds:
             missed = fold.missed if columns is None else fold.errors(columns[:, None, :])[:, 0]
-            np.add.at(found, self.unit[fold.test], fold.weight * missed**2)
+            np.add.at(found, self.sets[fold.test], fold.weight * missed**2)
         return found
 
-    def totals_by_unit(self) -> Floats:
-        """Summed squared errors of the training means, [units]."""
-        found = np.zeros(int(self.unit.max()) + 1)
+    def totals_by_set(self) -> Floats:
+        """Summed squared errors of the training means, [sets]."""
+        found = np.zeros(int(self.sets.max()) + 1)
         for fold in self.folds:
-            np.add.at(found, self.unit[fold.test], fold.weight * fold.total**2)
+            np.add.at(found, self.sets[fold.test], fold.weight * fold.total**2)
         return found
 
 
@@ -155,53 +155,90 @@ def fit(table: pd.DataFrame, numbers: Sequence[str], scheme: Scheme = "chain", *
         ridge: whether coefficients are shrunk.
 
     """
-    unit, y = units(table), _scaled(table)
-    factors = [name for name in FACTORS if name in table and name != scheme]
-    known = [(split, _known(table, factors, split)) for split in splits(table, scheme)]
-    times = np.bincount(np.concatenate([test for _, test in known] or [np.zeros(0, int)]), minlength=len(table))
-    folds = [
-        _fold(table, y, numbers, factors, Split(split.group, split.train, test), 1 / times[test], unit, ridge)
-        for split, test in known
-        if len(test)
-    ]
-    return Model(tuple(folds), unit, len(table), int((times > 0).sum()))
+    known = _Covariates.of(table, numbers, without=scheme)
+    tests = [(split.train, known.seen(split)) for split in splits(table, scheme)]
+    times = np.bincount(np.concatenate([test for _, test in tests] or [np.zeros(0, int)]), minlength=len(table))
+    folds = [_fold(known, train, test, 1 / times[test], ridge) for train, test in tests if len(test)]
+    return Model(tuple(folds), known.sets, len(table), int((times > 0).sum()))
 
 
 def leftovers(table: pd.DataFrame, numbers: Sequence[str], columns: Floats) -> Floats:
     """What M0's covariates leave of columns [rows, k], by least squares on all rows."""
-    every = np.arange(len(table))
-    factors = [name for name in FACTORS if name in table]
-    covariates = np.column_stack([np.ones(len(table)), _design(table, numbers, factors, every, every)[0]])
+    covariates, _ = _Covariates.of(table, numbers).standardised(np.arange(len(table)))
+    covariates = np.column_stack([np.ones(len(table)), covariates])
     return np.asarray(columns - covariates @ np.linalg.lstsq(covariates, columns, rcond=1e-9)[0])
 
 
-def _fold(
-    table: pd.DataFrame,
-    y: Floats,
-    numbers: Sequence[str],
-    factors: Sequence[str],
-    split: Split,
-    weight: Floats,
-    unit: Ints,
-    ridge: bool,
-) -> Fold:
-    learnt, tried = _design(table, numbers, factors, split.train, split.test)
-    centre = learnt.mean(0)
-    learnt, tried = learnt - centre, tried - centre
-    mean = _task_means(table, y, split.train)
-    own, new = y[split.train] - mean[split.train], y[split.test] - mean[split.test]
-    middle = own.mean()  # 0 but for rounding
-    penalty = len(own) * best_penalty(learnt, own, unit[split.train]) if ridge else 0.0
+@dataclass(frozen=True)
+class _Covariates:
+    """What M0 knows of each row: the outcome in standard deviations of its task, numbers, codes of factors, task, set."""
+
+    y: Floats
+    numbers: Floats
+    factors: tuple[Ints, ...]
+    task: Ints
+    sets: Ints
+
+    @classmethod
+    def of(cls, table: pd.DataFrame, numbers: Sequence[str], without: str | None = None) -> _Covariates:
+        spread = table.groupby("task")["y"].transform("std", ddof=0)
+        factors = [name for name in FACTORS if name in table and name != without]
+        codes = {name: np.asarray(pd.factorize(table[name].astype(str))[0]) for name in {*factors, "task", "set"}}
+        return cls(
+            y=np.asarray(table["y"] / spread.where(spread > 0, 1), dtype=np.float64),
+            numbers=table[list(numbers)].to_numpy(np.float64),
+            factors=tuple(codes[name] for name in factors),
+            task=codes["task"],
+            sets=codes["set"],
+        )
+
+    def seen(self, split: Split) -> Ints:
+        """The tested rows whose factor levels the training rows have."""
+        there = [np.isin(codes[split.test], codes[split.train]) for codes in self.factors]
+        return split.test[np.all(there, axis=0)] if there else split.test
+
+    def standardised(self, train: Ints) -> tuple[Floats, Floats]:
+        """Covariates [rows, p] and outcome [rows] less the training rows' mean of their task, numbers over its spread."""
+        task = self.task[train]
+        times = np.bincount(task, minlength=int(self.task.max()) + 1)
+        values = np.column_stack([self.y, self.numbers])
+        means = _sums(task, values[train], len(times)) / np.maximum(times, 1)[:, None]
+        means[times == 0] = values[train].mean(0)
+        values = values - means[self.task]
+        spread = np.sqrt(_sums(task, values[train] ** 2, len(times)) / np.maximum(times, 1)[:, None])
+        there = spread > _TINY * np.maximum(np.abs(means), _TINY)
+        y, numbers = values[:, 0], (values / np.where(there, spread, 1)[self.task])[:, 1:]
+        dummies = [codes[:, None] == np.unique(codes)[1:] for codes in self.factors]
+        whole = np.column_stack([numbers, *dummies]).astype(np.float64)
+        spread = whole[train].std(0)
+        return (whole - whole[train].mean(0)) / np.where(spread > _TINY, spread, 1), y
+
+
+def _sums(groups: Ints, values: Floats, count: int) -> Floats:
+    """The sum of values [n, p] over each group, [count, p]."""
+    return np.asarray((np.arange(count)[:, None] == groups) @ values)
+
+
+def _fold(known: _Covariates, train: Ints, test: Ints, weight: Floats, ridge: bool) -> Fold:
+    covariates, y = known.standardised(train)
+    learnt, own = covariates[train], y[train] - y[train].mean()  # a mean of 0, but for rounding
+    penalty = best_penalty(learnt, own, known.sets[train]) if ridge else 0.0
     u, s, v = np.linalg.svd(learnt, full_matrices=False)
     kept = s > 1e-9 * max(s.max(initial=0), 1)
     u, s, v = u[:, kept], s[kept], v[kept]
-    reach = (tried @ v.T) * (s / (s**2 + penalty))
-    shrink = s**2 / (s**2 + penalty)
-    along = u.T @ (own - middle)
-    left, missed = own - middle - u @ (shrink * along), new - middle - reach @ along
-    # with a penalty on the added columns too, in their own standard deviations
+    shrink = s**2 / (s**2 + penalty * len(train))
+    along, reach = u.T @ own, (covariates[test] @ v.T) * (shrink / s)
     return Fold(
-        split.train, split.test, weight, u, shrink, reach, left, new, missed, penalty / len(own) if ridge else 0.0
+        train=train,
+        test=test,
+        weight=weight,
+        basis=u,
+        shrink=shrink,
+        reach=reach,
+        left=own - u @ (shrink * along),
+        total=y[test],
+        missed=y[test] - reach @ along,
+        penalty=penalty,
     )
 
 
@@ -224,43 +261,3 @@ def best_penalty(covariates: Floats, y: Floats, groups: Ints) -> float:
         shrunk = s / (s**2 + PENALTIES[:, None] * (~out).sum())
         missed += ((y[out] - mean - (shrunk * along) @ reach.T) ** 2).sum(1)
     return float(PENALTIES[int(missed.argmin())])
-
-
-def _scaled(table: pd.DataFrame) -> Floats:
-    """The outcome in standard deviations of its task."""
-    spread = table.groupby("task")["y"].transform("std", ddof=0)
-    return np.asarray(table["y"] / spread.where(spread > 0, 1), dtype=np.float64)
-
-
-def _task_means(table: pd.DataFrame, y: Floats, train: Ints) -> Floats:
-    """The mean of each row's task over the training rows, [rows]; over all of them where it is not there."""
-    means = pd.Series(y[train]).groupby(table["task"].to_numpy()[train]).mean()
-    return np.asarray(table["task"].map(means).fillna(y[train].mean()), dtype=np.float64)
-
-
-def _known(table: pd.DataFrame, factors: Sequence[str], split: Split) -> Ints:
-    """The tested rows whose factor levels the training rows have."""
-    there = np.ones(len(split.test), dtype=bool)
-    for name in factors:
-        levels = table[name].to_numpy()
-        there &= np.isin(levels[split.test].astype(str), levels[split.train].astype(str))
-    return split.test[there]
-
-
-def _design(
-    table: pd.DataFrame, numbers: Sequence[str], factors: Sequence[str], train: Ints, test: Ints
-) -> tuple[Floats, Floats]:
-    """The covariates of training and tested rows: numbers standardised within tasks on the training rows, dummies."""
-    columns = []
-    for name in numbers:
-        values = table[name].to_numpy(np.float64)
-        mean = _task_means(table, values, train)
-        spread = np.sqrt(_task_means(table, (values - mean) ** 2, train))
-        columns.append((values - mean) / np.where(spread > _TINY * np.maximum(np.abs(mean), _TINY), spread, 1))
-    for name in factors:
-        codes, levels = pd.factorize(table[name].astype(str))
-        columns += [(codes == level).astype(np.float64) for level in range(1, len(levels))]
-    whole = np.column_stack(columns) if columns else np.zeros((len(table), 0))
-    spread = whole[train].std(0)
-    whole = whole / np.where(spread > _TINY, spread, 1)
-    return whole[train], whole[test]

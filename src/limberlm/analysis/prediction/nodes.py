@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pandas as pd
 
-from limberlm.analysis.prediction.cells import cell
+from limberlm.analysis.prediction.cells import Rows, cell
 from limberlm.study.node.parts import GEOMETRY, OUTCOMES, UPDATES
 from limberlm.study.results.results import Results
 
@@ -30,11 +30,11 @@ class Reading:
     outcomes: dict[tuple[str, str, str], float]
     numbers: dict[str, float]
 
-    def value(self, outcome: str, split: str | None, task: str) -> float:
-        """One outcome; NaN where it was not measured."""
-        return self.outcomes.get((outcome, str(split), task), math.nan)
+    def value(self, rows: Rows, task: str) -> float:
+        """The first of these outcomes that the task has; NaN where there is none."""
+        return next((found[task] for row in rows if task in (found := self.values((row,)))), math.nan)
 
-    def values(self, rows: Sequence[tuple[str, str | None]]) -> dict[str, float]:
+    def values(self, rows: Rows) -> dict[str, float]:
         """The first of these outcomes that there is, by task; without a split, one mean over all of its rows."""
         for name, split in rows:
             found = {task: v for (o, s, task), v in self.outcomes.items() if o == name and split in (s, None)}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +16,7 @@ from limberlm.analysis.prediction.models import fit
 from limberlm.analysis.prediction.permutation import Exchange, Kind, exchange
 from limberlm.analysis.prediction.power import detectable, units_to_settle
 from limberlm.analysis.prediction.rivals import rivals_table
-from limberlm.analysis.prediction.splits import schemes, units
+from limberlm.analysis.prediction.splits import schemes
 from limberlm.analysis.prediction.table import complete, design_table, geometry_columns
 from limberlm.analysis.prediction.verdict import verdict
 from limberlm.study.results.results import Results
@@ -180,9 +180,8 @@ def _units(table: pd.DataFrame, missing: dict[str, int]) -> dict[str, Any]:
     keys = {key for keys in table["chains"] for key in keys}
     names = {"families": "family", "orderings": "ordering", "arms": "arm", "seeds": "seed"}
     counts = {plural: len({getattr(key, name) for key in keys}) for plural, name in names.items()}
-    sets = int(units(table).max()) + 1 if len(table) else 0
     nodes = int(table["node"].nunique())
-    return {**counts, "chains": len(keys), "sets": sets, "nodes": nodes, "rows": len(table), "missing": missing}
+    return {**counts, "chains": len(keys), "sets": int(table["set"].nunique()), "nodes": nodes, "rows": len(table), "missing": missing}
 
 
 def _rivals(rows: pd.DataFrame, ready: _Ready, seed: int, ridge: bool) -> tuple[pd.DataFrame, list[str]]:

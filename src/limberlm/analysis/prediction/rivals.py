@@ -42,8 +42,8 @@ def rivals_table(model: Model, rivals: dict[str, Floats], cells: dict[str, Float
         seed: of the bootstrap.
 
     """
-    base, total = model.by_unit(), model.totals_by_unit()
-    gains = {name: base - model.by_unit(column[:, None]) for name, column in {**rivals, **cells}.items()}
+    base, total = model.by_set(), model.totals_by_set()
+    gains = {name: base - model.by_set(column[:, None]) for name, column in {**rivals, **cells}.items()}
     best = max(rivals, key=lambda name: float(gains[name].sum()), default="")
     rows = []
     for name, gain in gains.items():

@@ -59,10 +59,14 @@ def splits(table: pd.DataFrame, scheme: Scheme) -> list[Split]:
     return found
 
 
-def units(table: pd.DataFrame) -> Ints:
-    """The number [rows] of the set of chains each row belongs to; chains that share a checkpoint are one set.
+def connected(column: Sequence[tuple[ChainKey, ...]]) -> dict[ChainKey, int]:
+    """The number of the set that each chain belongs to: chains that share a checkpoint are one set.
 
-    These, not chains, are drawn together where chains must count as independent.
+    These, not chains, are drawn together where what is drawn must be independent.
+
+    Args:
+        column: for every checkpoint the chains that it lies on.
+
     """
     parent: dict[ChainKey, ChainKey] = {}
 
@@ -71,10 +75,11 @@ def units(table: pd.DataFrame) -> Ints:
             key = parent[key]
         return key
 
-    for keys in table["touches"]:
-        for key in keys[1:]:
+    for keys in column:
+        for key in keys:
             parent[root(key)] = root(keys[0])
-    return np.asarray(pd.factorize(np.array([str(root(keys[0])) for keys in table["touches"]]))[0], dtype=np.intp)
+    numbers = {first: number for number, first in enumerate(dict.fromkeys(map(root, list(parent))))}
+    return {key: numbers[root(key)] for key in parent}
 
 
 def _members(column: Sequence[tuple[ChainKey, ...]], scheme: Scheme) -> list[set[str]]:

@@ -10,12 +10,13 @@ import pandas as pd
 
 from limberlm.analysis.prediction.cells import COVARIATES, RIVALS, ChainKey, Outcome, outcome_named
 from limberlm.analysis.prediction.nodes import Reading, read_node
+from limberlm.analysis.prediction.splits import connected
 from limberlm.errors import UserError
 from limberlm.study.plan.tree import Chain
 from limberlm.study.results.results import Results
 from limberlm.study.settings.config import load_settings
 
-NOT_GEOMETRY = {*COVARIATES, *RIVALS, "y", "chains", "touches", "node", "chain", "ordering", "arm", "seed", "prefix"}
+NOT_GEOMETRY = {*COVARIATES, *RIVALS, "y", "chains", "touches", "node", "chain", "ordering", "arm", "seed", "prefix", "set"}
 
 
 def design_table(results: Results, outcome: str = "loss_after") -> pd.DataFrame:
@@ -27,8 +28,8 @@ def design_table(results: Results, outcome: str = "loss_after") -> pd.DataFrame:
     every chain. So are controls.
 
     Columns: `y`; `node`; `chains`, the `ChainKey` of every chain that the row lies on; `touches`, those whose holding out
-    takes the row from the training set (of a step, every chain that its first checkpoint lies on); `prefix`, the stages
-    so far; `family`, `ordering` and `seed`, `arm` of the first such chain; the covariates and rivals; and a column for
+    takes the row from the training set (of a step, every chain that its first checkpoint lies on); `set`, the number of
+    the set of chains that share checkpoints, measured or not; `prefix`, the stages so far; `family`, `ordering` and `seed`, `arm` of the first such chain; the covariates and rivals; and a column for
     every cell of geometry, NaN where it is missing.
 
     Raises:
@@ -43,7 +44,8 @@ def design_table(results: Results, outcome: str = "loss_after") -> pd.DataFrame:
     rows = [row for step in _steps(chains, wanted, results) for row in _rows(step, on, read, wanted, results)]
     if not rows:
         raise UserError(f"{results.store.root}: no checkpoint has {outcome} and a geometry; measure them first")
-    return pd.DataFrame(rows)
+    sets = connected(list(on.values()))
+    return pd.DataFrame(rows).assign(set=lambda table: [sets[keys[0]] for keys in table["chains"]])
 
 
 def complete(table: pd.DataFrame) -> pd.DataFrame:
@@ -69,6 +71,7 @@ def complete(table: pd.DataFrame) -> pd.DataFrame:
         table["chains"] = [(ChainKey(str(f), str(o), str(a), int(s)),) for f, o, a, s in keys]
     more: dict[str, Callable[[pd.DataFrame], Any]] = {
         "touches": lambda t: t["chains"],
+        "set": lambda t: t["touches"].str[0].map(connected(t["touches"])),
         "stage_index": lambda t: t.groupby(["chains", "task"]).cumcount(),
         "prefix": lambda t: [tuple(o.split(" > "))[: max(int(i), 1)] for o, i in _pairs(t)],
         "node": lambda t: [f"{key} {place}" for key, place in zip(t["chains"].str[0], t["stage_index"], strict=True)],
@@ -130,12 +133,6 @@ def _rows(
         "next_stage": results.stage_of(end) if outcome.later else "",
     }
     for task, y in there.values(outcome.rows).items():
-        before = {name: _before(here, row, outcome, task) for name, row in outcome.before.items()}
-        own = {"readiness": here.value("gradient_readiness", "in_domain", task)}
+        before = {name: here.value(rows, task) for name, rows in outcome.before.items()}
+        own = {"readiness": here.value((("gradient_readiness", "in_domain"),), task)}
         yield known | {"task": task, "y": y} | before | own | here.numbers
-
-
-def _before(here: Reading, row: tuple[str, str | None], outcome: Outcome, task: str) -> float:
-    """How good the node already is; without a name of its own, at the outcome itself."""
-    name, split = row
-    return here.value(name, split, task) if name else here.values(outcome.rows).get(task, np.nan)

@@ -20,8 +20,8 @@ LEGEND: dict[Look, str] = {"good": "better", "bad": "worse", "plain": "no differ
 HIGHER: dict[Look, str] = LEGEND | {"good": "higher", "bad": "lower"}
 """Of geometry, which is no judgement."""
 CAPTION = (
-    "Means over the chains (ordering, arm and seed) that both studies have, with Student's 95 % intervals over them; the "
-    "difference is the second study minus the first, in pairs of one ordering, arm and seed, so that what both share "
+    "Means over the chains (ordering, arm and seed) that both studies have, with Student's 95 % intervals over them; "
+    "the difference is the second study minus the first, in pairs of one ordering, arm and seed, so that what both share "
     "falls out. Chains count as independent; those of one seed share rows. No adjustment for the number of rows: one "
     "in twenty differs by chance."
 )
@@ -63,7 +63,8 @@ def render_comparison(a: Side, b: Side) -> str:
 
 def _summary(a: Side, b: Side, found: Sequence[Line], why: dict[str, str]) -> Iterator[str]:
     both = shared_chains(a, b)
-    yield f"{a.name} has {len(a.ends)} finished chains, {b.name} {len(b.ends)}; {both} are in both (same ordering, arm and seed)."
+    sizes = f"{a.name} has {len(a.ends)} finished chains, {b.name} {len(b.ends)}"
+    yield f"{sizes}; {both} are in both (same ordering, arm and seed)."
     if not both:
         yield "So there is nothing to set side by side."
         return
@@ -76,7 +77,8 @@ def _summary(a: Side, b: Side, found: Sequence[Line], why: dict[str, str]) -> It
     for name in (GEOMETRY.name, FUTURE.name):
         rows = [line for line in found if line.quantity.name == name and line.difference and line.arm == "none"]
         if rows and rows[0].difference:
-            yield f"Without an intervention, {b.name} minus {a.name}, {rows[0].quantity.what}: {_said(rows[0].difference)}."
+            what = f"{b.name} minus {a.name}, {rows[0].quantity.what}"
+            yield f"Without an intervention, {what}: {_said(rows[0].difference)}."
 
 
 def _said(difference: dict[str, float]) -> str:

@@ -58,6 +58,8 @@ function makeFigures(page, keyOf, about) {
     const template = dark.matches && !printing ? page.templates.dark : page.templates.light;
     const size = printing ? { width: paperWidth(node) } : { autosize: true };
     Plotly.react(node, figure.data, Object.assign({}, figure.layout, { template: template }, size), config(node));
+    // Its label says what the drawing shows; ticks and marks one by one would only be noise to a screen reader.
+    node.querySelectorAll("svg.main-svg").forEach((drawing) => drawing.setAttribute("aria-hidden", "true"));
     tell(node, figure);
   }
 

@@ -62,7 +62,8 @@ def _sentence(quantity: Quantity, effects: OrderingEffects) -> str:
     if effects.test is None:
         test = f"the smallest p that {_size(effects)} can reach is {words.number(effects.smallest_p, 2)}"
     else:
-        test = f"p = {words.number(effects.test.p, 2)}, of at best {words.number(effects.test.smallest, 2)}; {_size(effects)}"
+        found, reach = words.number(effects.test.p, 2), words.number(effects.test.smallest, 2)
+        test = f"p = {found}, of at best {reach}; {_size(effects)}"
     return f"{_unit(quantity)[:1].upper()}{_unit(quantity)[1:]}: {effects.verdict} ({test}; {share})."
 
 

@@ -21,15 +21,15 @@ WAYS: dict[str, tuple[str, str, float]] = {
 }
 """Title, axis and the value of no effect, of each way."""
 ENOUGH = 0.8
-"""The share of the target gain that an arm must keep by the lower end of its interval, to be recommended: our choice."""
+"""The share of the target gain that an arm, to be recommended, must keep by its interval's lower end: our choice."""
 LOOKS: dict[str, Look] = {"helps": "good", "harms": "bad", "no difference found": "plain"}
 LEGEND: dict[Look, str] = {"good": "helps", "bad": "harms", "plain": "no difference found"}
 CAPTION = (
     "Each arm against the same ordering and seed without an intervention; bars are 95 % intervals over these pairs "
-    "(Student's; Fieller's for the share). Helps, harms: p below 0.05 after Holm's adjustment over the arms. Whether a higher "
-    "effective rank is a help, the other two say. Pairs of one seed share rows and "
-    "beginnings: where seeds differ in how they answer to an arm, the intervals are too narrow. Detectable: the true "
-    "effect that so many pairs would find four times in five."
+    "(Student's; Fieller's for the share). Helps, harms: p below 0.05 after Holm's adjustment over the arms. Whether a "
+    "higher effective rank is a help, the other two say. Pairs of one seed share rows and beginnings: where seeds differ "
+    "in how they answer to an arm, the intervals are too narrow. Detectable: the true effect that so many pairs would "
+    "find four times in five."
 )
 
 

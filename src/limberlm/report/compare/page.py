@@ -22,8 +22,8 @@ HIGHER: dict[Look, str] = LEGEND | {"good": "higher", "bad": "lower"}
 CAPTION = (
     "Means over the chains (ordering, arm and seed) that both studies have, with Student's 95 % intervals over them; "
     "the difference is the second study minus the first, in pairs of one ordering, arm and seed, so that what both "
-    "share falls out. Chains count as independent; those of one seed share rows. No adjustment for the number of rows: one "
-    "in twenty differs by chance."
+    "share falls out. Chains count as independent; those of one seed share rows. No adjustment for the number of rows: "
+    "one in twenty differs by chance."
 )
 
 

@@ -20,8 +20,8 @@ LEGEND: dict[Look, str] = {"good": "adds", "plain": "not found to add"}
 CAPTION = (
     "Delta R²: how much more of the outcome is predicted in chains that were left out, with one geometry metric "
     "besides the covariates (stage, task, score, loss, tokens, size of the update, KL and entropy where measured). "
-    "Below zero: it makes the prediction worse. Intervals: bootstrap over sets of chains that share no checkpoint. p: whole "
-    f"trajectories exchanged between chains, {PERMUTATIONS} times here at most; `limber analyze` draws more. "
+    "Below zero: it makes the prediction worse. Intervals: bootstrap over sets of chains that share no checkpoint. p: "
+    f"whole trajectories exchanged between chains, {PERMUTATIONS} times here at most; `limber analyze` draws more. "
     "Association, not cause."
 )
 

@@ -28,8 +28,8 @@ CAPTION = (
     "Each arm against the same ordering and seed without an intervention; bars are 95 % intervals over these pairs "
     "(Student's; Fieller's for the share). Helps, harms: p below 0.05 after Holm's adjustment over the arms. Whether a "
     "higher effective rank is a help, the other two say. Pairs of one seed share rows and beginnings: where seeds "
-    "differ in how they answer to an arm, the intervals are too narrow. Detectable: the true effect that so many pairs would "
-    "find four times in five."
+    "differ in how they answer to an arm, the intervals are too narrow. Detectable: the true effect that so many pairs "
+    "would find four times in five."
 )
 
 

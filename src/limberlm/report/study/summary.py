@@ -107,13 +107,12 @@ def _to_do(ends: pd.DataFrame, arms: pd.DataFrame) -> Iterator[str]:
 
 
 def _arm(arms: pd.DataFrame, arm: str) -> str:
-    rows = arms[arms["arm"] == arm].set_index("quantity")
-    future = rows.loc[FUTURE.name]
-    told = [f"future loss {words.difference(future['effect'], 3)} nats"]
+    rows = {row["quantity"]: row for row in arms[arms["arm"] == arm].to_dict("records")}
+    future, kept = rows[FUTURE.name], rows.get(KEPT)
     span = words.interval(future["low"], future["high"], lambda value: words.difference(value, 3))
-    told.append(f"95 % interval {span}")
-    if KEPT in rows.index and math.isfinite(rows.loc[KEPT, "effect"]):
-        told.append(f"{words.percent(rows.loc[KEPT, 'effect'])} of the target gain kept")
+    told = [f"future loss {words.difference(future['effect'], 3)} nats", f"95 % interval {span}"]
+    if kept is not None and math.isfinite(kept["effect"]):
+        told.append(f"{words.percent(kept['effect'])} of the target gain kept")
     return ", ".join(told)
 
 

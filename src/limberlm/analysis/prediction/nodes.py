@@ -6,8 +6,10 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import pandas as pd
+
 from limberlm.analysis.prediction.cells import Rows, cell
-from limberlm.study.node.parts import GEOMETRY, UPDATES
+from limberlm.study.node.parts import GEOMETRY, OUTCOMES, UPDATES
 from limberlm.study.results.results import Results
 
 ALL = "all"
@@ -53,30 +55,31 @@ def read_node(results: Results, node: str) -> Reading | None:
 
 
 def _outcomes(results: Results, node: str) -> Iterator[tuple[tuple[str, str, str], float]]:
-    table = results.load_outcomes(node)
-    found: dict[tuple[str, str, str], list[float]] = {}
-    for *key, value in zip(*(table[name].tolist() for name in ("outcome", "split", "task", "value")), strict=True):
-        if all(isinstance(part, str) for part in key):
-            found.setdefault((key[0], key[1], key[2]), []).append(float(value))
-    for place, values in found.items():
-        known = [value for value in values if not math.isnan(value)]
-        yield place, math.fsum(known) / len(known) if known else math.nan
+    columns = ["outcome", "split", "task", "value"]
+    folders = sorted(path.parent for path in results.store.node(node).glob(f"*/{OUTCOMES}"))
+    for folder in folders:
+        rows = pd.read_parquet(results.store.checked(folder, OUTCOMES) / OUTCOMES, columns=columns)
+        yield from ((tuple(key), float(value)) for key, value in rows.groupby(columns[:3])["value"].mean().items())
 
 
 def _geometry(results: Results, node: str) -> Iterator[tuple[str, float]]:
     """The cells of the depth band and the logits over all domains, without bias-corrected doubles; rivals by name."""
-    table = results.load_geometry(node).table
-    columns = (table[name].tolist() for name in ("site", "metric", "convention", "domain", "value"))
-    for site, metric, convention, domain, value in zip(*columns, strict=True):
-        if site in _SITES and domain == ALL and not metric.endswith("_corrected"):
-            yield _RIVALS.get((metric, site)) or cell(metric, site, convention), float(value)
+    name = f"{GEOMETRY}/metrics.parquet"
+    folder = results.store.checked(results.store.part(node, GEOMETRY), name)
+    rows = pd.read_parquet(folder / name, columns=["site", "metric", "convention", "domain", "value"])
+    chosen = rows[rows["site"].isin(_SITES) & (rows["domain"] == ALL) & ~rows["metric"].str.endswith("_corrected")]
+    for site, metric, convention, value in chosen.drop(columns="domain").itertuples(index=False):
+        yield _RIVALS.get((metric, site)) or cell(metric, site, convention), float(value)
 
 
 def _updates(results: Results, node: str) -> Iterator[tuple[str, float]]:
     """The norm of the whole change since the base, and what the node's own update is beside those before it."""
     if results.store.part_identity(node, UPDATES) is None:
         return
-    rows = results.load_updates(node)
+    folder = results.store.checked(results.store.part(node, UPDATES), "updates.parquet")
+    from limberlm.observe.updates.measurement import Updates
+
+    rows = Updates.load(folder / "updates.parquet").summary
     alone, pairs = rows[rows["other"] == ""], rows[rows["other"] != ""]
     own = [name for name in alone["stage"].unique() if name != "total"][-1]
     whole = alone[alone["stage"] == ("total" if "total" in set(alone["stage"]) else own)]
@@ -95,5 +98,6 @@ def _tokens(results: Results, node: str) -> float:
 def _of_stage(results: Results, node: str) -> float:
     if results.nodes[node].make != "train":
         return 0.0
-    training = results.load_training(node)
+    folder = results.store.checked(results.store.node(node), "training.parquet")
+    training = pd.read_parquet(folder / "training.parquet")
     return float(training["num_tokens"].max()) if "num_tokens" in training else math.nan

@@ -35,7 +35,9 @@ def prediction_section(found: Prediction | None, why: str) -> Told | None:
             else None
         )
     counts = found.units
-    size = ", ".join(f"{counts[name]} {name}" for name in ("families", "orderings", "seeds", "chains", "nodes", "rows"))
+    size = ", ".join(
+        f"{name}: {counts[name]}" for name in ("families", "orderings", "seeds", "chains", "nodes", "rows")
+    )
     own = found.table[found.table["registered"]] if len(found.table) else found.table
     return Told(
         key="prediction",

@@ -93,7 +93,7 @@ def _to_do(ends: pd.DataFrame, arms: pd.DataFrame) -> Iterator[str]:
     if seeds < FEW_SEEDS:
         yield f"Add seeds ({seeds} now): what differs between seeds cannot be told from what the stages do."
     if arms.empty:
-        yield "Nothing here says what would help: there is one arm only. Add others under `interventions`."
+        yield "Nothing here says what would help: there is one arm only. Add others under interventions."
         return
     found = helpful(arms)
     for arm, keeps in found.items():

@@ -13,6 +13,7 @@ from limberlm.report.study import ReportData, render_report
 from limberlm.report.study.data import list_runs
 from limberlm.report.study.overview import Overview, balance_tables, overview
 from tests.report.synthetic import STAGES, build
+from tests.report.test_html import opened
 
 
 def of(data: ReportData) -> Overview:
@@ -70,7 +71,7 @@ def test_a_chain_that_is_not_finished_counts_in_no_mean(three: ReportData) -> No
     assert (found.lines[0].finished, found.lines[0].counts[0]) == (2, 2)
     ratios = [data.changes.get(f"sft-dpo-math-{seed}", "base").value for seed in (0, 1)]
     assert column(found, "rank")[0].value == pytest.approx(math.sqrt(ratios[0] * ratios[1]), rel=1e-12)
-    text = render_report(data)
+    text = opened(render_report(data))
     assert "2 of 3 finished" in text
     assert "This chain is not finished: 3 of 4 stages are there." in text
 

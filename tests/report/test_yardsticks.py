@@ -10,7 +10,7 @@ from limberlm.report.study import ReportData, render_report
 from limberlm.report.study.data import Control, list_runs
 from limberlm.report.study.yardsticks import end_table, sentences, yardsticks, zero_sentences
 from tests.report.controlled import Change, beside_its_twin, comparison, with_zero
-from tests.report.test_html import Page
+from tests.report.test_html import Page, opened
 
 UP, UP_MORE, DOWN = (1.012, 1.009, 1.015), (1.03, 1.02, 1.04), (0.98, 0.97, 0.99)
 NONE: Change = (0.999, 0.998, 1.0)
@@ -115,7 +115,7 @@ def test_an_arm_without_controls_says_whose_they_are() -> None:
         chain="sft > math [slow]", arm="slow", node=data.outcomes["node"].replace("sft-1", "sft-2")
     )
     both = dataclasses.replace(data, outcomes=pd.concat([data.outcomes, slow], ignore_index=True))
-    said = " ".join("".join(Page(render_report(both)).text).split())
+    said = " ".join("".join(Page(opened(render_report(both))).text).split())
     assert "No control was run for this chain: controls are those of the orderings without an intervention." in said
 
 

@@ -1,4 +1,4 @@
-"""`limber report`: the report of a run directory."""
+"""`limber report`: the report of a run directory, or two side by side."""
 
 from __future__ import annotations
 
@@ -7,23 +7,42 @@ from typing import Annotated
 
 import typer
 
-from limberlm.cli.console import JsonOption
+from limberlm.cli.console import JsonOption, print_json, say
 from limberlm.errors import UserError
 
 
 def report(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A run directory.")], as_json: JsonOption = False
+    folders: Annotated[list[Path], typer.Argument(metavar="DIR [DIR]", help="A run directory, or two to compare.")],
+    out: Annotated[Path | None, typer.Option("--out", help="Where to write it, in place of DIR/report.html.")] = None,
+    as_json: JsonOption = False,
 ) -> None:
-    """Write DIR/report.html from what is finished.
+    """Write DIR/report.html from what is finished; of two studies a page with both side by side.
 
-    One self-contained file; the headline table is printed too.
+    One self-contained file; the headline table is printed too. Two studies are compared in the orderings, arms and
+    seeds that both have, where they start from one base and are measured alike; the page is compare.html beside the
+    first unless --out says otherwise.
 
-    Example: limber report runs/first
+    Example: limber report runs/first runs/second --out both.html
     """
+    if len(folders) > 2:
+        raise UserError(f"{folders[2]}: a third study; give one run directory, or two to compare")
+    if len(folders) == 2:
+        _compare(folders[0], folders[1], out, as_json)
+        return
     from limberlm.cli.run import finish
     from limberlm.study import Results
 
-    results = Results(folder)
+    results = Results(folders[0])
     if not results.measured:
-        raise UserError(f"{folder}: nothing is measured yet; run the study first")
-    finish(results, as_json)
+        raise UserError(f"{folders[0]}: nothing is measured yet; run the study first")
+    finish(results, as_json, out)
+
+
+def _compare(first: Path, second: Path, out: Path | None, as_json: bool) -> None:
+    from limberlm.report.compare import compare_studies
+
+    path = compare_studies(first, second, out or first / "compare.html")
+    if as_json:
+        print_json({"report": str(path)})
+    else:
+        say(f"report: {path}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,11 +49,12 @@ def row_cell(row: Mapping[Any, Any] | pd.Series, show: Show = words.number, unit
     return number_cell(value, low, high, show=show, unit=unit, remark=remark)
 
 
-def mean_cell(rows: pd.DataFrame, show: Show = words.number, unit: str = "") -> Cell:
+def mean_cell(rows: Iterable[Mapping[Any, Any]], show: Show = words.number, unit: str = "") -> Cell:
     """The mean of some rows' values, one for each task; of one row also its interval."""
-    rows = rows.dropna(subset=["value"])
-    if len(rows) == 1:
-        return row_cell(rows.iloc[0], show, unit)
-    if rows.empty:
+    known = [row for row in rows if not math.isnan(row["value"])]
+    if len(known) == 1:
+        return row_cell(known[0], show, unit)
+    if not known:
         return NOTHING
-    return number_cell(float(rows["value"].mean()), show=show, unit=unit, remark=f"mean of {len(rows)} tasks")
+    mean = math.fsum(row["value"] for row in known) / len(known)
+    return number_cell(mean, show=show, unit=unit, remark=f"mean of {len(known)} tasks")

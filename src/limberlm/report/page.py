@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import cache
 from importlib import resources
 from typing import Any
 
@@ -13,14 +14,22 @@ from plotly.offline import get_plotlyjs
 
 from limberlm.analysis.plain import plain
 from limberlm.report import style
+from limberlm.report.packing import Kept, Numbers, packed
 
 Json = dict[str, Any]
 
 
-def render(template: str, page: Mapping[str, Any], scripts: Sequence[str], **values: Any) -> str:
+LOADER = ("unpack.js", "csv.js", "figures.js")
+"""The scripts that every page has."""
+
+
+def render(
+    template: str, page: Mapping[str, Any], scripts: Sequence[str], numbers: Numbers | None = None, **values: Any
+) -> str:
     """A page as HTML text that fetches nothing: style, scripts, Plotly and data are inside it.
 
-    `page` is what its `scripts` (files beside the template) read; the light and dark look of the figures is added.
+    `page` is what its `scripts` (files beside the template) read; the light and dark look of the figures, the lengths
+    of the `numbers`, and the parts of HTML that the template gave to `kept` are added.
     """
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("limberlm.report"),
@@ -29,26 +38,37 @@ def render(template: str, page: Mapping[str, Any], scripts: Sequence[str], **val
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    looks = {"light": style.template(dark=False), "dark": style.template(dark=True)}
+    kept, arrays = Kept(), numbers or Numbers()
+    whole = {
+        **page,
+        "templates": {"light": style.template(dark=False), "dark": style.template(dark=True)},
+        "arrays": arrays.lengths,
+        "kept": kept.parts,
+    }
     return environment.get_template(template).render(
         style=_own("report.css"),
-        script=Markup("\n").join(_own(name) for name in scripts),
-        plotly=Markup(get_plotlyjs()),
-        page=script_json({**page, "templates": looks}),
+        script=Markup("\n").join(_own(name) for name in (*LOADER, *scripts)),
+        plotly=packed_plotly(),
+        kept=kept,
+        page=lambda: packed(page_json(whole)),  # when the body is there, and with it what it kept
+        numbers=packed(arrays.planes()),
         **values,
     )
 
 
-def script_json(value: object) -> Markup:
-    r"""JSON that may stand inside a script element: no `<`, so no tag can close it; NaN becomes null.
+@cache
+def packed_plotly() -> str:
+    """Plotly's script, packed."""
+    return packed(get_plotlyjs())
 
-    >>> print(script_json({"name": "</script>", "low": float("nan")}))
-    {"name":"\u003c/script\u003e","low":null}
+
+def page_json(value: object) -> str:
+    """JSON without spaces; NaN becomes null.
+
+    >>> page_json({"name": "first", "low": float("nan")})
+    '{"name":"first","low":null}'
     """
-    text = json.dumps(plain(value), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    for character in "<>&\u2028\u2029":
-        text = text.replace(character, f"\\u{ord(character):04x}")
-    return Markup(text)
+    return json.dumps(plain(value), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 
 
 def _own(name: str) -> Markup:

@@ -114,7 +114,7 @@ def percent(share: float) -> str:
     >>> percent(0.714)
     '71.4\xa0%'
     """
-    return f"{100 * share:.1f}{PERCENT}" if math.isfinite(share) else number(share)
+    return f"{100 * share:.1f}{PERCENT}".replace("-", "−") if math.isfinite(share) else number(share)
 
 
 def points(difference: float) -> str:

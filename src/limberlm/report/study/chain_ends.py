@@ -5,9 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
-
-import pandas as pd
+from typing import Any, Literal
 
 from limberlm.analysis.direction import RANK
 from limberlm.outcomes.calibration.sources import SOURCES
@@ -18,6 +16,7 @@ from limberlm.report.study.changes import change_cell
 from limberlm.report.study.data import Key, ReportData, Run
 from limberlm.report.study.headline import TARGET_SPLIT
 
+Row = dict[Any, Any]
 RIGHT = ("accuracy", "pair_accuracy")
 
 
@@ -81,11 +80,11 @@ def end_cells(data: ReportData, end: End) -> dict[str, Cell]:
     """The cells of `measures` by name; BWT, which takes a whole chain, is that of the end's own score matrix."""
     outcomes = data.rows("outcomes", end.key)
     own_rows = outcomes[outcomes["node"] == end.node].drop_duplicates(["outcome", "task", "split", "step", "rate"])
-    rows = data.at_fixed_rate(own_rows)
-    outside, inside = (rows[rows["split"] == split] for split in (OUT_OF_DOMAIN, TARGET_SPLIT))
+    rows = data.at_fixed_rate(own_rows)[["outcome", "task", "split", "value", "low", "high"]].to_dict("records")
+    outside, inside = ([row for row in rows if row["split"] == split] for split in (OUT_OF_DOMAIN, TARGET_SPLIT))
     shown = {measure.name: measure.show for measure in measures(data)}
     right = ("loss",) if scores_of(data) == "loss" else RIGHT
-    own = inside[inside["outcome"].isin(right) & inside["task"].isin(end.tasks)]
+    own = [row for row in _named(inside, *right) if row["task"] in end.tasks]
     matrix = data.matrices.get(end.key, {}).get(scores_of(data))
     bwt = matrix and matrix.bwt
     return {
@@ -110,5 +109,5 @@ def measured_only(data: ReportData, rows: list[Mapping[str, Cell]]) -> tuple[Mea
     return tuple(each for each in measures(data) if any(not math.isnan(row[each.name].value) for row in rows))
 
 
-def _named(rows: pd.DataFrame, *outcomes: str) -> pd.DataFrame:
-    return rows[rows["outcome"].isin(outcomes)]
+def _named(rows: list[Row], *outcomes: str) -> list[Row]:
+    return [row for row in rows if row["outcome"] in outcomes]

@@ -12,6 +12,9 @@ from typing import Any, Literal
 
 import pandas as pd
 
+from limberlm.analysis.arms import arms_table
+from limberlm.analysis.prediction import Prediction
+from limberlm.errors import UserError
 from limberlm.outcomes.score_matrix import ScoreMatrix
 from limberlm.report.study.changes import Changes
 
@@ -62,7 +65,8 @@ class ReportData:
     one. `settings` is the resolved YAML. By chain and seed: `lengths`, how many checkpoints a chain will have with its
     base (a chain left out has what was measured), `controls`, and `matrices`, its score matrices of shares and losses.
     `twins` has the node with an update of the same size in random directions for each trained node that has one.
-    `balance` is that of the plan.
+    `balance` is that of the plan. `ends` is `analysis.arms.ends`, empty where there is no finished chain (`why_no_ends`
+    says so); `prediction` is None where nothing can be asked (`why_no_prediction`).
 
     Raises:
         ValueError: a frame that is not empty lacks a column (`COLUMNS`).
@@ -84,6 +88,10 @@ class ReportData:
     twins: Mapping[str, str] = field(default_factory=dict)
     matrices: Mapping[Key, Mapping[str, ScoreMatrix]] = field(default_factory=dict)
     balance: Mapping[str, Any] = field(default_factory=dict)
+    ends: pd.DataFrame = field(default_factory=pd.DataFrame)
+    why_no_ends: str = ""
+    prediction: Prediction | None = None
+    why_no_prediction: str = ""
 
     def __post_init__(self) -> None:
         for name, columns in COLUMNS.items():
@@ -94,6 +102,16 @@ class ReportData:
             whole = pd.DataFrame(columns=list(columns)) if missing else frame
             object.__setattr__(self, name, _with_arms(whole) if "chain" in columns else whole)
         object.__setattr__(self, "outcomes", _with_rates(self.outcomes))
+
+    @cached_property
+    def arms(self) -> pd.DataFrame:
+        """Every arm against none, as from `analysis.arms.arms_table`; empty where there is nothing to compare."""
+        if self.ends.empty:
+            return pd.DataFrame()
+        try:
+            return arms_table(self.ends)
+        except UserError:  # one arm only, or none without an intervention
+            return pd.DataFrame()
 
     @cached_property
     def changes(self) -> Changes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
@@ -16,6 +17,8 @@ from limberlm.report.study.changes import change_cell
 from limberlm.report.study.data import ReportData, Run, Stage
 
 TARGET_SPLIT = "in_domain"
+SHOWN = ("accuracy", "pair_accuracy", "loss", "retention", "retention_loss", "aulc", "loss_after")
+Record = Mapping[Any, Any]
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,10 @@ CAPTION = (
 
 def headline_rows(data: ReportData, run: Run) -> list[Row]:
     """The headline table of one run, stages in training order."""
-    geometry, outcomes = data.rows("geometry", run.key), data.at_fixed_rate(data.rows("outcomes", run.key))
+    geometry, outcomes = (
+        _band(data.rows("geometry", run.key)),
+        _named(data.at_fixed_rate(data.rows("outcomes", run.key))),
+    )
     return [
         Row(
             stage.label,
@@ -87,35 +93,46 @@ def outcomes_sentence(rows: list[Row]) -> str:
     return f"At the end of the chain {' and '.join(parts)}." if parts else ""
 
 
-def _geometry(geometry: pd.DataFrame, stage: Stage, metric: str, convention: str) -> Cell:
-    rows = geometry[
-        (geometry["stage_index"] == stage.index) & (geometry["site"] == BAND) & (geometry["convention"] == convention)
-    ]
+def _band(geometry: pd.DataFrame) -> dict[Any, Record]:
+    """The rows over the depth band by stage, metric and convention; found once, as a study has many runs."""
+    rows = geometry.loc[geometry["site"] == BAND, ["stage_index", "metric", "convention", "value", "low", "high"]]
+    return {(row["stage_index"], row["metric"], row["convention"]): row for row in reversed(rows.to_dict("records"))}
+
+
+def _named(outcomes: pd.DataFrame) -> dict[Any, list[Record]]:
+    """The rows of the outcomes that are shown, by stage and name."""
+    columns = ["stage_index", "outcome", "task", "split", "value", "low", "high"]
+    found: dict[Any, list[Record]] = {}
+    for row in outcomes.loc[outcomes["outcome"].isin(SHOWN), columns].to_dict("records"):
+        found.setdefault((row["stage_index"], row["outcome"]), []).append(row)
+    return found
+
+
+def _geometry(geometry: Mapping[Any, Record], stage: Stage, metric: str, convention: str) -> Cell:
     for name in (metric + words.CORRECTED, metric):
-        found = rows[rows["metric"] == name]
-        if len(found):
-            return row_cell(found.iloc[0])
+        found = geometry.get((stage.index, name, convention))
+        if found is not None:
+            return row_cell(found)
     return NOTHING
 
 
-def _target(outcomes: pd.DataFrame, stage: Stage, targets: Mapping[str, str]) -> Cell:
+def _target(outcomes: Mapping[Any, list[Record]], stage: Stage, targets: Mapping[str, str]) -> Cell:
     """Accuracy on the stage's task, and what it was before; its held-out loss where the task has no accuracy."""
     task = targets.get(stage.name, stage.name)
-    rows = outcomes[(outcomes["task"] == task) & (outcomes["split"] == TARGET_SPLIT)]
     for outcome, kind in (("accuracy", ""), ("pair_accuracy", ", pairs"), ("loss", ", held-out loss")):
         found, before = (
-            rows[(rows["outcome"] == outcome) & (rows["stage_index"] == index)]
+            [row for row in outcomes.get((index, outcome), []) if row["task"] == task and row["split"] == TARGET_SPLIT]
             for index in (stage.index, stage.index - 1)
         )
-        if len(found):
+        if found:
             show = words.number if outcome == "loss" else words.percent
             unit = " nats" if outcome == "loss" else ""
-            since = f", from {show(float(before['value'].iloc[0]))}" if len(before) else ""
-            return row_cell(found.iloc[0], show, unit, task + kind + since)
+            since = f", from {show(float(before[0]['value']))}" if before else ""
+            return row_cell(found[0], show, unit, task + kind + since)
     return NOTHING
 
 
-def _retention(outcomes: pd.DataFrame, stage: Stage) -> Cell:
+def _retention(outcomes: Mapping[Any, list[Record]], stage: Stage) -> Cell:
     """In points of accuracy; in nats of held-out loss where the tasks have no accuracy."""
     cell = _mean(outcomes, stage, "retention", words.points, " points")
     if not math.isnan(cell.value):
@@ -124,11 +141,7 @@ def _retention(outcomes: pd.DataFrame, stage: Stage) -> Cell:
 
 
 def _mean(
-    outcomes: pd.DataFrame,
-    stage: Stage,
-    outcome: str,
-    show: Show = words.number,
-    unit: str = "",
+    outcomes: Mapping[Any, list[Record]], stage: Stage, outcome: str, show: Show = words.number, unit: str = ""
 ) -> Cell:
     """The mean over tasks; with one task also its interval."""
-    return mean_cell(outcomes[(outcomes["stage_index"] == stage.index) & (outcomes["outcome"] == outcome)], show, unit)
+    return mean_cell(outcomes.get((stage.index, outcome), []), show, unit)

@@ -1,12 +1,11 @@
 """The numbers that a page draws and lists itself: whole tables as packed arrays, each array in the page once.
 
 A study of many chains has so many numbers that as text they would be most of the file, and finished figures several
-times that. An array is the base64 of its little-endian 64-bit floats: exact, and shorter than decimal digits.
+times that.
 """
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +14,7 @@ import pandas as pd
 
 from limberlm.observe.names import BAND, FINAL_NORM
 from limberlm.report import words
+from limberlm.report.packing import Numbers
 from limberlm.report.study.data import ReportData, Run
 
 Json = dict[str, Any]
@@ -24,38 +24,7 @@ COMPARISON = ("a", "b", "corrected", "low", "high", "p_value", "p_adjusted")
 BAND_FIRST = -1.0  # sites sort by depth, the band before all of them
 
 
-class Pool:
-    """Arrays by number; equal ones are one."""
-
-    def __init__(self) -> None:
-        self.arrays: list[str] = []
-        self._known: dict[str, int] = {}
-
-    def add(self, values: Any) -> int:
-        """The number of an array of 64-bit floats."""
-        text = packed(values)
-        if text not in self._known:
-            self._known[text] = len(self.arrays)
-            self.arrays.append(text)
-        return self._known[text]
-
-
-def packed(values: Any) -> str:
-    """Numbers as the base64 of 64-bit floats; what is not a number is NaN.
-
-    >>> packed([1.0, float("nan")])
-    'AAAAAAAA8D8AAAAAAAD4fw=='
-    """
-    array = pd.to_numeric(pd.Series(list(values), dtype=object), errors="coerce").to_numpy(dtype="<f8")
-    return base64.b64encode(array.tobytes()).decode("ascii")
-
-
-def unpacked(text: str) -> np.ndarray:
-    """The numbers that `packed` packed."""
-    return np.frombuffer(base64.b64decode(text), dtype="<f8")
-
-
-def geometry_numbers(data: ReportData, runs: Sequence[Run], pool: Pool) -> Json:
+def geometry_numbers(data: ReportData, runs: Sequence[Run], pool: Numbers) -> Json:
     """The geometry of every node of the runs.
 
     `cells` are (metric, convention, site, depth); `nodes` have an array per column, with a number per cell. A node that
@@ -67,7 +36,7 @@ def geometry_numbers(data: ReportData, runs: Sequence[Run], pool: Pool) -> Json:
     return {"cells": [[m, c, s, float(d)] for m, c, s, d in names], "nodes": nodes}
 
 
-def comparison_numbers(data: ReportData, runs: Sequence[Run], pool: Pool) -> Json:
+def comparison_numbers(data: ReportData, runs: Sequence[Run], pool: Numbers) -> Json:
     """As `geometry_numbers`, for every node and what it is compared with.
 
     A cell has the sort key of its site, what no change is, and whether it is of the headline family.
@@ -95,7 +64,7 @@ def _cells(frame: pd.DataFrame, columns: list[str]) -> list[tuple[Any, ...]]:
     return list(zip(*(first[column] for column in columns), strict=True))
 
 
-def _columns(own: pd.DataFrame, names: Sequence[tuple[Any, ...]], columns: Sequence[str], pool: Pool) -> Json:
+def _columns(own: pd.DataFrame, names: Sequence[tuple[Any, ...]], columns: Sequence[str], pool: Numbers) -> Json:
     places = {name[:3]: place for place, name in enumerate(names)}
     order = [places[key] for key in zip(own["metric"], own["convention"], own["site"], strict=True)]
     sorted_rows = own.iloc[np.argsort(order, kind="stable")]

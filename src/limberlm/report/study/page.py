@@ -13,6 +13,7 @@ from limberlm.geometry.catalog import CATALOG
 from limberlm.observe.names import BAND, BAND_HIGH, BAND_LOW, FINAL_NORM
 from limberlm.report import style, words
 from limberlm.report.drawing import escaped
+from limberlm.report.packing import Numbers
 from limberlm.report.page import Json, render
 from limberlm.report.study import (
     calibration,
@@ -22,15 +23,17 @@ from limberlm.report.study import (
     plasticity,
     refusals,
     scores,
+    summary,
     updates,
     verdict,
+    whole,
     yardsticks,
 )
 from limberlm.report.study.data import ORDINARY, ReportData, Run, list_runs
-from limberlm.report.study.numbers import Pool, comparison_numbers, geometry_numbers
+from limberlm.report.study.numbers import comparison_numbers, geometry_numbers
 from limberlm.report.study.section import Figures, Sections
 
-SCRIPTS = ("figures.js", "table.js", "report_numbers.js", "report_geometry.js", "report.js")
+SCRIPTS = ("table.js", "report_numbers.js", "report_geometry.js", "report.js")
 HEADS = (
     *("Stage", "Against", "Metric", "Convention", "Site"),
     *("Before", "After", "Change", "95 % interval", "p", "p adjusted"),
@@ -51,9 +54,12 @@ CAPTIONS = {
 def render_report(data: ReportData) -> str:
     """The whole report as HTML text. The same data give the same text."""
     runs = list_runs(data)
-    drawn, pool = Figures(), Pool()
+    drawn, pool = Figures(), Numbers()
     sections = Sections(data, runs, drawn, calibration.reliability(data, runs))
     shown = [sections.of(run, f"r{i}") for i, run in enumerate(runs)]
+    told = whole.told(data)
+    for section in told:
+        drawn.figures.update({f"{section.key}|{i}": each.figure for i, each in enumerate(section.pictures)})
     metrics = _metrics(data.geometry)
     numbers = {"geometry": geometry_numbers(data, runs, pool), "comparisons": comparison_numbers(data, runs, pool)}
     choices = _choices(data)
@@ -65,15 +71,18 @@ def render_report(data: ReportData) -> str:
             "metrics": {entry["name"]: entry for entry in metrics},
             "heads": list(HEADS),
             "runs": [[[stage.label, stage.index, stage.node] for stage in run.stages] for run in runs],
-            "arrays": pool.arrays,
             **numbers,
+            "labels": [run.label for run in runs],
             "words": _words(data),
             "looks": _looks(runs),
             "choices": {name: options[first][0] for name, (options, first) in choices.items() if options},
         },
         SCRIPTS,
+        pool,
         data=data,
         runs=shown,
+        summary=summary.summary(data.ends, data.arms, data.why_no_ends),
+        told=told,
         has_yardsticks=any(any(run["yardsticks"][name] for name in ("sentences", "zero", "ends")) for run in shown),
         has_updates=any(run["updates"] for run in shown),
         ordinary=ORDINARY,

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+import pandas as pd
+
+from limberlm.analysis.arms import ends
+from limberlm.analysis.prediction import Prediction, design_table, prediction_of
+from limberlm.analysis.prediction.cells import outcome_named
 from limberlm.errors import UserError
 from limberlm.outcomes.score_matrix import ScoreMatrix
 from limberlm.report.study.data import Control, Key, ReportData
+from limberlm.report.study.foretold import OUTCOME, PERMUTATIONS
 from limberlm.study import Results
 from limberlm.study.plan.tree import Chain, Plan
 from limberlm.study.results.derived import SCORES
@@ -16,6 +22,8 @@ def report_data(results: Results, title: str) -> ReportData:
     """Everything a report shows of a run directory, as far as it is finished."""
     runs = [chain for chain in results.chains if chain.control is None]
     notes: list[str] = []
+    found, why = _ends(results)
+    predicted, unpredicted = _prediction(results)
     return ReportData(
         title=title,
         geometry=results.table("geometry"),
@@ -32,7 +40,18 @@ def report_data(results: Results, title: str) -> ReportData:
         matrices={_key(chain): _matrices(results, chain, notes) for chain in runs},
         balance=results.plan.balance,
         notes=notes,
+        ends=found,
+        why_no_ends=why,
+        prediction=predicted,
+        why_no_prediction=unpredicted,
     )
+
+
+def _ends(results: Results) -> tuple[pd.DataFrame, str]:
+    try:
+        return ends(results), ""
+    except UserError as error:
+        return pd.DataFrame(), str(error)
 
 
 def controls_of(plan: Plan, run: Chain) -> Iterator[Control]:
@@ -79,3 +98,13 @@ def _matrices(results: Results, chain: Chain, notes: list[str]) -> Mapping[str, 
 
 def _key(chain: Chain) -> Key:
     return chain.name, chain.seed
+
+
+def _prediction(results: Results) -> tuple[Prediction | None, str]:
+    """With few permutations, and the registered cells alone: `limber analyze` takes its time."""
+    try:
+        table = design_table(results, OUTCOME)
+        what = outcome_named(OUTCOME).what
+        return prediction_of(table, outcome=what, permutations=PERMUTATIONS, exploratory=False), ""
+    except UserError as error:
+        return None, str(error)

@@ -54,6 +54,7 @@ class Sections:
         data = self.data
         outcomes = data.rows("outcomes", run.key)
         findings, rows = verdict.findings(run, data.changes), headline.headline_rows(data, run)
+        unmeasured = verdict.unmeasured(run, data.changes)
         return {
             "key": key,
             "arm": run.arm,
@@ -61,7 +62,8 @@ class Sections:
             "stages": [(stage.label, "") for stage in run.stages],
             "unfinished": "" if run.is_finished(data) else self._unfinished(run),
             "summary": verdict.summary(findings) if findings else "",
-            "findings": findings,
+            "findings": [each for each in findings if not unmeasured or data.changes.get(each.node, "base")],
+            "unmeasured": unmeasured,
             "outcomes": headline.outcomes_sentence(rows),
             "seeds": verdict.seeds_sentence(run, self.runs, data.changes),
             "rows": rows,

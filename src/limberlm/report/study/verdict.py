@@ -22,6 +22,7 @@ class Finding:
     """A stage against the base, for the headline metric. `found` is None where nothing can be said."""
 
     stage: str
+    node: str
     ratio: float
     found: bool | None
     text: str
@@ -30,6 +31,12 @@ class Finding:
 def findings(run: Run, changes: Changes) -> list[Finding]:
     """One finding for each stage of a run after its base, in order."""
     return [_finding(stage, changes.get(stage.node, "base")) for stage in run.stages if stage.index > 0]
+
+
+def unmeasured(run: Run, changes: Changes) -> str:
+    """The stages that the base is not compared with, in a sentence; empty if there is none, or no other."""
+    names = [stage.label for stage in run.stages if stage.index > 0 and changes.get(stage.node, "base") is None]
+    return f"Not compared with the base: {', '.join(names)}." if 0 < len(names) < len(run.stages) - 1 else ""
 
 
 def summary(found: Sequence[Finding]) -> str:
@@ -56,16 +63,16 @@ def seeds_sentence(run: Run, runs: Sequence[Run], changes: Changes) -> str:
 
 def _finding(stage: Stage, change: Change | None) -> Finding:
     if change is None or math.isnan(change.value):
-        return Finding(stage.label, math.nan, None, "no comparison with the base could be made")
+        return Finding(stage.label, stage.node, math.nan, None, "no comparison with the base could be made")
     if not change.known:
         text = f"{change.text}, without an interval, so nothing can be concluded"
-        return Finding(stage.label, change.value, None, text)
+        return Finding(stage.label, stage.node, change.value, None, text)
     span = f"95\u00a0% interval {change.interval}"
     if not change.found:
         text = f"no change found ({change.text}, {span}, which includes no change)"
-        return Finding(stage.label, change.value, False, text)
+        return Finding(stage.label, stage.node, change.value, False, text)
     text = f"{'up' if change.up else 'down'} {_size(change.value)} ({span}, which excludes no change)"
-    return Finding(stage.label, change.value, True, text)
+    return Finding(stage.label, stage.node, change.value, True, text)
 
 
 def _size(ratio: float) -> str:

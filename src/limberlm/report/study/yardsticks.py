@@ -107,6 +107,8 @@ def end_table(data: ReportData, run: Run) -> EndTable | None:
         if control.kind in TITLES:
             end = End(control.key, control.nodes[-1], tasks)
             ends.append((control.chain, TITLES[control.kind], end))
+    if len(ends) == 1:
+        return None
     cells = [(name, note, end_cells(data, end)) for name, note, end in ends]
     shown = measured_only(data, [each for _, _, each in cells[1:]])
     if not shown:

@@ -1,6 +1,7 @@
 // The figures of a page: each element of class "figure" shows page.figures[keyOf(element)], in the page's own light or
-// dark look, and on paper in black on white.
-function makeFigures(page, keyOf) {
+// dark look, and on paper in black on white. Below it a button that gives its numbers as CSV; `about` names what was
+// chosen, for the file's name.
+function makeFigures(page, keyOf, about) {
   const all = (selector) => Array.from(document.querySelectorAll(selector));
   const dark = window.matchMedia("(prefers-color-scheme: dark)");
   let printing = false;
@@ -21,9 +22,31 @@ function makeFigures(page, keyOf) {
     return node.closest(".wide") ? 335 : node.closest(".grid") ? 220 : 690;
   }
 
+  // What a figure shows in words, and its numbers as a file.
+  function tell(node, figure) {
+    const rows = makeRows(figure);
+    if (!node.dataset.label) node.dataset.label = node.getAttribute("aria-label");
+    node.setAttribute("aria-label", node.dataset.label + ": " + describe(rows) + ".");
+    buttonOf(node).hidden = false;
+    buttonOf(node).onclick = () => csv.download(csv.name([document.title, ...about(node), node.dataset.label]), rows);
+  }
+
+  function buttonOf(node) {
+    if (!node.nextElementSibling || !node.nextElementSibling.matches(".csv")) {
+      const button = document.createElement("button");
+      button.type = "button";
+      button.className = "csv";
+      button.textContent = "Data as CSV";
+      button.setAttribute("aria-label", "Data as CSV: " + node.getAttribute("aria-label"));
+      node.after(button);
+    }
+    return node.nextElementSibling;
+  }
+
   function draw(node) {
     const figure = page.figures[keyOf(node)];
     if (!figure) {
+      buttonOf(node).hidden = true;
       Plotly.purge(node);
       node.style.height = "";
       node.textContent = "Not measured in this run.";
@@ -35,6 +58,9 @@ function makeFigures(page, keyOf) {
     const template = dark.matches && !printing ? page.templates.dark : page.templates.light;
     const size = printing ? { width: paperWidth(node) } : { autosize: true };
     Plotly.react(node, figure.data, Object.assign({}, figure.layout, { template: template }, size), config(node));
+    // Its label says what the drawing shows; ticks and marks one by one would only be noise to a screen reader.
+    node.querySelectorAll("svg.main-svg").forEach((drawing) => drawing.setAttribute("aria-hidden", "true"));
+    tell(node, figure);
   }
 
   function drawVisible() {

@@ -1,7 +1,6 @@
-(function () {
-  const page = JSON.parse(document.getElementById("page-data").textContent);
+loadPage(function (page, floats) {
   const all = (selector, root) => Array.from((root || document).querySelectorAll(selector));
-  const numbers = makeNumbers(page), geometry = makeGeometry(page, numbers);
+  const numbers = makeNumbers(page, floats), geometry = makeGeometry(page, numbers);
   const state = { run: "r0", metric: Object.keys(page.metrics)[0], convention: null, choices: page.choices };
   const stagesOf = (key) => page.runs[Number(key.slice(1))] || [];
 
@@ -17,7 +16,14 @@
     return key;
   }
 
-  const drawVisible = makeFigures(page, keyOf);
+  function about(node) {
+    const [run, kind] = node.dataset.figure.split("|"), place = Number(run.slice(1));
+    const chosen = node.dataset.follows ? [state.choices[node.dataset.follows]] : [];
+    if (kind === "depth" || kind === "stage") chosen.push(state.metric, state.convention);
+    return [page.labels[place], ...chosen];
+  }
+
+  const drawVisible = makeFigures(page, keyOf, about);
   const rowsOf = new Map();
 
   function rowsOfRun() {
@@ -45,18 +51,32 @@
     all(".reading").forEach((node) => { node.textContent = formula + metric.reading; });
   }
 
+  // A run's part of a section, which is kept packed until it is first shown.
+  function fill(node) {
+    if (!node.dataset.kept) return;
+    node.innerHTML = page.kept[Number(node.dataset.kept)];
+    delete node.dataset.kept;
+    Object.entries(state.choices).forEach(([name, value]) => follow(name, value));
+    pickMetric(state.metric);
+  }
+
   function pickRun(key) {
     state.run = key;
     all(".run").forEach((node) => { node.hidden = node.dataset.run !== key; });
+    all(".run:not([hidden])").forEach(fill);
     all(".pick-run").forEach((select) => { select.value = key; });
     drawVisible();
     if (table) table.refill();
   }
 
-  function choose(name, value) {
-    state.choices[name] = value;
+  function follow(name, value) {
     all(`.pick-choice[data-choice="${name}"]`).forEach((select) => { select.value = value; });
     all(`[data-when-${name}]`).forEach((node) => { node.hidden = node.getAttribute("data-when-" + name) !== value; });
+  }
+
+  function choose(name, value) {
+    state.choices[name] = value;
+    follow(name, value);
     drawVisible();
   }
 
@@ -66,7 +86,10 @@
     document.querySelector(".run-picker").scrollIntoView();
     document.querySelector(".pick-run").focus({ preventScroll: true });
   }));
-  all(".pick-choice").forEach((select) => select.addEventListener("change", () => choose(select.dataset.choice, select.value)));
+  // Those of a run that is shown later among them.
+  document.addEventListener("change", ({ target }) => {
+    if (target.matches(".pick-choice")) choose(target.dataset.choice, target.value);
+  });
   all(".pick-metric").forEach((select) => select.addEventListener("change", () => { pickMetric(select.value); drawVisible(); }));
   all(".pick-convention").forEach((select) => select.addEventListener("change", () => {
     state.convention = select.value;
@@ -77,4 +100,4 @@
   pickMetric(state.metric);
   drawVisible();
   document.documentElement.dataset.ready = "true";
-})();
+});

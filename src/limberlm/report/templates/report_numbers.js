@@ -1,4 +1,4 @@
-// The numbers of the page: packed arrays of 64-bit floats, tables of them, and numbers as a reader meets them (the same
+// The numbers of the page: packed arrays of 32-bit floats, tables of them, and numbers as a reader meets them (the same
 // text as limberlm.report.words gives).
 const words = {
   exponent: (value, digits) => value.toExponential(digits - 1).replace(/e([+-])(\d)$/, "e$10$2").replaceAll("-", "−"),
@@ -37,16 +37,10 @@ const words = {
   plain: (text) => text.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;"),
 };
 
-function makeNumbers(page) {
-  const arrays = new Map();
-
-  function unpack(number) {
-    if (!arrays.has(number)) {
-      const bytes = Uint8Array.from(atob(page.arrays[number]), (character) => character.charCodeAt(0));
-      arrays.set(number, new Float64Array(bytes.buffer));
-    }
-    return arrays.get(number);
-  }
+function makeNumbers(page, floats) {
+  const starts = [0];
+  page.arrays.forEach((length) => starts.push(starts.at(-1) + length));
+  const unpack = (number) => floats.subarray(starts[number], starts[number + 1]);
 
   // The rows of one node's table: each has its cell, as it stands in `cells`, and its number in every column.
   function rows(cells, columns) {

@@ -1,7 +1,6 @@
-(function () {
-  const page = JSON.parse(document.getElementById("page-data").textContent);
+loadPage(function (page) {
   const all = (selector) => Array.from(document.querySelectorAll(selector));
-  const drawVisible = makeFigures(page, (node) => node.dataset.figure);
+  const drawVisible = makeFigures(page, (node) => node.dataset.figure, () => []);
 
   // Six digits to read, all of them to sort and to copy.
   const grouped = new Intl.NumberFormat("en");
@@ -46,4 +45,4 @@
 
   drawVisible();
   document.documentElement.dataset.ready = "true";
-})();
+});

@@ -54,7 +54,7 @@ def render_trace(runs: Sequence[Trace]) -> str:
     return render(
         "trace.html.j2",
         {"figures": drawn, "table": table},
-        ("figures.js", "table.js", "trace.js"),
+        ("table.js", "trace.js"),
         title=_title(runs),
         views=[
             {"key": f"s{i}", "name": view.stages[0].name, "size": len(view.stages[0])}

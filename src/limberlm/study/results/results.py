@@ -9,6 +9,7 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pandas as pd
 
 from limberlm.observe import Geometry, compare
@@ -22,10 +23,11 @@ from limberlm.study.store.store import PLAN, Store, refuse_no_run
 
 TableName = Literal["geometry", "outcomes", "training", "updates", "comparisons"]
 Against = Literal["base", "previous", "random_adapter"]
+Labelled = tuple[dict[str, Any], pd.DataFrame]
 
 
 class Results:
-    """What a run directory holds so far; unfinished nodes are left out.
+    """What a run directory holds so far; unfinished nodes are left out. A table stays as it was when first asked for.
 
     Raises:
         UserError: the folder is no run directory.
@@ -40,6 +42,10 @@ class Results:
         # orderings share their beginnings, and every checkpoint of a chain asks for those before it
         self._read: dict[str, pd.DataFrame] = {}
         self._derived: dict[str, pd.DataFrame] = {}
+        self._geometries: dict[str, Geometry] = {}
+        self._trained: dict[str, pd.DataFrame] = {}
+        self._changed: dict[str, pd.DataFrame] = {}
+        self._tables: dict[str, pd.DataFrame] = {}
 
     def table(self, name: TableName) -> pd.DataFrame:
         """One row per number, with the columns node, chain, stage, stage_index, seed, arm and control in front.
@@ -54,14 +60,16 @@ class Results:
         that of its start with an update of the same size in random directions (`against`: `base`, `previous`,
         `random_adapter`), as in `limberlm.compare`.
         """
-        frames = {
-            "geometry": self._geometry,
-            "outcomes": self._outcomes,
-            "training": self._training,
-            "updates": self._updates,
-            "comparisons": self._comparisons,
-        }[name]()
-        return pd.concat(list(frames), ignore_index=True) if frames else pd.DataFrame()
+        if name not in self._tables:
+            frames = {
+                "geometry": self._geometry,
+                "outcomes": self._outcomes,
+                "training": self._training,
+                "updates": self._updates,
+                "comparisons": self._comparisons,
+            }[name]()
+            self._tables[name] = _together(frames)
+        return self._tables[name].copy(deep=False)
 
     @property
     def chains(self) -> tuple[Chain, ...]:
@@ -106,7 +114,7 @@ class Results:
     def _has(self, node: str, part: str) -> bool:
         return self.store.part_identity(node, part) is not None
 
-    def _labelled(self, frame: pd.DataFrame, chain: Chain, index: int, node: str) -> pd.DataFrame:
+    def _labelled(self, frame: pd.DataFrame, chain: Chain, index: int, node: str) -> Labelled:
         labels = {
             "node": node,
             "chain": chain.name,
@@ -116,15 +124,30 @@ class Results:
             "arm": chain.arm,
             "control": chain.control,
         }
-        return pd.concat([pd.DataFrame(labels, index=frame.index), frame], axis=1)
+        return labels, frame
 
-    def _load_geometry(self, node: str) -> Geometry:
-        return Geometry.load(self.store.part(node, GEOMETRY) / GEOMETRY)
+    def load_geometry(self, node: str) -> Geometry:
+        """The geometry of a node without its statistics: every measured node's is kept."""
+        if node not in self._geometries:
+            whole = Geometry.load(self.store.part(node, GEOMETRY) / GEOMETRY)
+            self._geometries[node] = replace(whole, statistics={})
+        return self._geometries[node]
 
-    def _load_training(self, node: str) -> pd.DataFrame:
-        return pd.read_parquet(self.store.checked(self.store.node(node), "training.parquet") / "training.parquet")
+    def load_training(self, node: str) -> pd.DataFrame:
+        """The trainer's log of a node."""
+        if node not in self._trained:
+            path = self.store.checked(self.store.node(node), "training.parquet") / "training.parquet"
+            self._trained[node] = pd.read_parquet(path)
+        return self._trained[node]
 
-    def _load_outcomes(self, node: str) -> pd.DataFrame:
+    def load_updates(self, node: str) -> pd.DataFrame:
+        """What a node changed in the weights, over modules, as `limberlm.Updates.summary`."""
+        if node not in self._changed:
+            part = self.store.part(node, UPDATES)
+            self._changed[node] = Updates.load(self.store.checked(part, "updates.parquet") / "updates.parquet").summary
+        return self._changed[node]
+
+    def load_outcomes(self, node: str) -> pd.DataFrame:
         """The outcomes of a node, all families one below the other."""
         if node not in self._read:
             parts = sorted(path.parent for path in self.store.node(node).glob(f"*/{OUTCOMES}"))
@@ -132,29 +155,27 @@ class Results:
             self._read[node] = pd.concat(frames, ignore_index=True) if frames else outcome_table([])
         return self._read[node]
 
-    def _geometry(self) -> list[pd.DataFrame]:
+    def _geometry(self) -> list[Labelled]:
         return [
-            self._labelled(self._load_geometry(node).table, chain, index, node)
+            self._labelled(self.load_geometry(node).table, chain, index, node)
             for chain, index, node in self._places(GEOMETRY)
         ]
 
-    def _training(self) -> list[pd.DataFrame]:
+    def _training(self) -> list[Labelled]:
         return [
-            self._labelled(self._load_training(node), chain, index, node)
+            self._labelled(self.load_training(node), chain, index, node)
             for chain, index, node in self._places()
             if self.nodes[node].make == "train"
         ]
 
-    def _updates(self) -> list[pd.DataFrame]:
+    def _updates(self) -> list[Labelled]:
         frames = []
         for chain, index, node in self._places(UPDATES):
-            part = self.store.part(node, UPDATES)
-            summary = Updates.load(self.store.checked(part, "updates.parquet") / "updates.parquet").summary
-            renamed = summary.rename(columns={"stage": "update", "other": "other_update"})
+            renamed = self.load_updates(node).rename(columns={"stage": "update", "other": "other_update"})
             frames.append(self._labelled(renamed, chain, index, node))
         return frames
 
-    def _outcomes(self) -> list[pd.DataFrame]:
+    def _outcomes(self) -> list[Labelled]:
         return [self._labelled(self._with_derived(node), chain, index, node) for chain, index, node in self._places()]
 
     def _with_derived(self, node: str) -> pd.DataFrame:
@@ -168,7 +189,7 @@ class Results:
 
     def _path(self, path: Sequence[str]) -> tuple[list[pd.DataFrame], list[str | None]]:
         """The outcomes along a path, and what each of its stages trained."""
-        return [self._load_outcomes(node) for node in path], [self.record(node)["task"] for node in path[1:]]
+        return [self.load_outcomes(node) for node in path], [self.record(node)["task"] for node in path[1:]]
 
     def score_matrix(self, chain: Chain, scores: Scores = "share") -> ScoreMatrix | None:
         """Right answers, or losses, on every task after every stage of a chain; None while it is unfinished."""
@@ -183,14 +204,10 @@ class Results:
         """Of each trained node that has one, the node with an update of the same size in random directions."""
         return {node.like: node.id for node in self.plan.nodes if node.like is not None}
 
-    def _comparisons(self) -> list[pd.DataFrame]:
-        @cache  # without the statistics: every measured node's is kept
-        def geometry(node: str) -> Geometry:
-            return replace(self._load_geometry(node), statistics={})
-
+    def _comparisons(self) -> list[Labelled]:
         @cache
         def compared(against: str, reference: str, node: str) -> pd.DataFrame:
-            frame = compare(geometry(reference), geometry(node)).table
+            frame = compare(self.load_geometry(reference), self.load_geometry(node)).table
             frame.insert(0, "against", against)
             return frame
 
@@ -210,3 +227,13 @@ class Results:
         twin = self.twins.get(chain.nodes[index])
         if twin is not None:
             yield "random_adapter", twin
+
+
+def _together(pieces: Sequence[Labelled]) -> pd.DataFrame:
+    """One table of all pieces, each row with its piece's labels in front."""
+    if not pieces:
+        return pd.DataFrame()
+    labels = pd.DataFrame([own for own, _ in pieces])
+    places = np.repeat(np.arange(len(pieces)), [len(frame) for _, frame in pieces])
+    rows = pd.concat([frame for _, frame in pieces], ignore_index=True)
+    return pd.concat([labels.iloc[places].reset_index(drop=True), rows], axis=1)

@@ -1,0 +1,77 @@
+"""What a page holds packed, because as text it would be most of the file: scripts, figures, parts of HTML, numbers.
+
+A browser unpacks it (gzip as base64; `DecompressionStream`, which all have had since May 2023).
+"""
+
+from __future__ import annotations
+
+import base64
+import gzip
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+
+def packed(content: str | bytes) -> str:
+    """Text or bytes as the base64 of their gzip; the same content gives the same text.
+
+    >>> unpacked(packed("limber")).decode()
+    'limber'
+    """
+    raw = content.encode("utf-8") if isinstance(content, str) else content
+    return base64.b64encode(gzip.compress(raw, compresslevel=6, mtime=0)).decode("ascii")
+
+
+def unpacked(text: str) -> bytes:
+    """What `packed` packed."""
+    return gzip.decompress(base64.b64decode(text))
+
+
+class Numbers:
+    """Arrays of single-precision floats (7 digits), by number; equal ones are kept once."""
+
+    def __init__(self) -> None:
+        self._arrays: list[bytes] = []
+        self._known: dict[bytes, int] = {}
+
+    def add(self, values: Iterable[Any]) -> int:
+        """The number of an array; what is not a number in it is NaN."""
+        raw = _floats(values).tobytes()
+        if raw not in self._known:
+            self._known[raw] = len(self._arrays)
+            self._arrays.append(raw)
+        return self._known[raw]
+
+    @property
+    def lengths(self) -> list[int]:
+        """How many numbers each array has."""
+        return [len(raw) // 4 for raw in self._arrays]
+
+    def planes(self) -> bytes:
+        """All arrays one after the other: the first byte of every number, then the second, ... (it packs better so)."""
+        return np.frombuffer(b"".join(self._arrays), dtype=np.uint8).reshape(-1, 4).T.tobytes()
+
+
+def from_planes(planes: bytes, lengths: Iterable[int]) -> list[np.ndarray]:
+    """The arrays that `Numbers.planes` wrote."""
+    whole = np.ascontiguousarray(np.frombuffer(planes, dtype=np.uint8).reshape(4, -1).T).view("<f4").ravel()
+    return np.split(whole, np.cumsum(list(lengths))[:-1])
+
+
+class Kept:
+    """Parts of HTML that a page holds packed until they are shown."""
+
+    def __init__(self) -> None:
+        self.parts: list[str] = []
+
+    def __call__(self, html: str) -> int:
+        """The number of a part."""
+        self.parts.append(str(html))
+        return len(self.parts) - 1
+
+
+def _floats(values: Iterable[Any]) -> np.ndarray:
+    with np.errstate(over="ignore"):
+        return pd.to_numeric(pd.Series(list(values), dtype=object), errors="coerce").to_numpy("<f8").astype("<f4")

@@ -1,0 +1,4 @@
+loadPage(function (page) {
+  makeFigures(page, (node) => node.dataset.figure, () => [])();
+  document.documentElement.dataset.ready = "true";
+});

@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from limberlm.analysis.prediction.models import PENALTIES, best_penalty, fit, leftovers
+from limberlm.analysis.prediction.models import fit, leftovers
+from limberlm.analysis.prediction.penalty import PENALTIES, best_penalty
 from limberlm.analysis.prediction.splits import connected, groups, schemes, splits
 from limberlm.analysis.prediction.table import complete
 from tests.analysis.prediction.studies import M0, planted, tree

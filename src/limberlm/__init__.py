@@ -8,6 +8,7 @@ from limberlm.lazy import lazily
 from limberlm.version import __version__
 
 if TYPE_CHECKING:
+    from limberlm.analysis.gate import Verdict, gate
     from limberlm.observe import Comparison, Geometry, ProbeSet, compare, measure
     from limberlm.observe.training.callback import GeometryCallback
     from limberlm.observe.updates.measurement import Updates, measure_updates
@@ -20,8 +21,10 @@ __all__ = [
     "ProbeSet",
     "Study",
     "Updates",
+    "Verdict",
     "__version__",
     "compare",
+    "gate",
     "measure",
     "measure_updates",
 ]
@@ -35,7 +38,9 @@ __getattr__ = lazily(
         "ProbeSet": "observe",
         "Study": "study",
         "Updates": "observe.updates.measurement",
+        "Verdict": "analysis.gate",
         "compare": "observe",
+        "gate": "analysis.gate",
         "measure": "observe",
         "measure_updates": "observe.updates.measurement",
     },

@@ -16,6 +16,7 @@ from limberlm.cli.compare import compare
 from limberlm.cli.demo import demo
 from limberlm.cli.exits import give_up_unwritable_output, stop_in_order, told
 from limberlm.cli.folora import prepare
+from limberlm.cli.gate import gate
 from limberlm.cli.measure import measure
 from limberlm.cli.metrics import metrics
 from limberlm.cli.pretrain import pretrain
@@ -40,6 +41,7 @@ app = typer.Typer(
 COMMANDS: dict[str, Callable[..., None]] = {
     "measure": measure,
     "compare": compare,
+    "gate": gate,
     "updates": updates,
     "run": run,
     "status": status,
@@ -75,8 +77,8 @@ def _root(version: bool = typer.Option(False, "--version", help="Print the versi
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; the exit code is 0, 1 (our failure) or 3 (something the user can mend).
 
-    It is 130 or 143 where it was stopped, by Ctrl-C or a `kill`, and 141 where nobody read on. `--debug`, anywhere on
-    the line, shows the traceback of an error.
+    `gate` ends with 2 for fail and 4 for inconclusive. The code is 130 or 143 where the command was stopped, by Ctrl-C
+    or a `kill`, and 141 where nobody read on. `--debug`, anywhere on the line, shows the traceback of an error.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given

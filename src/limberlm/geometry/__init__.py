@@ -28,6 +28,7 @@ from limberlm.geometry.uncertainty import (
     jackknife,
     minimum_detectable_effect,
     paired_difference,
+    pseudo_values,
 )
 from limberlm.geometry.undefined import Undefined
 
@@ -58,6 +59,7 @@ __all__ = [
     "paired_difference",
     "participation_ratio",
     "participation_ratio_debiased",
+    "pseudo_values",
     "rankme",
     "stable_rank",
     "variance_share",

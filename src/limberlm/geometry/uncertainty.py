@@ -119,11 +119,7 @@ def paired_difference(
     >>> paired_difference(3.75, a, 4.0, b, scale="linear").value
     0.25
     """
-    a, b = np.asarray(replicates_a, float), np.asarray(replicates_b, float)
-    if a.shape != b.shape or not np.array_equal(np.isnan(a), np.isnan(b)):
-        raise ValueError("the two checkpoints were not measured on the same blocks")
-    theta = _on_scale(value_b, (), scale)[0] - _on_scale(value_a, (), scale)[0]
-    values = (b - a)[~np.isnan(a)]
+    theta, values = _differences(value_a, replicates_a, value_b, replicates_b, scale)
     corrected, error, low, high = _interval(theta, values, centre, confidence)
     p_value = nan
     if values.size and not values.any():
@@ -141,6 +137,28 @@ def paired_difference(
         p_value=p_value,
         blocks=int(values.size),
     )
+
+
+def pseudo_values(
+    value_a: float,
+    replicates_a: Sequence[float],
+    value_b: float,
+    replicates_b: Sequence[float],
+    *,
+    scale: Scale,
+    centre: Centre = "corrected",
+) -> Floats:
+    """The pseudo-values [G] whose mean and standard error are those of `paired_difference`, on the jackknife's scale.
+
+    For `centre` "value" they are moved to have the plug-in difference as their mean. Arguments and errors as there.
+
+    >>> a, b = [3.0, 3.5, 4.0, 4.5] * 2, [3.0, 3.25, 4.5, 5.25] * 2
+    >>> pseudo_values(3.75, a, 4.0, b, scale="linear")[:4].tolist()
+    [2.0, 3.75, -1.5, -3.25]
+    """
+    theta, values = _differences(value_a, replicates_a, value_b, replicates_b, scale)
+    pseudo: Floats = values.size * theta - (values.size - 1) * values
+    return pseudo - pseudo.mean() + theta if centre == "value" and pseudo.size else pseudo
 
 
 def holm(p: ArrayLike) -> Floats:
@@ -183,6 +201,17 @@ def minimum_detectable_effect(std_error: float, blocks: int, power: float = 0.8,
     if blocks < 2:
         raise ValueError(f"needs two blocks, there are {blocks}")
     return float(stdtrit(blocks - 1, 1 - level / 2) + stdtrit(blocks - 1, power)) * std_error
+
+
+def _differences(
+    value_a: float, replicates_a: Sequence[float], value_b: float, replicates_b: Sequence[float], scale: Scale
+) -> tuple[float, Floats]:
+    """The change to b on the jackknife's scale: the plug-in difference, and that without each block that has texts."""
+    a, b = np.asarray(replicates_a, float), np.asarray(replicates_b, float)
+    if a.shape != b.shape or not np.array_equal(np.isnan(a), np.isnan(b)):
+        raise ValueError("the two checkpoints were not measured on the same blocks")
+    theta = _on_scale(value_b, (), scale)[0] - _on_scale(value_a, (), scale)[0]
+    return theta, (b - a)[~np.isnan(a)]
 
 
 def _interval(theta: float, values: Floats, centre: Centre, confidence: float) -> tuple[float, float, float, float]:

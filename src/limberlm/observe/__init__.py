@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from limberlm.observe.model.loading import load_model, load_tokenizer
     from limberlm.observe.model.sites import Sites, locate
     from limberlm.observe.probe.probe_set import ProbeSequence, ProbeSet
-    from limberlm.observe.table.comparison import Comparison, compare
+    from limberlm.observe.table.comparison import Comparison, compare, unlike
     from limberlm.observe.table.geometry import Geometry
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "load_tokenizer",
     "locate",
     "measure",
+    "unlike",
 ]
 
 __getattr__ = lazily(
@@ -43,5 +44,6 @@ __getattr__ = lazily(
         "load_tokenizer": "model.loading",
         "locate": "model.sites",
         "measure": "measurement",
+        "unlike": "table.comparison",
     },
 )

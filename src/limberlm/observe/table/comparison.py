@@ -56,7 +56,8 @@ def compare(a: Geometry, b: Geometry) -> Comparison:
         UserError: the two were not measured on the same probe under the same convention; names the field that
             differs and both of its values.
     """
-    _refuse_unlike(a, b)
+    if difference := unlike(a, b):
+        raise UserError(f"{difference}; measure both checkpoints in the same way")
     pairs = _paired(a, b)
     rows = [_row(pair) for pair in pairs.to_dict("records") if pair["metric"] in CATALOG]
     if not rows:
@@ -67,7 +68,8 @@ def compare(a: Geometry, b: Geometry) -> Comparison:
     return Comparison(table, a.manifest, b.manifest)
 
 
-def _refuse_unlike(a: Geometry, b: Geometry) -> None:
+def unlike(a: Geometry, b: Geometry) -> str | None:
+    """In what two geometries were measured otherwise, probe or convention, with both values; None where in nothing."""
     fields = {"probe digest": (a.manifest["probe"]["digest"], b.manifest["probe"]["digest"])}
     beside = [geometry.manifest["checkpoint"].get("reference") for geometry in (a, b)]
     if None not in beside:  # what only one of them has is not compared
@@ -78,7 +80,8 @@ def _refuse_unlike(a: Geometry, b: Geometry) -> None:
     fields |= {name: (left.get(name), right.get(name)) for name in names}
     for name, (one, other) in fields.items():
         if one != other:
-            raise UserError(f"{name} differs: {one} against {other}; measure both checkpoints in the same way")
+            return f"{name} differs: {one} against {other}"
+    return None
 
 
 def _paired(a: Geometry, b: Geometry) -> pd.DataFrame:

@@ -24,7 +24,7 @@ _BESIDE = (".json", ".jinja", ".model", ".txt")  # configuration and tokenizer: 
 _SIXTEEN_BIT = ("BF16", "F16")
 
 
-def random_adapter(trained: Path, out: Path, *, seed: int) -> None:
+def random_adapter(trained: Path, out: Path, *, seed: int, size: float = 1.0) -> None:
     """Write the norm-matched random adapter of a trained one.
 
     A module whose update is s B A = U diag(sigma) V' gets U and V drawn anew, independently and uniformly (Haar), and
@@ -37,6 +37,7 @@ def random_adapter(trained: Path, out: Path, *, seed: int) -> None:
         trained: the folder of a LoRA adapter.
         out: the folder to make; it is there whole or not at all.
         seed: of the directions.
+        size: of the random update, as a multiple of the trained one's.
 
     Raises:
         UserError: `out` exists; or the adapter is damaged, is not LoRA, or changes the model by more than s B A.
@@ -47,7 +48,7 @@ def random_adapter(trained: Path, out: Path, *, seed: int) -> None:
     _refuse_more_than_factors(adapter)
     tensors: dict[str, Tensor] = {}
     for module in sorted(adapter.lora):
-        tensors |= _redrawn(adapter, module, generator_of(seed, module))
+        tensors |= _redrawn(adapter, module, generator_of(seed, module), size)
     with whole_folder(out) as folder:
         shutil.copyfile(trained / CONFIG, folder / CONFIG)
         save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
@@ -125,11 +126,11 @@ def _refuse_taken(out: Path) -> None:
         raise UserError(f"{out}: exists already; choose another folder")
 
 
-def _redrawn(adapter: Adapter, module: str, generator: torch.Generator) -> dict[str, Tensor]:
+def _redrawn(adapter: Adapter, module: str, generator: torch.Generator, size: float) -> dict[str, Tensor]:
     """The module's factors [d_out, r] and [r, d_in] by their stored names, with random directions."""
     (d_out, d_in), stored = adapter.shape(module), adapter.lora[module]
     values = adapter.read(module).update.bases().values
-    root = (values / abs(adapter.scale(module))).sqrt()
+    root = (size * values / abs(adapter.scale(module))).sqrt()
     rank, kept = stored["A"].shape[0], len(values)
     b, a = torch.zeros(d_out, rank), torch.zeros(rank, d_in)
     b[:, :kept] = haar_frame(d_out, kept, generator) * root

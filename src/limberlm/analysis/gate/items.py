@@ -1,0 +1,65 @@
+"""Tables of outcomes from files: one row per outcome with all its items, or one row per item."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from limberlm.errors import UserError, reason_of
+
+OF_OUTCOME = ("outcome", "task", "split", "step")
+_READERS: dict[str, Callable[[Path], pd.DataFrame]] = {
+    ".parquet": pd.read_parquet,
+    ".csv": lambda path: pd.read_csv(path, dtype={"item": "string"}),
+    ".jsonl": lambda path: pd.read_json(path, lines=True, dtype=False),
+}
+
+
+def read_items(path: Path) -> pd.DataFrame:
+    """The outcomes in a .parquet, .csv or .jsonl file, as a node of a study holds them.
+
+    Either rows as a study writes them, one per outcome with the scores of its `items` in their order; or one row per
+    item, with the columns outcome, task, item (its name, by which it is found again) and value, and optionally split
+    (`in_domain` where left out) and step.
+
+    Raises:
+        UserError: the file cannot be read, a column is missing, a value is no number, or an item is there twice.
+    """
+    if path.suffix not in _READERS:
+        raise UserError(f"{path}: outcomes are read from {', '.join(_READERS)}; give one of these")
+    try:
+        table = _READERS[path.suffix](path)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; give a table of outcomes") from None
+    except Exception as error:  # three formats, each with its own exceptions for damage
+        raise UserError(f"{path}: cannot be read as a table ({reason_of(error)})") from None
+    table = _with_defaults(table)
+    wanted = ("outcome", "task", "items") if "items" in table else ("outcome", "task", "item", "value")
+    for column in wanted:
+        if column not in table:
+            raise UserError(f'{path}: no column "{column}"; a row has {", ".join(wanted)}')
+    return table if "items" in table else _gathered(table, path)
+
+
+def _with_defaults(table: pd.DataFrame) -> pd.DataFrame:
+    table = table.assign(**{name: None for name in ("split", "step", "settings") if name not in table})
+    table["split"] = table["split"].astype("object").where(table["split"].notna(), "in_domain")
+    return table.astype({"step": "Int64"})
+
+
+def _gathered(table: pd.DataFrame, path: Path) -> pd.DataFrame:
+    values = pd.to_numeric(table["value"], errors="coerce")
+    for place in np.flatnonzero(values.isna() & table["value"].notna()):
+        raise UserError(f"{path}, row {place + 1}: value {table['value'].iloc[place]!r} is no number")
+    table = table.assign(value=values, item=table["item"].astype(str))
+    for row in table[table.duplicated([*OF_OUTCOME, "item"])].to_dict("records"):
+        raise UserError(f"{path}: item {row['item']} of {row['outcome']}, {row['task']} is there twice; keep one")
+    rows: list[dict[str, Any]] = []
+    for key, items in table.sort_values("item").groupby(list(OF_OUTCOME), dropna=False, sort=False):
+        names = {"names": items["item"].tolist(), "items": items["value"].tolist(), "settings": None}
+        rows.append(dict(zip(OF_OUTCOME, key, strict=True)) | names)
+    return pd.DataFrame(rows)

@@ -20,6 +20,7 @@ from limberlm.observe import unlike
 from limberlm.outcomes.table import item_changes
 
 Scale = Literal["log", "linear"]
+UNITS: dict[str, Literal["tokens", "items"]] = {"metric": "tokens", "outcome": "items"}
 
 
 class NotComparable(Exception):
@@ -37,19 +38,12 @@ def case_of(criterion: Criterion, baseline: Side, candidate: Side, noise: Sequen
         own = _number(criterion, baseline)
     except NotComparable as error:
         raise UserError(f"baseline {baseline.name} {error}; measure it, or drop the criterion") from None
-    value = float(own["value"])
-    case = Case(
-        criterion.name,
-        criterion.worse,
-        _scale(criterion),
-        _margin(criterion, value),
-        baseline=None if isnan(value) else value,
-        size=int(own["size"]),
-        unit="tokens" if criterion.metric else "items",
-    )
+    value, unit = float(own["value"]), UNITS["metric" if criterion.metric else "outcome"]
+    margin = _margin(criterion, value)
+    case = Case(criterion.name, criterion.worse, _scale(criterion), margin, (), value, None, int(own["size"]), unit)
     try:
         other = _number(criterion, candidate)
-        case = replace(case, candidate=None if isnan(other["value"]) else float(other["value"]))
+        case = replace(case, candidate=float(other["value"]))
         case = replace(case, paired=_paired(criterion, baseline, own, candidate, other))
     except NotComparable as error:
         return replace(case, reason=f"the candidate {error}")
@@ -57,7 +51,7 @@ def case_of(criterion: Criterion, baseline: Side, candidate: Side, noise: Sequen
 
 
 def _number(criterion: Criterion, side: Side) -> dict[Any, Any]:
-    """The row that holds a criterion's number, with its `value` and what `size` it was read from."""
+    """The row that holds a criterion's number, with its `value` and the `size` of what it was read from."""
     table = _table(criterion, side)
     if table is None:
         raise NotComparable(f"has no {'geometry' if criterion.metric else 'outcomes'} to read {criterion.name} in")
@@ -68,9 +62,21 @@ def _number(criterion: Criterion, side: Side) -> dict[Any, Any]:
         raise UserError(f"{side.name}: {len(rows)} rows are {criterion.name}; say which with `step`")
     row: dict[Any, Any] = rows.iloc[0].to_dict()
     if criterion.metric:
-        return row | {"size": row["n_tokens"]}
-    items = np.asarray(row["items"], dtype=np.float64)  # every item counts alike, whatever the row's own weights
-    return row | {"value": items.mean() if len(items) else np.nan, "size": len(items), "items": items}
+        row["size"] = row["n_tokens"]
+    else:
+        items = np.asarray(row["items"], dtype=np.float64)  # every item counts alike, whatever the row's own weights
+        row |= {"value": items.mean() if len(items) else np.nan, "size": len(items), "items": items}
+    if isnan(row["value"]):
+        raise NotComparable(f"has no value of {criterion.name}: {_why(criterion, side)}")
+    return row
+
+
+def _why(criterion: Criterion, side: Side) -> str:
+    """Why a number is NaN, as far as that is known."""
+    if criterion.metric is None or side.geometry is None:
+        return "it has items without a score" if criterion.outcome else "it was not read"
+    metric, site, convention = criterion.read_at
+    return str(side.geometry.manifest["undefined"].get(f"{site}/{convention}/{metric}", "it is NaN"))
 
 
 def _table(criterion: Criterion, side: Side) -> pd.DataFrame | None:
@@ -102,9 +108,7 @@ def _paired(criterion: Criterion, a: Side, own: dict[Any, Any], b: Side, other: 
     try:
         values = pseudo_values(*before, *after, scale=_scale(criterion), centre=centre)
     except (Undefined, ValueError) as error:
-        where = "/".join(str(own[column]) for column in ("site", "convention", "metric"))
-        why = b.geometry.manifest["undefined"].get(where) or a.geometry.manifest["undefined"].get(where) or error
-        raise NotComparable(f"cannot be held against the baseline: {why}") from None
+        raise NotComparable(f"cannot be held against the baseline: {error}") from None
     return Paired("blocks", tuple(values.tolist()))
 
 
@@ -116,8 +120,6 @@ def _items(own: dict[Any, Any], other: dict[Any, Any]) -> Paired:
         changes = item_changes(own, other)
     except UserError as error:
         raise NotComparable(f"cannot be held against the baseline: {error}") from None
-    if bool(np.isnan(changes).any()):
-        raise NotComparable("or the baseline has items without a score")
     answers = all(np.isin(row["items"], (0, 1)).all() for row in (own, other))
     return Paired("counts" if answers else "items", tuple(changes.tolist()))
 
@@ -149,13 +151,11 @@ def _scale(criterion: Criterion) -> Scale:
     return CATALOG[criterion.metric].scale if criterion.metric else "linear"
 
 
-def _margin(criterion: Criterion, value: float) -> float | None:
-    """The policy's margin on the scale of decisions; None where the baseline has no value to take a share of."""
+def _margin(criterion: Criterion, value: float) -> float:
+    """The policy's margin on the scale of decisions."""
     share, scale = criterion.share, _scale(criterion)
-    if isnan(value) or (scale == "log" and value <= 0):
-        return None
-    if share is not None and value == 0:
-        raise UserError(f"{criterion.name}: margin {criterion.margin} of a baseline of 0; give a number")
+    if (scale == "log" and value <= 0) or (share is not None and value == 0):
+        raise UserError(f"{criterion.name}: the baseline is {value:g}, of which no margin is a share")
     if scale == "log":
         return log1p(float(criterion.margin) / value if share is None else share)
     return float(criterion.margin) if share is None else share * abs(value)

@@ -25,7 +25,7 @@ class Case:
     name: str
     harmful: Harmful
     scale: Literal["log", "linear"]
-    margin: float | None
+    margin: float
     noise: tuple[float, ...] = ()
     baseline: float | None = None
     candidate: float | None = None
@@ -48,7 +48,7 @@ class Judgement:
     case: Case
     decision: Decision
     reason: str
-    margin: float | None
+    margin: float
     pairs: int = 0
     change: float | None = None
     std_error: float | None = None
@@ -88,9 +88,9 @@ def decide(low: float, high: float, margin: float, harmful: Harmful) -> Decision
 
 def judge(case: Case, confidence: float, seed: int) -> Judgement:
     """Decide a case from its differences alone; what cannot be measured fails, with its reason."""
-    if case.paired is None or case.margin is None:
-        return Judgement(case, "fail", str(case.reason), case.margin)
     margin = max((case.margin, *case.noise))
+    if case.paired is None:
+        return Judgement(case, "fail", str(case.reason), margin)
     pairs, degrees, both = len(case.paired.values), case.paired.degrees(), case.harmful == "both"
     if pairs < FEWEST:
         unit = "blocks of texts" if case.paired.kind == "blocks" else "items"

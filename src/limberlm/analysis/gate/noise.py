@@ -13,7 +13,7 @@ from limberlm.stages.controls.random_adapter import random_adapter
 
 JITTER = 1e-3
 """Size of a jitter beside the update it is made of."""
-_BATCHES = (1, 2, 3, 5, 8, 12, 16, 24)
+_BATCHES = (8, 12, 24, 16, 6, 10, 20, 4)
 
 
 def noise_floor(

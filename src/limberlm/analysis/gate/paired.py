@@ -33,7 +33,7 @@ class Interval:
 class Paired:
     """Differences, candidate minus baseline.
 
-    `kind` says of what: `blocks`, the delete-one-block pseudo-values of a metric's difference (of logarithms for metrics
+    `kind` says of what: `blocks`, the delete-one-block pseudo-values of a metric's difference (of logarithms for those
     on the log scale); `counts`, answers right or wrong, so -1, 0 or 1 for each item; `items`, any other scores.
     """
 

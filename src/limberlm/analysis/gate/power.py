@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from scipy.special import ndtr
-from scipy.stats import nct
+import numpy as np
+from scipy.special import chdtri, ndtr
 
 from limberlm.analysis.gate.paired import quantile
 
 POWER = 0.8
 _LARGE = 1e4  # degrees of freedom from which Student's distribution is the normal
-_CERTAIN = 35.0  # standard errors
+_SHARES = (np.arange(4000) + 0.5) / 4000  # midpoints of a chi-square's quantiles
 
 
 def detectable(std_error: float, degrees: float, confidence: float = 0.95) -> float:
@@ -29,16 +29,18 @@ def pass_probability(
 ) -> float:
     """How often a candidate that differs in nothing would pass, were `std_error` the true one.
 
-    One-sided P(T_{df, -m/SE} < -t_{1 - alpha/2}), with T the noncentral t; both sides 2 P - 1. With many degrees of
-    freedom Phi(m/SE - 1.96) and 2 Phi(m/SE - 1.96) - 1. Our derivation.
+    The mean over s of Phi(m/SE - t_{1 - alpha/2} s), or of max(0, 2 Phi - 1) where both sides are harmful, with
+    s^2 ~ chi^2_df / df because an interval estimates its own width. With many degrees of freedom Phi(m/SE - 1.96) and
+    2 Phi(m/SE - 1.96) - 1. Our derivation.
 
     >>> round(pass_probability(2.8, 1.0, float("inf")), 2), round(pass_probability(3.24, 1.0, 1e9, both=True), 2)
     (0.8, 0.8)
     """
     limit = quantile(0.5 + confidence / 2, degrees)
-    distance = min(margin / std_error, _CERTAIN + limit) if std_error else _CERTAIN + limit
-    one = float(ndtr(distance - limit) if degrees > _LARGE else nct.cdf(-limit, degrees, -distance))
-    return max(0.0, 2 * one - 1) if both else one
+    widths = np.sqrt(chdtri(degrees, _SHARES) / degrees) if degrees < _LARGE else np.ones(1)
+    ratio = margin / std_error if std_error else np.inf
+    inside = ndtr(ratio - limit * widths)
+    return float((np.maximum(0, 2 * inside - 1) if both else inside).mean())
 
 
 def needed(margin: float, std_error: float, degrees: float, confidence: float = 0.95, *, both: bool = False) -> float:

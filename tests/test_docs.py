@@ -15,6 +15,7 @@ import yaml
 
 import limberlm
 import limberlm.interventions
+from limberlm.analysis.gate.policy import policy_of
 from limberlm.cli.app import app
 from limberlm.interventions.kinds import KINDS
 from limberlm.study.settings.config import study_settings
@@ -58,9 +59,14 @@ def options() -> dict[str, set[str]]:
 
 
 @pytest.mark.parametrize(("page", "text"), blocks("yaml"))
-def test_every_study_shown_is_valid(page: str, text: str) -> None:
-    settings = study_settings(yaml.safe_load(text), page)
-    assert settings.chains
+def test_every_study_and_policy_shown_is_valid(page: str, text: str) -> None:
+    content = yaml.safe_load(text)
+    if "criteria" in content:
+        assert policy_of(content).criteria
+    elif "jobs" in content:
+        assert page == "gate.md", "its workflow is run by tests/docs/test_gate_page.py"
+    else:
+        assert study_settings(content, page).chains
 
 
 @pytest.mark.parametrize(("page", "code"), blocks("python"))

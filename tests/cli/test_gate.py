@@ -77,6 +77,7 @@ def test_an_error_of_our_own_is_no_verdict(
     assert "ZeroDivisionError" in done.err
 
 
+@pytest.mark.slow
 def test_the_exit_codes_reach_the_shell(geometries: dict[str, Path], tmp_path: Path) -> None:
     base, worse = geometries["base"], geometries["worse"]
     words = [sys.executable, "-m", "limberlm", "gate", str(base), str(worse), "--policy", written(tmp_path, "10 %")]
@@ -159,9 +160,8 @@ def test_junit_has_a_case_for_each_criterion_and_open_ones_fail(
 
 def test_outcomes_and_noise_on_the_command_line(limber: Limber, tmp_path: Path, geometries: dict[str, Path]) -> None:
     policy = tmp_path / "outcomes.yaml"
-    policy.write_text(
-        "criteria:\n- {metric: effective_rank, margin: 0.1 %}\n- {outcome: exact, task: a, harmful: down, margin: 0.2}\n"
-    )
+    exact = "{outcome: exact, task: a, harmful: down, margin: 0.2}"
+    policy.write_text(f"criteria:\n- {{metric: effective_rank, margin: 0.1 %}}\n- {exact}\n")
     rows = [{"outcome": "exact", "task": "a", "item": f"q{i}", "value": i % 3 == 0} for i in range(90)]
     (tmp_path / "a.jsonl").write_text("".join(json.dumps(row | {"value": int(row["value"])}) + "\n" for row in rows))
     noise = tmp_path / "noise"
@@ -172,8 +172,8 @@ def test_outcomes_and_noise_on_the_command_line(limber: Limber, tmp_path: Path, 
     words = ["gate", geometries["base"], geometries["base"], "--policy", policy, "--noise", noise, *outcomes]
     record = limber(*words, "--json").json
     assert record["decision"] == "pass"
-    rank, exact = record["judgements"]
+    rank, answers = record["judgements"]
     assert rank["margin"] == pytest.approx(0.09)
     assert len(rank["case"]["noise"]) == 19
-    assert exact["case"]["paired"]["kind"] == "counts"
+    assert answers["case"]["paired"]["kind"] == "counts"
     assert record["candidate"]["outcomes"] == record["baseline"]["outcomes"]

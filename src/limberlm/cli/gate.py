@@ -30,8 +30,9 @@ def gate(
     example: Annotated[bool, typer.Option("--example", help="Print the default policy, and nothing else.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Pass, fail or inconclusive: is CANDIDATE worse than BASELINE by more than a policy's margins?
+    """Pass, fail or inconclusive: is a checkpoint worse than another?
 
+    CANDIDATE must not be worse than BASELINE by more than the margins of a policy, in geometry and in outcomes.
     Ends with 0 for pass, 2 for fail and 4 for inconclusive; with 3 where the question was asked wrongly, and with 1 for
     an error of limber's own.
 

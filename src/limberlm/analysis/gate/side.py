@@ -13,8 +13,6 @@ from limberlm.analysis.gate.items import read_items
 from limberlm.errors import UserError
 from limberlm.files import content_digest
 from limberlm.observe import Geometry
-from limberlm.study.node.parts import GEOMETRY, OUTCOMES
-from limberlm.study.store.store import Store
 
 MANIFEST = "manifest.json"
 _NODE = "node.json"
@@ -83,14 +81,15 @@ def _of_folder(folder: Path) -> Side:
         raise UserError(f"{folder}: there is no such folder; give one written by `limber measure`, or a study's node")
     if (folder / _NODE).is_file():
         return _of_node(folder)
-    if (folder / GEOMETRY / MANIFEST).is_file():
-        folder = folder / GEOMETRY
     if not (folder / MANIFEST).is_file():
         raise UserError(f"{folder}: is neither a geometry nor a study's node; {MANIFEST} and {_NODE} are not there")
     return Side(str(folder), Geometry.load(folder))
 
 
 def _of_node(folder: Path) -> Side:
+    from limberlm.study.node.parts import GEOMETRY, OUTCOMES  # with them come the trainers, which take seconds
+    from limberlm.study.store.store import Store
+
     place = folder.resolve()
     store = Store(place.parent.parent)
     if not store.is_complete(place.name):

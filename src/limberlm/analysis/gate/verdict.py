@@ -56,16 +56,16 @@ class Verdict:
         return [told for one in self.judgements if (told := one.warning)] + self._noise_warnings()
 
     def _noise_warnings(self) -> list[str]:
-        counts = {len(one.case.noise) for one in self.judgements if one.case.paired is not None}
-        if not counts or counts == {0}:
-            return ["no noise floor: the margins are the policy's alone (--noise gives it)"]
-        k = min(counts)
-        if k >= ENOUGH_NOISE:
-            return []
-        return [
-            f"{k} re-measured baselines: a change that is none exceeds the noise floor of a criterion with probability "
-            f"1/{k + 1}; {ENOUGH_NOISE} give 1/{ENOUGH_NOISE + 1}"
-        ]
+        counts = {one.case.name: len(one.case.noise) for one in self.judgements if one.case.paired is not None}
+        without = [name for name, k in counts.items() if k == 0]
+        found = [f"no noise floor, the margin is the policy's alone: {'; '.join(without)}"] if without else []
+        k = min((k for k in counts.values() if k), default=ENOUGH_NOISE)
+        if k < ENOUGH_NOISE:
+            found.append(
+                f"{k} re-measured baselines: a change that is none exceeds the noise floor of a criterion with "
+                f"probability 1/{k + 1}; {ENOUGH_NOISE} give 1/{ENOUGH_NOISE + 1}"
+            )
+        return found
 
     def replayed(self) -> Verdict:
         """The verdict decided again from the differences, margins, confidence and seed that it holds."""

@@ -113,7 +113,7 @@ def test_a_planted_change(baseline: Geometry, candidate: Geometry, effect: float
         (lambda g: without(g, "effective_rank"), "the candidate has no effective_rank, band, rms"),
         (
             lambda g: undefined(g, "effective_rank"),
-            "the candidate has no value of effective_rank, band, rms: it is NaN",
+            "the candidate has no value of effective_rank, band, rms: it is no number",
         ),
         (
             lambda g: undefined(g, "effective_rank", "rank zero"),
@@ -256,6 +256,17 @@ def test_items_in_a_file_are_paired_by_name(tmp_path: Path, baseline: Geometry, 
         ("a.csv", "outcome,task,value\nloss,prose,1\n", 'no column "item"'),
         ("a.csv", "outcome,task,item,value\nloss,prose,1,x\n", "a.csv, row 1: value 'x' is no number"),
         ("a.csv", "outcome,task,item,value\nloss,prose,1,2\nloss,prose,1,3\n", "item 1 of loss, prose is there twice"),
+        (
+            "a.jsonl",
+            '{"outcome": "loss", "task": "prose", "items": "1"}',
+            "a.jsonl, row 1: items are a list of numbers",
+        ),
+        ("a.jsonl", '{"outcome": "loss", "task": "prose", "items": [1, "x"]}', "row 1: items are a list of numbers"),
+        (
+            "a.csv",
+            "outcome,task,item,value\nloss,prose,1,inf\n",
+            "has no value of loss, prose, in_domain: it has items",
+        ),
         ("a.jsonl", "{", "cannot be read as a table"),
         ("a.parquet", "no", "cannot be read as a table"),
         ("a.txt", "no", "outcomes are read from .parquet, .csv, .jsonl"),

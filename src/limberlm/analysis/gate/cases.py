@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from math import isnan, log1p
+from math import isfinite, log1p
 from typing import Any, Literal
 
 import numpy as np
@@ -66,17 +66,17 @@ def _number(criterion: Criterion, side: Side) -> dict[Any, Any]:
     else:
         items = np.asarray(row["items"], dtype=np.float64)  # every item counts alike, whatever the row's own weights
         row |= {"value": items.mean() if len(items) else np.nan, "size": len(items), "items": items}
-    if isnan(row["value"]):
+    if not isfinite(row["value"]):
         raise NotComparable(f"has no value of {criterion.name}: {_why(criterion, side)}")
     return row
 
 
 def _why(criterion: Criterion, side: Side) -> str:
-    """Why a number is NaN, as far as that is known."""
+    """Why a number is none, as far as that is known."""
     if criterion.metric is None or side.geometry is None:
-        return "it has items without a score" if criterion.outcome else "it was not read"
+        return "it has items without a score"
     metric, site, convention = criterion.read_at
-    return str(side.geometry.manifest["undefined"].get(f"{site}/{convention}/{metric}", "it is NaN"))
+    return str(side.geometry.manifest["undefined"].get(f"{site}/{convention}/{metric}", "it is no number"))
 
 
 def _table(criterion: Criterion, side: Side) -> pd.DataFrame | None:
@@ -109,6 +109,8 @@ def _paired(criterion: Criterion, a: Side, own: dict[Any, Any], b: Side, other: 
         values = pseudo_values(*before, *after, scale=_scale(criterion), centre=centre)
     except (Undefined, ValueError) as error:
         raise NotComparable(f"cannot be held against the baseline: {error}") from None
+    if not np.isfinite(values).all():
+        raise NotComparable("cannot be held against the baseline: without one of the blocks it has no value")
     return Paired("blocks", tuple(values.tolist()))
 
 

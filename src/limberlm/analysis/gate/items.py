@@ -42,13 +42,24 @@ def read_items(path: Path) -> pd.DataFrame:
     for column in wanted:
         if column not in table:
             raise UserError(f'{path}: no column "{column}"; a row has {", ".join(wanted)}')
-    return table if "items" in table else _gathered(table, path)
+    return _checked(table, path) if "items" in table else _gathered(table, path)
 
 
 def _with_defaults(table: pd.DataFrame) -> pd.DataFrame:
     table = table.assign(**{name: None for name in ("split", "step", "settings") if name not in table})
     table["split"] = table["split"].astype("object").where(table["split"].notna(), "in_domain")
     return table.astype({"step": "Int64"})
+
+
+def _checked(table: pd.DataFrame, path: Path) -> pd.DataFrame:
+    for place, items in enumerate(table["items"]):
+        try:
+            scores = np.asarray(items, dtype=np.float64)
+        except (TypeError, ValueError):
+            scores = np.empty(())
+        if scores.ndim != 1:
+            raise UserError(f"{path}, row {place + 1}: items are a list of numbers, one for each item")
+    return table
 
 
 def _gathered(table: pd.DataFrame, path: Path) -> pd.DataFrame:

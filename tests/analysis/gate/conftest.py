@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from transformers import LlamaForCausalLM
 
+from limberlm import Verdict
 from limberlm.geometry import CATALOG
 from limberlm.observe import Geometry, measure
 
@@ -46,3 +49,11 @@ def planted(geometry: Geometry, metric: str, effect: float) -> Geometry:
         table.at[place, "value"] = value * np.exp(effect) if CATALOG[metric].scale == "log" else value + effect
         table.at[place, "replicates"] = [replicate + effect for replicate in table.at[place, "replicates"]]
     return Geometry(table, geometry.manifest, geometry.statistics)
+
+
+def policy(*criteria: dict[str, Any], **settings: Any) -> dict[str, Any]:
+    return {"criteria": list(criteria), **settings}
+
+
+def replays(verdict: Verdict) -> bool:
+    return Verdict.from_json(json.loads(json.dumps(verdict.to_json()))).replayed() == verdict

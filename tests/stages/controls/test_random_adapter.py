@@ -64,6 +64,15 @@ def test_every_update_keeps_its_singular_values_as_peft_merges_it(kind: str, tmp
         assert own[rank:].max(initial=0) < 1e-6 * values[0]
 
 
+def test_a_smaller_one_has_smaller_singular_values_and_the_same_directions(tmp_path: Path) -> None:
+    trained = save_adapter(tmp_path / "trained")
+    for name, size in (("whole", 1.0), ("small", 1e-3)):
+        random_adapter(trained, tmp_path / name, seed=0, size=size)
+    whole, small = updates(tmp_path / "whole"), updates(tmp_path / "small")
+    for key, update in whole.items():
+        torch.testing.assert_close(small[key], 1e-3 * update, rtol=1e-4, atol=1e-9)
+
+
 def test_the_directions_are_as_far_from_the_trained_ones_as_chance(tmp_path: Path) -> None:
     trained = save_adapter(tmp_path / "trained")
     for seed in (0, 1):

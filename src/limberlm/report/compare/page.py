@@ -114,7 +114,9 @@ def _figure(found: Sequence[Line]) -> Figure:
     shown = [
         Dot(
             line.arm if several else line.ordering,
-            *(line.difference[each] for each in ("effect", "low", "high")),
+            line.difference["effect"],
+            line.difference["low"],
+            line.difference["high"],
             _look(line),
         )
         for line in found

@@ -12,7 +12,7 @@ from limberlm.cli.console import JsonOption, print_json, print_table, say
 
 def analyze(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A run directory.")],
-    full: Annotated[bool, typer.Option("--full", help="Every quantity, not only the three ways.")] = False,
+    full: Annotated[bool, typer.Option("--full", help="Every quantity and scheme, not the first ones only.")] = False,
     against: Annotated[str, typer.Option("--against", help="The arm that the others are held against.")] = "none",
     as_json: JsonOption = False,
 ) -> None:
@@ -44,7 +44,7 @@ def analyze(
     if len(table):
         _print_arms(table, full)
     print_orderings(found, against, full)
-    predicted.show(expected)
+    predicted.show(expected, full)
 
 
 def _arms(found: Any, against: str) -> Any:

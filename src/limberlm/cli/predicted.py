@@ -43,13 +43,13 @@ def as_json(found: dict[str, Any]) -> dict[str, Any]:
     return {"prediction": outcomes, "mediation": _plain(found["mediation"])}
 
 
-def show(found: dict[str, Any]) -> None:
-    """Print the sections."""
+def show(found: dict[str, Any], full: bool) -> None:
+    """Print the sections; `full` with whole orderings, families and arms held out too."""
     for outcome, each in found["prediction"].items():
         if isinstance(each, str):
             say(f"Prediction of {outcome}: {each}")
         else:
-            _show_prediction(each)
+            _show_prediction(each, full)
     if isinstance(found["mediation"], str):
         say(f"Mediation: {found['mediation'].removeprefix('mediation: ')}")
     else:
@@ -60,7 +60,7 @@ def _plain(each: Any) -> Any:
     return {REFUSED: each} if isinstance(each, str) else each.as_dict()
 
 
-def _show_prediction(found: Prediction) -> None:
+def _show_prediction(found: Prediction, full: bool) -> None:
     counted = found.units
     lacking = ", ".join(f"{count} without {name}" for name, count in counted["missing"].items())
     say(
@@ -68,7 +68,7 @@ def _show_prediction(found: Prediction) -> None:
         f"{_counted(counted)}{f'; left out {lacking}' * bool(lacking)}."
     )
     if len(found.table):
-        shown = found.table[found.table["registered"]]
+        shown = found.table[found.table["registered"] & (full | (found.table["scheme"] == "chain"))]
         columns = ["metric", "held out", "R² without", "gain", "95 % interval", "p", "p, adjusted"]
         rows = [
             [row["cell"], row["scheme"], f"{row['r2_m0']:.3f}", f"{row['delta']:+.3f}", *_rest(row)]

@@ -16,7 +16,7 @@ def report(
     out: Annotated[Path | None, typer.Option("--out", help="Where to write it, in place of DIR/report.html.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Write DIR/report.html from what is finished; of two studies a page with both side by side.
+    """Write DIR/report.html from what is finished; or compare two.
 
     One self-contained file; the headline table is printed too. Two studies are compared in the orderings, arms and
     seeds that both have, where they start from one base and are measured alike; the page is compare.html beside the

@@ -26,6 +26,7 @@ CONVENTIONS = {
 DIRECTIONS = {
     "down": "Falls when features concentrate.",
     "up": "Rises when features concentrate or become alike.",
+    "drift": "How far from the reference, whichever way.",
 }
 UNITS = {
     "effective_rank": "directions",

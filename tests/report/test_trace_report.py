@@ -113,7 +113,7 @@ def test_every_figure_has_words_for_those_who_do_not_see_it(text: str) -> None:
     told = {a["data-figure"]: a for _, a in Page(text).tags if "data-figure" in a}
     assert set(told) == set(figures)
     for key, attributes in told.items():
-        assert attributes["role"] == "img"
+        assert attributes["role"] == "figure"
         assert len(attributes["aria-label"] or "") > 60, key
     label = told["s0|training|0"]["aria-label"] or ""
     assert "effective rank: " in label

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import numpy as np
 import pandas as pd
@@ -173,6 +174,12 @@ def test_a_mixed_model_of_few_clusters_is_least_squares_with_dummies() -> None:
     oracle = OLS(scaled["y"], scaled.drop(columns="y").join(dummies).assign(one=1.0)).fit()
     assert row["slope"] == pytest.approx(oracle.params["g"])
     assert (row["high"] - row["low"]) / 3.92 == pytest.approx(oracle.bse["g"])
+
+
+def test_a_mixed_model_that_so_few_rows_do_not_bear_has_no_slope() -> None:
+    row = mixed_table(complete(tree(0, 0.8, sd=0.3)).drop_duplicates("prefix").head(5), ["g"], []).iloc[0]
+    assert math.isnan(row["slope"])
+    assert not row["converged"]
 
 
 def test_a_mixed_model_of_many_orderings_has_random_ones() -> None:

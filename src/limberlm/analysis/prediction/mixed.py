@@ -24,7 +24,8 @@ def mixed_table(table: pd.DataFrame, cells: Sequence[str], numbers: Sequence[str
 
     A random intercept for orderings (as far as they have got) and one for seeds, each from five clusters up and fixed
     effects below; a random slope of the cell over orderings from eight up, where that fits. Columns: `cell, slope, low,
-    high` (the interval is normal, and says nothing of the chains' number), `rows, model, converged`.
+    high` (the interval is normal, and says nothing of the chains' number; NaN where nothing can be fitted), `rows, model,
+    converged`.
 
     Raises:
         ImportError: statsmodels is not installed.
@@ -42,7 +43,10 @@ def _described(table: pd.DataFrame, name: str, numbers: Sequence[str]) -> dict[s
     known = np.column_stack(
         [cell, *(_scaled(table, each) for each in numbers), *map(_dummies, [*dummies, *fixed.values()])]
     )
-    found = _fitted(_scaled(table, "y"), _independent(known), cell, {each: clusters[each] for each in random})
+    try:
+        found = _fitted(_scaled(table, "y"), _independent(known), cell, {each: clusters[each] for each in random})
+    except np.linalg.LinAlgError:  # more coefficients than so few rows bear
+        found = {"slope": np.nan, "low": np.nan, "high": np.nan, "random": random, "converged": False}
     model = ", ".join([f"random {each}" for each in found.pop("random")] + [f"fixed {each}" for each in fixed])
     return {"cell": name, **found, "rows": len(table), "model": model or "least squares"}
 

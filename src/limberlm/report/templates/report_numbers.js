@@ -49,7 +49,7 @@ function makeNumbers(page, floats) {
     const values = Object.entries(packed).map(([name, number]) => [name, unpack(number)]);
     return places.map((place, i) => {
       const row = { cell: cells[place] };
-      values.forEach(([name, array]) => { row[name] = array[i]; });
+      values.forEach(([name, array]) => { row[name] = Number(array[i].toPrecision(7)); });  // what four bytes hold
       return row;
     });
   }

@@ -198,7 +198,7 @@ def test_a_real_study_opens_and_every_run_of_it_is_drawn(
     for button in browser.find_elements(By.CSS_SELECTOR, ".show-run"):
         browser.execute_script("arguments[0].click()", button)
         drawn = browser.execute_script(
-            "return [...document.querySelectorAll('.figure[data-figure*=\"|\"]')].filter(f => f.offsetParent).map(f => "
+            "return [...document.querySelectorAll('.figure[data-figure^=r]')].filter(f => f.offsetParent).map(f => "
             "[f.dataset.figure, f.querySelectorAll('svg .point, svg .points path, svg .hm image').length])"
         )
         assert {key.split("|")[0] for key, _ in drawn} == {button.get_attribute("data-show")}

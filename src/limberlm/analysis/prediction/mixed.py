@@ -24,8 +24,7 @@ def mixed_table(table: pd.DataFrame, cells: Sequence[str], numbers: Sequence[str
 
     A random intercept for orderings (as far as they have got) and one for seeds, each from five clusters up and fixed
     effects below; a random slope of the cell over orderings from eight up, where that fits. Columns: `cell, slope, low,
-    high` (the interval is normal, and says nothing of the chains' number; NaN where nothing can be fitted), `rows, model,
-    converged`.
+    high` (normal, which says nothing of the chains' number; NaN where nothing can be fitted), `rows, model, converged`.
 
     Raises:
         ImportError: statsmodels is not installed.

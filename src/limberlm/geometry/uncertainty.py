@@ -86,10 +86,10 @@ def jackknife(
     shown = _shown(scale)
     return Estimate(
         value=float(value),
-        corrected=shown(corrected),
-        std_error=error,
-        low=shown(low),
-        high=shown(high),
+        corrected=shown(float(corrected)),
+        std_error=float(error),
+        low=shown(float(low)),
+        high=shown(float(high)),
         replicates=tuple(values.tolist()),
     )
 
@@ -120,23 +120,37 @@ def paired_difference(
     0.25
     """
     theta, values = _differences(value_a, replicates_a, value_b, replicates_b, scale)
+    found = differences_of([theta], values[None], scale=scale, centre=centre, confidence=confidence)
+    return Difference(**{name: float(each[0]) for name, each in found.items()}, blocks=int(values.size))
+
+
+def differences_of(
+    theta: ArrayLike, values: ArrayLike, *, scale: Scale, centre: Centre = "corrected", confidence: float = 0.95
+) -> dict[str, Floats]:
+    """The fields of many `Difference`s over the same blocks, [rows] each, but for `blocks`, which is G.
+
+    `theta` [rows] are plug-in differences on the jackknife's scale, NaN where undefined; `values` [rows, G] are those
+    without each block, none of them NaN (G may be 0).
+
+    >>> differences_of([0.25], [[0.0, 1.0] * 4], scale="linear")["corrected"].tolist()
+    [-1.5]
+    """
+    theta, values = np.asarray(theta, float), np.asarray(values, float)
+    blocks = values.shape[1]
     corrected, error, low, high = _interval(theta, values, centre, confidence)
-    p_value = nan
-    if values.size and not values.any():
-        corrected, error, low, high, p_value = 0.0, 0.0, 0.0, 0.0, 1.0
-    elif not isnan(error):
-        with np.errstate(divide="ignore"):
-            p_value = float(2 * stdtr(values.size - 1, -np.abs(np.float64(corrected) / error)))
-    shown = _shown(scale)
-    return Difference(
-        value=shown(theta),
-        corrected=shown(corrected),
-        std_error=error,
-        low=shown(low),
-        high=shown(high),
-        p_value=p_value,
-        blocks=int(values.size),
-    )
+    with np.errstate(divide="ignore", invalid="ignore"):
+        p_value = 2 * stdtr(blocks - 1, -np.abs(corrected / error)) if blocks else np.full_like(theta, nan)
+    same = ~values.any(axis=1) & ~np.isnan(theta) & (blocks > 0)
+    corrected, error, low, high = (np.where(same, 0.0, each) for each in (corrected, error, low, high))
+    shown = np.exp if scale == "log" else np.asarray
+    return {
+        "value": shown(theta),
+        "corrected": shown(corrected),
+        "std_error": error,
+        "low": shown(low),
+        "high": shown(high),
+        "p_value": np.where(same, 1.0, p_value),
+    }
 
 
 def pseudo_values(
@@ -214,16 +228,17 @@ def _differences(
     return theta, (b - a)[~np.isnan(a)]
 
 
-def _interval(theta: float, values: Floats, centre: Centre, confidence: float) -> tuple[float, float, float, float]:
-    """The centre, its standard error, and the ends of the interval, on the jackknife's scale."""
-    blocks = values.size
+def _interval(theta: ArrayLike, values: Floats, centre: Centre, confidence: float) -> tuple[Floats, ...]:
+    """Centre, standard error and ends of the interval, on the jackknife's scale, [...]; values are [..., G]."""
+    theta, blocks = np.asarray(theta, float), values.shape[-1]
+    unknown = np.full_like(theta, nan)
     if blocks < 2:
-        return nan, nan, nan, nan
-    pseudo = blocks * theta - (blocks - 1) * values
-    corrected = float(pseudo.mean()) if centre == "corrected" else theta
+        return unknown, unknown, unknown, unknown
+    pseudo = blocks * theta[..., None] - (blocks - 1) * values
+    corrected = pseudo.mean(axis=-1) if centre == "corrected" else theta
     if blocks < MIN_BLOCKS:
-        return corrected, nan, nan, nan
-    error = float(np.sqrt(pseudo.var(ddof=1) / blocks))
+        return corrected, unknown, unknown, unknown
+    error = np.sqrt(pseudo.var(axis=-1, ddof=1) / blocks)
     half = float(stdtrit(blocks - 1, 0.5 + confidence / 2)) * error
     return corrected, error, corrected - half, corrected + half
 

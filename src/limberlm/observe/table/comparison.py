@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from math import exp, isnan, nan
+from itertools import zip_longest
+from math import nan
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from limberlm.errors import UserError
 from limberlm.geometry import (
     CATALOG,
     HEADLINE,
-    Difference,
-    Undefined,
+    Metric,
     benjamini_hochberg,
     holm,
     minimum_detectable_effect,
-    paired_difference,
 )
+from limberlm.geometry.uncertainty import differences_of
 from limberlm.observe.table.geometry import Geometry, headline_site
 
+Floats = NDArray[np.float64]
+
 KEYS = ["site", "metric", "convention", "domain"]
+_FIELDS = ["value", "corrected", "std_error", "low", "high", "p_value", "detectable"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,11 +63,9 @@ def compare(a: Geometry, b: Geometry) -> Comparison:
     """
     if difference := unlike(a, b):
         raise UserError(f"{difference}; measure both checkpoints in the same way")
-    pairs = _paired(a, b)
-    rows = [_row(pair) for pair in pairs.to_dict("records") if pair["metric"] in CATALOG]
-    if not rows:
+    table = _table(_paired(a, b))
+    if table.empty:
         raise UserError("the two have no number in common; measure both with the same metrics and layers")
-    table = pd.DataFrame(rows)
     for chosen, adjust in ((table["headline"], holm), (~table["headline"], benjamini_hochberg)):
         table.loc[chosen, "p_adjusted"] = adjust(table.loc[chosen, "p_value"].to_numpy())
     return Comparison(table, a.manifest, b.manifest)
@@ -93,55 +96,77 @@ def _paired(a: Geometry, b: Geometry) -> pd.DataFrame:
             f"n_tokens of {row['site']}, {row['convention']} differs: {row['n_tokens_a']} against "
             f"{row['n_tokens_b']}; one checkpoint has states of zero norm there"
         )
-    return pairs
+    return pairs[pairs["metric"].isin(list(CATALOG))].reset_index(drop=True)
 
 
-def _row(pair: dict[Any, Any]) -> dict[str, Any]:
-    metric = CATALOG[pair["metric"]]
-    left, right = np.array(pair["replicates_a"]), np.array(pair["replicates_b"])
+def _table(pairs: pd.DataFrame) -> pd.DataFrame:
+    metrics = [CATALOG[name] for name in pairs["metric"]]
+    scale = pd.Series([metric.scale for metric in metrics], dtype="str")
+    centre = ["value" if metric.interval == "value" else "corrected" for metric in metrics]
+    found = _differences(pairs, scale, centre)
+    return pd.DataFrame(
+        {
+            "site": pairs["site"],
+            "depth": pairs["depth_a"],
+            "metric": pairs["metric"],
+            "convention": pairs["convention"],
+            "domain": pairs["domain"],
+            "a": pairs["value_a"],
+            "b": pairs["value_b"],
+            "change": found["value"],
+            "corrected": found["corrected"],
+            "scale": scale,
+            "low": found["low"],
+            "high": found["high"],
+            "std_error": found["std_error"],
+            "detectable": found["detectable"],
+            "p_value": found["p_value"],
+            "p_adjusted": nan,
+            "headline": [_is_headline(*pair) for pair in zip(metrics, pairs["convention"], pairs["site"], strict=True)],
+        }
+    )
+
+
+def _differences(pairs: pd.DataFrame, scale: pd.Series, centre: Sequence[str]) -> dict[str, Floats]:
+    """The differences of all rows, those of one scale, centre and set of blocks at once; NaN where undefined."""
+    left, right = _replicates(pairs["replicates_a"]), _replicates(pairs["replicates_b"])
     # the blocks agree, so NaN on one side only means that this side has no interval
-    missing = np.isnan(left).all() or np.isnan(right).all()
-    left, right = (np.full_like(left, nan),) * 2 if missing else (left, right)
-    try:
-        found = paired_difference(
-            pair["value_a"],
-            left.tolist(),
-            pair["value_b"],
-            right.tolist(),
-            scale=metric.scale,
-            centre="value" if metric.interval == "value" else "corrected",
-        )
-    except Undefined:
-        found = Difference(nan, nan, nan, nan, nan, nan, 0)
-    return {
-        "site": pair["site"],
-        "depth": pair["depth_a"],
-        "metric": metric.name,
-        "convention": pair["convention"],
-        "domain": pair["domain"],
-        "a": pair["value_a"],
-        "b": pair["value_b"],
-        "change": found.value,
-        "corrected": found.corrected,
-        "scale": metric.scale,
-        "low": found.low,
-        "high": found.high,
-        "std_error": found.std_error,
-        "detectable": _detectable(found, metric.scale),
-        "p_value": found.p_value,
-        "p_adjusted": nan,
-        "headline": _is_headline(pair),
-    }
+    known = ~(np.isnan(left).all(axis=1) | np.isnan(right).all(axis=1))[:, None]
+    there = ~np.isnan(left) & known
+    if left.shape != right.shape or not np.array_equal(there, ~np.isnan(right) & known):
+        raise ValueError("the two checkpoints were not measured on the same blocks")
+    values = right - left
+    theta = _on_scale(pairs["value_b"], scale) - _on_scale(pairs["value_a"], scale)
+    kinds = pd.DataFrame({"scale": scale, "centre": centre, "blocks": [row.tobytes() for row in there]})
+    found = {name: np.full(len(pairs), nan) for name in _FIELDS}
+    for (on, about, _), rows in kinds.groupby(["scale", "centre", "blocks"]).indices.items():
+        kept = np.ascontiguousarray(values[rows][:, there[rows[0]]])
+        each = differences_of(theta[rows], kept, scale=on, centre=about)
+        each["detectable"] = _detectable(each["std_error"], kept.shape[1], on)
+        for name, column in found.items():
+            column[rows] = each[name]
+    return found
 
 
-def _detectable(found: Difference, scale: str) -> float:
-    if isnan(found.std_error):
-        return nan
-    effect = minimum_detectable_effect(found.std_error, found.blocks)
-    return exp(effect) if scale == "log" else effect
+def _replicates(column: pd.Series) -> Floats:
+    """[rows, blocks], with NaN in place of blocks that only other rows have."""
+    return np.array(list(zip_longest(*column, fillvalue=nan)), dtype=np.float64).T.reshape(len(column), -1)
 
 
-def _is_headline(pair: dict[Any, Any]) -> bool:
-    metric = CATALOG[pair["metric"]]
-    in_family = metric.name in HEADLINE and pair["convention"] == metric.conventions[0]
-    return in_family and pair["site"] == headline_site(metric)
+def _on_scale(values: pd.Series, scale: pd.Series) -> Floats:
+    """On the jackknife's scale; NaN where undefined."""
+    log = (scale == "log").to_numpy()
+    plain = values.to_numpy(np.float64)
+    return np.where(log, np.log(np.where(log & (plain > 0), plain, nan)), plain)
+
+
+def _detectable(std_error: Floats, blocks: int, scale: str) -> Floats:
+    if np.isnan(std_error).all():
+        return std_error
+    effect = minimum_detectable_effect(1.0, blocks) * std_error
+    return np.exp(effect) if scale == "log" else effect
+
+
+def _is_headline(metric: Metric, convention: str, site: str) -> bool:
+    in_family = metric.name in HEADLINE and convention == metric.conventions[0]
+    return in_family and site == headline_site(metric)

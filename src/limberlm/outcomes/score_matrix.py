@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
@@ -245,23 +246,29 @@ def _forgetting(items: Mapping[str, Floats], kind: Kind, seed: int) -> Quantity 
     plain = _mean("forgetting", {task: best[task] - each[-1] for task, each in items.items()}, kind)
     if plain is None:
         return None
-    rng = np.random.default_rng(seed)
-    drawn = {task: _resampled(each, rng) for task, each in items.items()}
+    drawn = _resampled(items, seed)
     rows = {task: {**row, **_widened(row, drawn[task], kind)} for task, row in plain.tasks.items()}
     mean = np.mean(list(drawn.values()), axis=0)
     own = {"value": plain.value, "std_error": plain.std_error, "low": plain.low, "high": plain.high}
     return Quantity(**own | _widened(own, mean, kind), tasks=rows, bias=float(mean.mean() - plain.value))
 
 
-def _resampled(items: Floats, rng: np.random.Generator) -> Floats:
-    """Forgetting [resamples] of one task on items drawn again, each with its scores at all checkpoints.
+def _resampled(items: Mapping[str, Floats], seed: int) -> dict[str, Floats]:
+    """Forgetting [resamples] of each task on items drawn again, each with its scores at all checkpoints.
 
     Items with the same scores throughout are one kind, so only the number of each kind is drawn.
     """
-    kinds, counts = np.unique(items.T, axis=0, return_counts=True)
-    means = rng.multinomial(counts.sum(), counts / counts.sum(), size=RESAMPLES) @ kinds / counts.sum()
-    found: Floats = means[:, :-1].max(axis=1) - means[:, -1]
-    return found
+    kinds = {task: np.unique(each.T, axis=0, return_counts=True) for task, each in items.items()}
+    drawn = _drawn(tuple(tuple(counts.tolist()) for _, counts in kinds.values()), seed)
+    means = {task: n @ own / n[0].sum() for n, (task, (own, _)) in zip(drawn, kinds.items(), strict=True)}
+    return {task: each[:, :-1].max(axis=1) - each[:, -1] for task, each in means.items()}
+
+
+@lru_cache(maxsize=2)  # losses differ on every item, so those of all chains of a study are drawn alike
+def _drawn(counts: tuple[tuple[int, ...], ...], seed: int) -> list[NDArray[np.int64]]:
+    """How often each kind is drawn, [resamples, kinds] of each task."""
+    rng = np.random.default_rng(seed)
+    return [rng.multinomial(sum(own), np.array(own) / sum(own), size=RESAMPLES) for own in counts]
 
 
 def _widened(row: Mapping[str, Any], drawn: Floats, kind: Kind) -> dict[str, float]:

@@ -46,7 +46,7 @@ def outcome_row(
     residuals = w * (scores - value) / w.mean()
     error = float(np.sqrt((residuals**2).sum() / (n * (n - 1)))) if n > 1 else math.nan
     if kind == "share":
-        low, high = _wilson(value, n)
+        low, high = wilson(value, n)
     elif kind == "paired":
         low, high = _bonett_price(scores)
     else:
@@ -100,7 +100,12 @@ def item_changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> NDArray
     return other - one
 
 
-def _wilson(share: float, n: int) -> tuple[float, float]:
+def wilson(share: float, n: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of a share of n.
+
+    >>> [round(end, 3) for end in wilson(0.5, 10)]
+    [0.237, 0.763]
+    """
     centre = (share + Z * Z / (2 * n)) / (1 + Z * Z / n)
     half = Z / (1 + Z * Z / n) * math.sqrt(share * (1 - share) / n + Z * Z / (4 * n * n))
     return max(0.0, min(share, centre - half)), min(1.0, max(share, centre + half))  # rounding may cross the share

@@ -7,11 +7,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache, partial
 
-import pandas as pd
-
 from limberlm.analysis.prediction.cells import Rows, cell
-from limberlm.observe.updates.measurement import Updates
-from limberlm.study.node.parts import GEOMETRY, OUTCOMES, UPDATES
+from limberlm.study.node.parts import GEOMETRY, UPDATES
 from limberlm.study.results.results import Results
 
 ALL = "all"
@@ -66,20 +63,14 @@ def _read(results: Results, node: str, tokens: Callable[[str], float]) -> Readin
 
 
 def _outcomes(results: Results, node: str) -> Iterator[tuple[tuple[str, str, str], float]]:
-    columns = ["outcome", "split", "task", "value"]
-    folders = sorted(path.parent for path in results.store.node(node).glob(f"*/{OUTCOMES}"))
-    for folder in folders:
-        rows = pd.read_parquet(results.store.checked(folder, OUTCOMES) / OUTCOMES, columns=columns)
-        means = rows.groupby(columns[:3], as_index=False)["value"].mean()
-        for outcome, split, task, value in means.itertuples(index=False):
-            yield (str(outcome), str(split), str(task)), float(value)
+    means = results.load_outcomes(node).groupby(["outcome", "split", "task"], as_index=False)["value"].mean()
+    for outcome, split, task, value in means.itertuples(index=False):
+        yield (str(outcome), str(split), str(task)), float(value)
 
 
 def _geometry(results: Results, node: str) -> Iterator[tuple[str, float]]:
     """The cells of the depth band and the logits over all domains, without bias-corrected doubles; rivals by name."""
-    name = f"{GEOMETRY}/metrics.parquet"
-    folder = results.store.checked(results.store.part(node, GEOMETRY), name)
-    rows = pd.read_parquet(folder / name, columns=["site", "metric", "convention", "domain", "value"])
+    rows = results.load_geometry(node).table[["site", "metric", "convention", "domain", "value"]]
     chosen = rows[rows["site"].isin(_SITES) & (rows["domain"] == ALL) & ~rows["metric"].str.endswith("_corrected")]
     for site, metric, convention, value in chosen.drop(columns="domain").itertuples(index=False):
         yield _RIVALS.get((metric, site)) or cell(metric, site, convention), float(value)
@@ -89,8 +80,7 @@ def _updates(results: Results, node: str) -> Iterator[tuple[str, float]]:
     """The norm of the whole change since the base, and what the node's own update is beside those before it."""
     if results.store.part_identity(node, UPDATES) is None:
         return
-    folder = results.store.checked(results.store.part(node, UPDATES), "updates.parquet")
-    rows = Updates.load(folder / "updates.parquet").summary
+    rows = results.load_updates(node)
     alone, pairs = rows[rows["other"] == ""], rows[rows["other"] != ""]
     own = [name for name in alone["stage"].unique() if name != "total"][-1]
     whole = alone[alone["stage"] == ("total" if "total" in set(alone["stage"]) else own)]
@@ -105,6 +95,5 @@ def _of_stage(results: Results, node: str) -> float:
     """Tokens that a stage read; NaN where it has no count."""
     if results.nodes[node].make != "train":
         return 0.0
-    folder = results.store.checked(results.store.node(node), "training.parquet")
-    training = pd.read_parquet(folder / "training.parquet")
+    training = results.load_training(node)
     return float(training["num_tokens"].max()) if "num_tokens" in training else math.nan

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import binomtest, rankdata
+from scipy.stats import rankdata
+
+from limberlm.outcomes.table import wilson
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -141,8 +143,7 @@ def reliability_table(
     for number in np.unique(binned.bin):
         own = binned.bin == number
         c, right, n = binned.confidence[own], int(binned.correct[own].sum()), int(own.sum())
-        low, high = binomtest(right, n).proportion_ci(method="wilson")
-        rows.append((int(number), n, c.min(), c.max(), c.mean(), right / n, low, high))
+        rows.append((int(number), n, c.min(), c.max(), c.mean(), right / n, *wilson(right / n, n)))
     columns = ["bin", "n", "lowest", "highest", "confidence", "accuracy", "low", "high"]
     return pd.DataFrame(rows, columns=columns)
 

@@ -216,7 +216,8 @@ def _verdict(row: pd.Series) -> str:
 
 
 def _rows(results: Results, geometry: pd.DataFrame, outcomes: pd.DataFrame) -> Iterator[dict[str, Any]]:
-    by_node = {str(node): own for node, own in outcomes.drop_duplicates(_ROW).groupby("node")}
+    wanted = outcomes[outcomes["node"].isin({chain.nodes[i] for chain in results.plan.chains for i in (0, -1)})]
+    by_node = {str(node): own for node, own in wanted.drop_duplicates(_ROW).groupby("node")}
     ranks = geometry[
         (geometry["metric"] == "effective_rank")
         & (geometry["site"] == "band")
@@ -244,10 +245,12 @@ _ROW = ["node", "outcome", "task", "split", "step"]
 
 def _at(outcomes: pd.DataFrame, tasks: Sequence[str]) -> dict[str, float]:
     """The quantities of one checkpoint of a chain that teaches these tasks, each a mean over them; NaN over none."""
+    rows = list(zip(*(outcomes[name].tolist() for name in ("outcome", "split", "task", "value")), strict=True))
 
     def mean(outcome: str, of: Collection[str] | None, split: str = "in_domain") -> float:
-        chosen = outcomes[(outcomes["outcome"] == outcome) & (outcomes["split"] == split)]
-        return float(chosen[chosen["task"].isin(chosen["task"] if of is None else of)]["value"].mean())
+        own = [(task, value) for name, where, task, value in rows if name == outcome and where == split]
+        chosen = [value for task, value in own if (of is None or task in of) and not math.isnan(value)]
+        return float(np.mean(chosen)) if chosen else math.nan
 
     last, earlier = {tasks[-1]}, set(tasks[:-1]) - {tasks[-1]}
     return {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -106,7 +106,7 @@ def reliability_diagram(tables: Tables, stages: Sequence[Stage], source: str, ta
         if table is not None:
             label = escaped(stage.label)
             curve = drawing.line(table["confidence"].tolist(), table["accuracy"].tolist(), label, position, position)
-            drawn.append(curve | {"customdata": [(label, _bin_text(row)) for row in table.to_dict("records")]})
+            drawn.append(curve | {"customdata": [(label, text) for text in _bin_texts(table)]})
     xaxis = {"title": {"text": "Confidence"}, "range": [-0.02, 1.02]}
     yaxis = {"title": {"text": "Share right"}, "range": [-0.02, 1.02]}
     return Figure(drawn, drawing.layout(360, xaxis, yaxis))
@@ -128,7 +128,9 @@ def _bins(settings: object) -> int:
     return int(json.loads(settings).get("bins", BINS)) if isinstance(settings, str) else BINS
 
 
-def _bin_text(row: Mapping[object, float]) -> str:
-    right = f"right {words.number(100 * row['accuracy'], 3)} %"
-    span = drawing.interval_text(100 * row["low"], 100 * row["high"], " %")
-    return f"confidence {words.number(row['confidence'], 3)}: {right}{span}<br>{row['n']:.0f} answers"
+def _bin_texts(table: pd.DataFrame) -> Iterator[str]:
+    columns = (table[name].tolist() for name in ("confidence", "accuracy", "low", "high", "n"))
+    for confidence, accuracy, low, high, n in zip(*columns, strict=True):
+        span = drawing.interval_text(100 * low, 100 * high, " %")
+        right = f"right {words.number(100 * accuracy, 3)} %{span}"
+        yield f"confidence {words.number(confidence, 3)}: {right}<br>{n:.0f} answers"

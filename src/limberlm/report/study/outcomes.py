@@ -11,6 +11,7 @@ from limberlm.report.cells import NOTHING, Cell, Show, row_cell
 from limberlm.report.study.data import Stage
 
 Row = dict[Any, Any]
+KEPT = ("stage_index", "outcome", "task", "split", "value", "low", "high", "settings")
 
 
 class Outcomes:
@@ -18,7 +19,9 @@ class Outcomes:
 
     def __init__(self, rows: pd.DataFrame) -> None:
         self._rows: dict[tuple[int, str, str, str | None], Row] = {}
-        for row in rows.to_dict("records"):
+        names = [name for name in KEPT if name in rows.columns]
+        for values in zip(*(rows[name].tolist() for name in names), strict=True):
+            row = dict(zip(names, values, strict=True))
             place = (int(row["stage_index"]), str(row["outcome"]), str(row["task"]))
             self._rows.setdefault((*place, str(row["split"])), row)
             self._rows.setdefault((*place, None), row)

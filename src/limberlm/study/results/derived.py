@@ -71,5 +71,6 @@ def _times(base: pd.DataFrame, own: pd.DataFrame) -> Iterator[Row]:
 
 def _records(table: pd.DataFrame) -> list[Row]:
     """The rows that curves are made of."""
-    rows = table[table["outcome"] == LOSS].to_dict("records")
-    return [{str(name): value for name, value in row.items()} for row in rows]
+    rows = table[table["outcome"] == LOSS]
+    columns = (rows[name].tolist() for name in table.columns)
+    return [dict(zip(table.columns, values, strict=True)) for values in zip(*columns, strict=True)]

@@ -21,7 +21,7 @@ from limberlm.geometry import (
     holm,
     minimum_detectable_effect,
 )
-from limberlm.geometry.uncertainty import differences_of
+from limberlm.geometry.uncertainty import Centre, differences_of
 from limberlm.observe.table.geometry import Geometry, headline_site
 
 Floats = NDArray[np.float64]
@@ -102,7 +102,7 @@ def _paired(a: Geometry, b: Geometry) -> pd.DataFrame:
 def _table(pairs: pd.DataFrame) -> pd.DataFrame:
     metrics = [CATALOG[name] for name in pairs["metric"]]
     scale = pd.Series([metric.scale for metric in metrics], dtype="str")
-    centre = ["value" if metric.interval == "value" else "corrected" for metric in metrics]
+    centre: list[Centre] = ["value" if metric.interval == "value" else "corrected" for metric in metrics]
     found = _differences(pairs, scale, centre)
     return pd.DataFrame(
         {
@@ -127,19 +127,20 @@ def _table(pairs: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def _differences(pairs: pd.DataFrame, scale: pd.Series, centre: Sequence[str]) -> dict[str, Floats]:
+def _differences(pairs: pd.DataFrame, scale: pd.Series, centre: Sequence[Centre]) -> dict[str, Floats]:
     """The differences of all rows, those of one scale, centre and set of blocks at once; NaN where undefined."""
     left, right = _replicates(pairs["replicates_a"]), _replicates(pairs["replicates_b"])
     # the blocks agree, so NaN on one side only means that this side has no interval
     known = ~(np.isnan(left).all(axis=1) | np.isnan(right).all(axis=1))[:, None]
-    there = ~np.isnan(left) & known
+    there: NDArray[np.bool_] = ~np.isnan(left) & known
     if left.shape != right.shape or not np.array_equal(there, ~np.isnan(right) & known):
         raise ValueError("the two checkpoints were not measured on the same blocks")
     values = right - left
     theta = _on_scale(pairs["value_b"], scale) - _on_scale(pairs["value_a"], scale)
     kinds = pd.DataFrame({"scale": scale, "centre": centre, "blocks": [row.tobytes() for row in there]})
     found = {name: np.full(len(pairs), nan) for name in _FIELDS}
-    for (on, about, _), rows in kinds.groupby(["scale", "centre", "blocks"]).indices.items():
+    for rows in kinds.groupby(["scale", "centre", "blocks"]).indices.values():
+        on, about = scale[rows[0]], centre[rows[0]]
         kept = np.ascontiguousarray(values[rows][:, there[rows[0]]])
         each = differences_of(theta[rows], kept, scale=on, centre=about)
         each["detectable"] = _detectable(each["std_error"], kept.shape[1], on)

@@ -143,7 +143,7 @@ class Geometry:
         if not table.schema.equals(SCHEMA) or any(column.null_count for column in table.columns):
             raise UserError(f"{folder / METRICS}: its columns are not those of format {FORMAT}; measure again")
         frame = table.to_pandas()
-        frame["replicates"] = [list(values) for values in frame["replicates"]]
+        frame["replicates"] = [values.tolist() for values in frame["replicates"]]
         return cls(frame, manifest, _read(folder / STATISTICS, load_file))
 
 

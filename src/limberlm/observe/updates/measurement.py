@@ -101,7 +101,7 @@ class Updates:
         if metadata.get("format") != FORMAT or not table.schema.remove_metadata().equals(SCHEMA):
             raise UserError(f"{path}: no update table of format {FORMAT}; run `limber updates` again")
         frame = table.to_pandas()
-        frame["detail"] = [list(values) for values in frame["detail"]]
+        frame["detail"] = [values.tolist() for values in frame["detail"]]
         numbers = dict.fromkeys(("value", "null_value", "null_sd", "z", "lower_quartile", "upper_quartile"), "float64")
         return cls(frame, pd.DataFrame(metadata["summary"]).astype(numbers), metadata["manifest"])
 

@@ -131,9 +131,9 @@ def _differences(pairs: pd.DataFrame, scale: pd.Series, centre: Sequence[Centre]
     """The differences of all rows, those of one scale, centre and set of blocks at once; NaN where undefined."""
     left, right = _replicates(pairs["replicates_a"]), _replicates(pairs["replicates_b"])
     # the blocks agree, so NaN on one side only means that this side has no interval
-    known = ~(np.isnan(left).all(axis=1) | np.isnan(right).all(axis=1))[:, None]
-    there: NDArray[np.bool_] = ~np.isnan(left) & known
-    if left.shape != right.shape or not np.array_equal(there, ~np.isnan(right) & known):
+    unknown = np.isnan(left).all(axis=1, keepdims=True) | np.isnan(right).all(axis=1, keepdims=True)
+    there: NDArray[np.bool_] = ~np.isnan(left) & ~unknown
+    if left.shape != right.shape or not np.array_equal(there, ~np.isnan(right) & ~unknown):
         raise ValueError("the two checkpoints were not measured on the same blocks")
     values = right - left
     theta = _on_scale(pairs["value_b"], scale) - _on_scale(pairs["value_a"], scale)

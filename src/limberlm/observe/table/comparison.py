@@ -63,9 +63,10 @@ def compare(a: Geometry, b: Geometry) -> Comparison:
     """
     if difference := unlike(a, b):
         raise UserError(f"{difference}; measure both checkpoints in the same way")
-    table = _table(_paired(a, b))
-    if table.empty:
+    pairs = _paired(a, b)
+    if pairs.empty:
         raise UserError("the two have no number in common; measure both with the same metrics and layers")
+    table = _table(pairs)
     for chosen, adjust in ((table["headline"], holm), (~table["headline"], benjamini_hochberg)):
         table.loc[chosen, "p_adjusted"] = adjust(table.loc[chosen, "p_value"].to_numpy())
     return Comparison(table, a.manifest, b.manifest)

@@ -52,7 +52,7 @@ def label(name: str) -> str:
     """A name in lines that leave a narrow screen room for the figure.
 
     >>> label("sft > dpo > math > code > safety")
-    'sft &gt; dpo &gt; math<br>&gt; code &gt; safety'
+    'sft &gt; dpo &gt; math &gt;<br>code &gt; safety'
     """
     return "<br>".join(map(escaped, wrap(name, WIDTH, break_long_words=False)))
 

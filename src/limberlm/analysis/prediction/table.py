@@ -31,8 +31,8 @@ def design_table(results: Results, outcome: str = "loss_after", read: Reader | N
     Columns: `y`, NaN where a checkpoint was measured without it; `node`; `chains`, the `ChainKey` of every chain that
     the row lies on; `touches`, those whose holding out takes the row from the training set (of a step, every chain that
     its first checkpoint lies on); `set`, the number of the set of chains that share checkpoints, measured or not;
-    `prefix`, the stages so far; `family`, `ordering` and `seed`, `arm` of the first such chain; the covariates and rivals; and a column for every cell of
-    geometry, NaN where it is missing.
+    `prefix`, the stages so far; `family`, `ordering` and `seed`, `arm` of the first such chain; the covariates and
+    rivals; and a column for every cell of geometry, NaN where it is missing.
 
     Args:
         results: the run.

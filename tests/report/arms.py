@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from limberlm.analysis.arms import NAMES
+from limberlm.analysis.mediation import mediation_of
 from limberlm.report.study.data import ReportData
 
 BASE = 1.5
@@ -35,5 +36,11 @@ def chain_ends(
 
 
 def with_arms(data: ReportData, ends: pd.DataFrame | None = None) -> ReportData:
-    """A report's data with ends of chains of several arms."""
-    return dataclasses.replace(data, ends=chain_ends() if ends is None else ends)
+    """A report's data with ends of chains of several arms, and what they do on the way."""
+    found = chain_ends() if ends is None else ends
+    return dataclasses.replace(data, ends=found, mediation=mediation_of(with_kl(found)))
+
+
+def with_kl(ends: pd.DataFrame) -> pd.DataFrame:
+    """The same with a distance from the base that the arms do not change."""
+    return ends.assign(kl_to_base=1 + 0.01 * np.random.default_rng(1).standard_normal(len(ends)))

@@ -11,11 +11,12 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from limberlm.analysis.mediation import mediation_of
 from limberlm.report.compare import render_comparison
 from limberlm.report.compare.pairs import Side
 from limberlm.report.study import write_report
 from limberlm.report.study.data import ReportData
-from tests.report.arms import chain_ends, with_arms
+from tests.report.arms import chain_ends, with_arms, with_kl
 from tests.report.chromium import assert_offline_without_errors, needs_chromium, show, webdriver
 
 from selenium.webdriver.common.by import By  # isort: skip
@@ -91,6 +92,24 @@ def test_every_figure_tells_its_values_and_gives_them_as_csv(
         own = rows.loc[row["arm"]]
         assert own["change of effective rank, %"] == pytest.approx(row["effect"], rel=1e-12)
         assert [own["95 % low"], own["95 % high"]] == pytest.approx([row["low"], row["high"]], rel=1e-12)
+
+
+def test_a_point_with_an_interval_each_way_has_both_in_the_csv(
+    browser: webdriver.Chrome, pages: dict[str, Path], tmp_path: Path
+) -> None:
+    browser.execute_cdp_cmd("Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(tmp_path)})
+    show(browser, pages["study"])
+    browser.find_element(By.CSS_SELECTOR, ".figure[data-figure='mediation|0'] + button.csv").send_keys(Keys.ENTER)
+    browser.execute_async_script("setTimeout(arguments[0], 800)")
+    (path,) = tmp_path.glob("*.csv")
+    rows = pd.read_csv(path, encoding="utf-8-sig").set_index("label")
+    table = mediation_of(with_kl(chain_ends())).table.set_index("arm")
+    assert set(rows.index) == set(table.index)
+    for arm, row in table.iterrows():
+        own = rows.loc[arm]
+        assert [own["95 % low"], own["95 % high"]] == pytest.approx([row["future_loss_low"], row["future_loss_high"]])
+        beside = [own[f"95 % {end} of change of effective rank, %"] for end in ("low", "high")]
+        assert beside == pytest.approx([row["effective_rank_low"], row["effective_rank_high"]])
 
 
 def test_a_csv_quotes_names_and_defuses_formulas(browser: webdriver.Chrome, pages: dict[str, Path]) -> None:

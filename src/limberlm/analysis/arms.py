@@ -62,6 +62,7 @@ TAUGHT = Quantity("taught_loss", "held-out loss on the tasks of all its stages, 
 NAMES = [quantity.name for quantity in QUANTITIES]
 _BASES = [f"base_{name}" for name in NAMES]
 KEPT = "target_kept"
+NOT_TESTED = "not tested"
 ORDER = list(dict.fromkeys([GEOMETRY.name, KEPT, FUTURE.name, *NAMES]))
 """The three ways of the report first: geometry, target gain kept, future tasks."""
 
@@ -89,8 +90,9 @@ def arms_table(table: pd.DataFrame, none: str = "none") -> pd.DataFrame:
 
     Columns: `arm, quantity, effect, low, high` (95 %), `p`, `p_adjusted` (Holm's over the arms of a quantity), `pairs`,
     `agree` (how many of them differ to the side of their mean), `detectable` (the smallest true effect that this many
-    pairs, this variable, would find four times in five), and `verdict`: helps, harms, or no difference found.
-    `target_kept` is the share of none's target gain that the arm keeps; its p asks whether any of it is lost or added.
+    pairs, this variable, would find four times in five), and `verdict`: helps, harms, no difference found, or not
+    tested (below two pairs, or of a share where there is no gain). `target_kept` is the share of none's target gain
+    that the arm keeps; its p asks whether any of it is lost or added.
 
     Pairs count as independent. Chains of one seed share their beginnings and their rows: where seeds differ in how
     they answer to an arm, the intervals are too narrow.
@@ -118,6 +120,21 @@ def arms_table(table: pd.DataFrame, none: str = "none") -> pd.DataFrame:
     found["p_adjusted"] = found.groupby("quantity")["p"].transform(lambda p: holm(p.to_numpy()))
     found["verdict"] = [_verdict(row) for _, row in found.iterrows()]
     return found.sort_values("quantity", key=lambda names: names.map(ORDER.index), kind="stable", ignore_index=True)
+
+
+def lacking(table: pd.DataFrame, planned: int) -> list[str]:
+    """What is left out for want of it, one line each: ends of `planned` chains, and quantities that some ends lack.
+
+    >>> lacking(pd.DataFrame({"future_loss": [1.0, math.nan], "ood_loss": [1.0, 2.0]}), 3)
+    ['2 of 3 chains are finished and measured; the others are left out', '1 of 2 has no future_loss: left out of it']
+    """
+    unfinished = f"{len(table)} of {planned} chains are finished and measured; the others are left out"
+    counts = {name: int(table[name].isna().sum()) for name in [*NAMES, TAUGHT.name] if name in table}
+    some = {name: count for name, count in counts.items() if 0 < count < len(table)}
+    return [
+        *([unfinished] if len(table) < planned else []),
+        *(f"{n} of {len(table)} {'has' if n == 1 else 'have'} no {name}: left out of it" for name, n in some.items()),
+    ]
 
 
 def wear(table: pd.DataFrame, none: str = "none") -> pd.DataFrame:
@@ -168,7 +185,7 @@ def fieller(top: Floats, bottom: Floats) -> tuple[float, float, float]:
         return math.nan, math.nan, math.nan
     a, b = float(top.mean()), float(bottom.mean())
     (vaa, vab), (_, vbb) = np.cov(top, bottom) / n
-    if abs(b) < 2 * math.sqrt(vbb):
+    if abs(b) <= 2 * math.sqrt(vbb):
         return math.nan, math.nan, math.nan
     g = float(t.ppf(0.975, n - 1)) ** 2
     # the ratios r for which (a - r b)^2 <= g var(a - r b)
@@ -191,9 +208,12 @@ def _noncentral(n: int) -> float:
 
 def _compared(arm: str, own: pd.DataFrame, plain: pd.DataFrame) -> Iterator[dict[str, Any]]:
     kept = own["target_gain"].to_numpy(float), plain["target_gain"].to_numpy(float)
-    ratio, low, high = fieller(*kept)
-    lost = paired(kept[0] - kept[1])
-    yield {"arm": arm, "quantity": KEPT, **lost, "effect": ratio, "low": low, "high": high, "pairs": len(own)}
+    there = np.isfinite(kept[0]) & np.isfinite(kept[1])
+    lost = paired(kept[0][there] - kept[1][there])
+    ratio, low, high = fieller(kept[0][there], kept[1][there])
+    if math.isnan(ratio):  # no gain of which a share could be lost
+        lost |= dict.fromkeys(("p", "detectable"), math.nan)
+    yield {"arm": arm, "quantity": KEPT, **lost, "effect": ratio, "low": low, "high": high, "pairs": int(there.sum())}
     yield from ({"arm": arm, **change} for change in _changes(own, plain))
 
 
@@ -207,6 +227,8 @@ def _changes(to: pd.DataFrame, since: pd.DataFrame) -> Iterator[dict[str, Any]]:
 
 
 def _verdict(row: pd.Series) -> str:
+    if math.isnan(row["p_adjusted"]):
+        return NOT_TESTED
     if not row["p_adjusted"] < 0.05:
         return "no difference found"
     if row["quantity"] == KEPT:
@@ -244,12 +266,15 @@ _ROW = ["node", "outcome", "task", "split", "step"]
 
 
 def _at(outcomes: pd.DataFrame, tasks: Sequence[str]) -> dict[str, float]:
-    """The quantities of one checkpoint of a chain that teaches these tasks, each a mean over them; NaN over none."""
+    """The quantities of one checkpoint of a chain that teaches these tasks, each a mean over them.
+
+    NaN over none, and where one of them is: a mean over the others would be of other tasks than the next chain's.
+    """
     rows = list(zip(*(outcomes[name].tolist() for name in ("outcome", "split", "task", "value")), strict=True))
 
     def mean(outcome: str, of: Collection[str] | None, split: str = "in_domain") -> float:
         own = [(task, value) for name, where, task, value in rows if name == outcome and where == split]
-        chosen = [value for task, value in own if (of is None or task in of) and not math.isnan(value)]
+        chosen = [value for task, value in own if of is None or task in of]
         return float(np.mean(chosen)) if chosen else math.nan
 
     last, earlier = {tasks[-1]}, set(tasks[:-1]) - {tasks[-1]}

@@ -75,7 +75,7 @@ def mediation(results: Results, none: str = "none", seed: int = 0, *, read: Read
         read: a `reader` of the run, so that each checkpoint is read once.
 
     Raises:
-        UserError: no chain is finished, there is no arm but one, or KL to the base was not measured.
+        UserError: no chain is finished, there is no arm but one, or one of the four quantities was not measured.
 
     """
     table = ends(results)
@@ -103,6 +103,8 @@ def mediation_of(table: pd.DataFrame, none: str = "none", seed: int = 0) -> Medi
     """
     if KL not in table or not table[KL].notna().any():
         raise UserError("mediation: KL to the base was not measured; set `measure: {against_base: true}` and run again")
+    if absent := [name for name in MEASURES if not table[name].notna().any()]:
+        raise UserError(f"mediation: no chain has {absent[0]}; measure it, and run again")
     if none not in set(table["arm"]) or table["arm"].nunique() < 2:
         raise UserError(f'mediation: needs an arm beside "{none}"; add one under `interventions`')
     plain = table[table["arm"] == none]
@@ -206,9 +208,8 @@ def _indirect(differences: dict[Any, pd.DataFrame], seed: int) -> tuple[pd.DataF
     rng, count = np.random.default_rng(seed), int(pairs.max()) + 1
     times = rng.multinomial(count, np.full(count, 1 / count), DRAWS)[:, pairs]
     drawn = np.array([_through(values, codes, weights, len(arms))[0] for weights in times])
-    low, high = (
-        np.nanquantile(drawn, [0.025, 0.975], axis=0) if count >= FEWEST_PAIRS else np.full((2, len(arms)), np.nan)
-    )
+    enough = count >= FEWEST_PAIRS and np.isfinite(drawn).any(axis=0).all()
+    low, high = np.nanquantile(drawn, [0.025, 0.975], axis=0) if enough else np.full((2, len(arms)), np.nan)
     return pd.DataFrame({"arm": arms, "indirect": found, "indirect_low": low, "indirect_high": high}), slope
 
 
@@ -240,7 +241,8 @@ def _words(
         f"Equal target loss within {margins[TARGET]:.3g} nats (the interval lies inside): {matched}; the other arms "
         "are compared at unequal targets, and were not read again at an earlier checkpoint of equal score."
     )
-    return (*said, f"b = {slope:+.3g} nats per per cent of effective rank inside arms, KL held: {CONFOUNDING}")
+    told = f"b = {slope:+.3g} nats per per cent of effective rank inside arms, KL held: "
+    return (*said, f"{'b is not known: ' if np.isnan(slope) else told}{CONFOUNDING}")
 
 
 _LACKING = {

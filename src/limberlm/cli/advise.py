@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from limberlm.cli.console import JsonOption, print_json, print_table, say
+from limberlm.cli.figures import UNKNOWN, counted, effect
 
 
 def advise(
@@ -43,8 +44,8 @@ def advise(
         if choice is not None:
             _print_choice(choice, found)
     if found.together:
-        effect, low, high = (f"{found.together[name]:+.3g}" for name in ("effect", "low", "high"))
-        say(f"As they were run, {found.ordering} under {found.arm} changes {by} by {effect} ({low} to {high}).")
+        change, interval = effect(found.together)
+        say(f"As they were run, {found.ordering} under {found.arm} changes {by} by {change} ({interval}).")
     for reason in found.reasons:
         say(reason)
     _print_units(found, pairs)
@@ -65,21 +66,16 @@ def _print_choice(choice: Any, found: Any) -> None:
 
 def _row(row: dict[Any, Any]) -> list[str]:
     agree = f"{row['agree']} of {row['repetitions']}"
-    return [row["candidate"], *_effect(row), agree, _p(row["p_adjusted"]), _seeds(row["more_seeds"]), row["verdict"]]
+    return [row["candidate"], *effect(row), agree, _p(row["p_adjusted"]), _seeds(row["more_seeds"]), row["verdict"]]
 
 
 def _apart(row: dict[Any, Any]) -> list[str]:
-    target = {"effect": row["target_difference"], "low": row["target_low"], "high": row["target_high"]}
-    return [row["candidate"], *_effect(target), _seeds(row["target_seeds"]), *_effect(row), row["verdict"]]
-
-
-def _effect(row: dict[Any, Any]) -> list[str]:
-    effect, low, high = ("-" if row[name] != row[name] else f"{row[name]:+.3g}" for name in ("effect", "low", "high"))
-    return [effect, f"{low} to {high}"]
+    target = effect(row, "target_difference", "target_low", "target_high")
+    return [row["candidate"], *target, _seeds(row["target_seeds"]), *effect(row), row["verdict"]]
 
 
 def _p(value: float) -> str:
-    return "-" if value != value else "<0.0001" if value < 1e-4 else f"{value:.2g}"
+    return UNKNOWN if value != value else "<0.0001" if value < 1e-4 else f"{value:.2g}"
 
 
 def _seeds(count: float) -> str:
@@ -89,7 +85,7 @@ def _seeds(count: float) -> str:
 
 
 def _print_units(found: Any, pairs: bool) -> None:
-    units = ", ".join(f"{count} {name if count > 1 else name[:-1]}" for name, count in found.units.items())
+    units = ", ".join(counted(count, name[:-1]) for name, count in found.units.items())
     what = "a pair of chains is a repetition, as if chains of one seed were independent" if pairs else "a seed is one"
     say(
         f"{units}; {what}. More seeds: how many would find the difference seen, if it is true (or show the target to "

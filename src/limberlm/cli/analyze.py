@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from limberlm.cli.console import JsonOption, print_json, print_table, say
+from limberlm.cli.figures import counted, effect, number
 
 
 def analyze(
@@ -26,7 +27,7 @@ def analyze(
 
     Example: limber analyze runs/interventions --against low_rate
     """
-    from limberlm.analysis.arms import ends, wear
+    from limberlm.analysis.arms import ends, lacking, wear
     from limberlm.cli import predicted
     from limberlm.cli.orderings import ordering_json, print_orderings
     from limberlm.study.results.results import Results
@@ -35,24 +36,28 @@ def analyze(
     found = ends(results)
     table, worn = _arms(found, against), wear(found, against)
     expected = predicted.predicted(results, against, whole=as_json)
+    left_out = lacking(found, sum(chain.control is None for chain in results.chains))
     if as_json:
-        told = {"wear": worn.to_dict("records"), "arms": table.to_dict("records")}
+        told = {"left_out": left_out, "wear": worn.to_dict("records"), "arms": table.to_dict("records")}
         print_json(told | ordering_json(found, against) | predicted.as_json(expected))
         return
-    rows = [[row["quantity"], *_effect(row)] for row in worn.to_dict("records")]
+    for line in left_out:
+        say(line)
+    rows = [[row["quantity"], *effect(row)] for row in worn.to_dict("records")]
     print_table(f"{against} against the base", ["quantity", "change", "95 % interval"], rows)
     if len(table):
         _print_arms(table, full)
+    else:
+        say(f"Arms: the study has {against} only; add others under `interventions` to compare them.")
     print_orderings(found, against, full)
     predicted.show(expected, full)
 
 
 def _arms(found: Any, against: str) -> Any:
-    """The arms against one; empty where there is only that one, but orderings to tell of."""
+    """The arms against one; empty where there is only that one."""
     from limberlm.analysis.arms import arms_table
 
-    orderings_only = set(found["arm"]) == {against} and found["ordering"].nunique() > 1
-    return found.head(0) if orderings_only else arms_table(found, against)
+    return found.head(0) if set(found["arm"]) == {against} else arms_table(found, against)
 
 
 def _print_arms(table: Any, full: bool) -> None:
@@ -63,14 +68,10 @@ def _print_arms(table: Any, full: bool) -> None:
         rows = [_row(row) for row in table[table["quantity"] == name].to_dict("records")]
         columns = ["arm", "effect", "95 % interval", "agree", "p, adjusted", "detectable", "verdict"]
         print_table(f"{name}: {what}", columns, rows)
-    say(f"{table['pairs'].max()} pairs of chains of one ordering and seed; chains of one seed share rows and adapters.")
+    pairs = counted(table["pairs"].max(), "pair")
+    say(f"{pairs} of chains of one ordering and seed; chains of one seed share rows and adapters.")
 
 
 def _row(row: dict[Any, Any]) -> list[str]:
     agree = f"{row['agree']} of {row['pairs']}"
-    return [row["arm"], *_effect(row), agree, f"{row['p_adjusted']:.2g}", f"{row['detectable']:.2g}", row["verdict"]]
-
-
-def _effect(row: dict[Any, Any]) -> list[str]:
-    effect, low, high = (f"{row[name]:+.3g}" for name in ("effect", "low", "high"))
-    return [effect, f"{low} to {high}"]
+    return [row["arm"], *effect(row), agree, number(row["p_adjusted"]), number(row["detectable"]), row["verdict"]]

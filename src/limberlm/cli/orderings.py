@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from limberlm.cli.console import print_table, say
+from limberlm.cli.figures import UNKNOWN, counted, effect, number
 from limberlm.errors import UserError
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ def print_orderings(ends: pd.DataFrame, arm: str, full: bool) -> None:
     """Whether the order matters, a line per quantity; with `full`, which part of an order it is."""
     if ends["ordering"].nunique() < 2:
         return
+    from limberlm.analysis.ordering.effects import told_reasons
+
     effects = list(_effects(ends, arm))
     if not effects:
         say("Orderings: no seed has all of its chains yet, so they are not compared.")
@@ -44,9 +47,9 @@ def print_orderings(ends: pd.DataFrame, arm: str, full: bool) -> None:
                 print_table(title, heads, [_effect(row, keys) for row in table.to_dict("records")])
     if full:
         say("Places, predecessors and exchanges are descriptive: p is adjusted within its table only.")
-    units = effects[0].units
-    say(f"{units['orderings']} orderings in {units['seeds']} seeds; a seed is one repetition, whatever its arms.")
-    for reason in dict.fromkeys(reason for each in effects for reason in each.reasons):
+    seeds = counted(max(each.units["seeds"] for each in effects), "seed")
+    say(f"{effects[0].units['orderings']} orderings in {seeds}; a seed is one repetition, whatever its arms.")
+    for reason in told_reasons(effects):
         say(reason)
 
 
@@ -68,17 +71,16 @@ def _row(effects: OrderingEffects) -> list[str]:
     return [
         effects.quantity,
         effects.arm or "all",
-        f"{spread.eta_squared:.2f}",
-        f"{spread.seed_share:.2f}",
-        f"{test.p:.2g}" if test else "-",
-        f"{effects.smallest_p:.2g}",
-        f"{spread.detectable:.2g}",
+        number(spread.eta_squared, ".2f"),
+        number(spread.seed_share, ".2f"),
+        number(test.p) if test else UNKNOWN,
+        number(effects.smallest_p),
+        number(spread.detectable),
         effects.verdict,
     ]
 
 
 def _effect(row: dict[Any, Any], keys: list[str]) -> list[str]:
-    effect, low, high = (f"{row[name]:+.3g}" for name in ("effect", "low", "high"))
     shared = row["confounded"]
-    confounded = f"{shared:.0%}" if shared == shared else "-" if row["matched"] else "rest differs"
-    return [*(row[key] for key in keys), effect, f"{low} to {high}", f"{row['p_adjusted']:.2g}", confounded]
+    confounded = number(shared, ".0%") if shared == shared or row["matched"] else "rest differs"
+    return [*(row[key] for key in keys), *effect(row), number(row["p_adjusted"]), confounded]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
 from limberlm.cli.console import print_table, say
+from limberlm.cli.figures import effect, number, span
 from limberlm.errors import UserError
 
 if TYPE_CHECKING:
@@ -61,8 +61,10 @@ def _plain(each: Any) -> Any:
 
 
 def _show_prediction(found: Prediction, full: bool) -> None:
+    from limberlm.analysis.prediction.verdict import left_out
+
     counted = found.units
-    lacking = ", ".join(f"{count} without {name}" for name, count in counted["missing"].items())
+    lacking = left_out(counted["missing"])
     say(
         f"Does geometry predict {found.outcome}, in chains not seen? "
         f"{_counted(counted)}{f'; left out {lacking}' * bool(lacking)}."
@@ -87,8 +89,7 @@ def _counted(counted: dict[str, Any]) -> str:
 
 
 def _rest(row: dict[Any, Any]) -> list[str]:
-    interval = "" if math.isnan(row["low"]) else f"{row['low']:+.3f} to {row['high']:+.3f}"
-    return [interval, *("" if math.isnan(row[name]) else f"{row[name]:.2g}" for name in ("p", "p_adjusted"))]
+    return [span(row["low"], row["high"], "+.3f"), number(row["p"]), number(row["p_adjusted"])]
 
 
 def _show_mediation(found: Mediation) -> None:
@@ -97,8 +98,8 @@ def _show_mediation(found: Mediation) -> None:
     columns = ["arm", "effective rank, %", "KL to base", "future loss", "target", "class", "a x b", "95 % interval"]
     rows = []
     for row in found.table.to_dict("records"):
-        moved = (f"{row[name]:+.3g} ({row[f'{name}_state']})" for name in (GEOMETRY, KL, OUTCOME))
-        through = f"{row['indirect']:+.2g}", f"{row['indirect_low']:+.2g} to {row['indirect_high']:+.2g}"
+        moved = (f"{number(row[name], '+.3g')} ({row[f'{name}_state']})" for name in (GEOMETRY, KL, OUTCOME))
+        through = effect(row, "indirect", "indirect_low", "indirect_high")
         rows.append([row["arm"], *moved, "equal" if row["matched"] else "unequal", row["class"], *through])
     print_table("Do arms act through geometry?", columns, rows)
     for sentence in (*found.words, *found.reasons):

@@ -25,18 +25,22 @@ def choice_sentence(choice: Choice, rules: Rules) -> str:
     table, what = choice.table, "Orderings" if choice.of == "ordering" else "Arms"
     matched = table[table["matched"]]
     if not len(matched):
-        more = seeds(float(table["target_seeds"].max()))
+        more = _more(float(table["target_seeds"].max()))
         return (
-            f"{what}: none of the others was shown to be at matched target, so none is ranked; {more} more seeds would "
-            "show it of targets that are the same."
+            f"{what}: none of the others was shown to be at matched target, so none is ranked; {more} would show it of "
+            "targets that are the same."
         )
     better = matched[matched["verdict"] == BETTER]["candidate"]
     if len(better):
         others = f" (the others: {', '.join(better[1:])}; not compared with it)" if len(better) > 1 else ""
         return f"{what}: {better.iloc[0]} has the best mean of {len(better)} found better{others}."
+    least = float(matched["detectable"].max())
+    if not least > 0:
+        why = "no seed differs from another" if least == 0 else "fewer than two seeds have it"
+        return f"{what}: none was found better; {why}, so what could have been found is not known."
     return (
-        f"{what}: none was found better; a true difference of {matched['detectable'].max():.2g} in any of them would "
-        f"have been found four times in five, and one of {rules.worth:g} {_takes(choice.seeds_for_worth)}."
+        f"{what}: none was found better; a true difference of {least:.2g} in any of them would have been found four "
+        f"times in five, and one of {rules.worth:g} {_takes(choice.seeds_for_worth)}."
     )
 
 
@@ -46,7 +50,11 @@ def seeds(count: float) -> str:
 
 
 def _takes(count: float) -> str:
-    return f"takes {seeds(count)} more {'seed' if count == 1 else 'seeds'}" if count else "too"
+    return f"takes {_more(count)}" if count else "too"
+
+
+def _more(count: float) -> str:
+    return f"{seeds(count)} more {'seed' if count == 1 else 'seeds'}"
 
 
 def _named(which: Mapping[str, str]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -138,6 +138,15 @@ def effects_of(
     )
 
 
+def told_reasons(found: Sequence[OrderingEffects]) -> list[str]:
+    """The reasons of several quantities or arms, each once: whose it is, where it is not of all."""
+    having: dict[str, list[str]] = {}
+    for effects in found:
+        for reason in effects.reasons:
+            having.setdefault(reason, []).append(f"{effects.quantity} of {effects.arm or 'all arms'}")
+    return [reason if len(whose) == len(found) else f"{', '.join(whose)}: {reason}" for reason, whose in having.items()]
+
+
 def _means(box: Cells) -> pd.DataFrame:
     rows = zip(box.orderings, box.by_seed.T, strict=True)
     found = ({"ordering": ARROW.join(stages), **paired(values)} for stages, values in rows)
@@ -171,7 +180,8 @@ def _design(box: Cells) -> Iterator[str]:
         return
     contrasts, free = list(predecessors(box.orderings)), len(box.orderings) - 1
     if len(contrasts) > free:
-        yield f"{len(box.orderings)} orderings differ in {free} ways at most: rows of a table are not separate findings"
+        ways = "one way" if free == 1 else f"{free} ways"
+        yield f"{len(box.orderings)} orderings differ in {ways} at most: rows of a table are not separate findings"
     if contrasts and all(each.confounded > 1 - 1e-9 for each in contrasts):
         yield "in this design a stage's predecessor cannot be told from places: each is wholly confounded with them"
     if never := never_after(box.orderings):

@@ -21,7 +21,8 @@ class Reading:
     """One checkpoint.
 
     Attributes:
-        outcomes: value of each (outcome, split, task), a mean over learning rates where there are several.
+        outcomes: value of each (outcome, split, task), a mean over learning rates where there are several; NaN where
+            one of them is, for a mean over the others would flatter.
         numbers: covariates, rivals and cells of geometry by column.
 
     """
@@ -63,7 +64,9 @@ def _read(results: Results, node: str, tokens: Callable[[str], float]) -> Readin
 
 
 def _outcomes(results: Results, node: str) -> Iterator[tuple[tuple[str, str, str], float]]:
-    means = results.load_outcomes(node).groupby(["outcome", "split", "task"], as_index=False)["value"].mean()
+    means = (
+        results.load_outcomes(node).groupby(["outcome", "split", "task"], as_index=False)["value"].mean(skipna=False)
+    )
     for outcome, split, task, value in means.itertuples(index=False):
         yield (str(outcome), str(split), str(task)), float(value)
 

@@ -19,7 +19,7 @@ from limberlm.analysis.prediction.power import detectable, units_to_settle
 from limberlm.analysis.prediction.rivals import rivals_table
 from limberlm.analysis.prediction.splits import schemes
 from limberlm.analysis.prediction.table import complete, design_table, geometry_columns
-from limberlm.analysis.prediction.verdict import verdict
+from limberlm.analysis.prediction.verdict import left_out, verdict
 from limberlm.study.results.results import Results
 
 
@@ -123,8 +123,8 @@ def prediction_of(
     ready = _ready(complete(table), cells)
     rows, reasons = ready.rows, list(ready.reasons)
     others = [name for name in geometry_columns(rows) if name not in cells] if exploratory else []
-    if not len(rows) or not (held_out := schemes(rows)):
-        return _unanswered(outcome, ready, "needs two chains or more with every covariate and a varying outcome")
+    if not (held_out := schemes(rows)):
+        return _unanswered(outcome, ready, _too_little(ready))
     shrunk = ridge or _too_many(rows, ready.numbers)
     if shrunk and not ridge:
         reasons.append("more covariates than a training set can bear: coefficients are shrunk (ridge)")
@@ -188,6 +188,12 @@ def _ready(table: pd.DataFrame, cells: Sequence[str]) -> _Ready:
     return _Ready(rows, numbers, [name for name in cells if there[name]], missing, reasons)
 
 
+def _too_little(ready: _Ready) -> str:
+    if len(ready.rows):
+        return "needs two chains or more, and there is one; add seeds, orderings or arms"
+    return f"no row has all that it takes ({left_out(ready.missing)})"
+
+
 def _too_many(table: pd.DataFrame, numbers: Sequence[str]) -> bool:
     """Whether the smallest training set has fewer than two rows a coefficient."""
     model = fit(table, numbers)
@@ -195,15 +201,17 @@ def _too_many(table: pd.DataFrame, numbers: Sequence[str]) -> bool:
 
 
 def _units(table: pd.DataFrame, missing: dict[str, int]) -> dict[str, Any]:
-    keys = {key for keys in table["chains"] for key in keys}
+    on: dict[Any, list[int]] = {}
+    for row, keys in enumerate(table["chains"]):
+        for key in keys:
+            on.setdefault(key, []).append(row)
     names = {"families": "family", "orderings": "ordering", "arms": "arm", "seeds": "seed"}
-    counts = {plural: len({getattr(key, name) for key in keys}) for plural, name in names.items()}
-    nodes = int(table["node"].nunique())
+    counts = {plural: len({getattr(key, name) for key in on}) for plural, name in names.items()}
     return {
         **counts,
-        "chains": len(keys),
+        "chains": len({tuple(rows) for rows in on.values()}),  # unfinished ones may be the same so far
         "sets": int(table["set"].nunique()),
-        "nodes": nodes,
+        "nodes": int(table["node"].nunique()),
         "rows": len(table),
         "missing": missing,
     }
@@ -284,5 +292,5 @@ def _unanswered(outcome: str, ready: _Ready, reason: str) -> Prediction:
         power=empty,
         exchange={},
         verdict=(f"Whether geometry predicts {outcome} cannot be answered: {reason}.",),
-        reasons=(*ready.reasons, reason),
+        reasons=tuple(ready.reasons),
     )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from math import nan
 from typing import Any
 
 import pandas as pd
@@ -27,11 +28,11 @@ def design_table(results: Results, outcome: str = "loss_after", read: Reader | N
     from one checkpoint to the next, with the geometry of the first. The base is left out: it is one checkpoint, the
     same on every chain. So are controls.
 
-    Columns: `y`; `node`; `chains`, the `ChainKey` of every chain that the row lies on; `touches`, those whose holding
-    out takes the row from the training set (of a step, every chain that its first checkpoint lies on); `set`, the
-    number of the set of chains that share checkpoints, measured or not; `prefix`, the stages so far; `family`,
-    `ordering` and `seed`, `arm` of the first such chain; the covariates and rivals; and a column for every cell of
-    geometry, NaN where it is missing.
+    Columns: `y`, NaN where a checkpoint was measured without it; `node`; `chains`, the `ChainKey` of every chain that
+    the row lies on; `touches`, those whose holding out takes the row from the training set (of a step, every chain that
+    its first checkpoint lies on); `set`, the number of the set of chains that share checkpoints, measured or not;
+    `prefix`, the stages so far; `family`, `ordering` and `seed`, `arm` of the first such chain; the covariates and
+    rivals; and a column for every cell of geometry, NaN where it is missing.
 
     Args:
         results: the run.
@@ -47,7 +48,10 @@ def design_table(results: Results, outcome: str = "loss_after", read: Reader | N
     chains = [chain for chain in results.chains if chain.control is None]
     on = _chains_of(chains, family)
     read = read or reader(results)
-    rows = [row for step in _steps(chains, wanted, results) for row in _rows(step, on, read, wanted, results)]
+    steps = _steps(chains, wanted, results)
+    ends = [reading for end in dict.fromkeys(end for _, end in steps) if (reading := read(end)) is not None]
+    tasks = dict.fromkeys(task for reading in ends for task in reading.values(wanted.rows))
+    rows = [row for step in steps for row in _rows(step, on, read, wanted, results, tasks)]
     if not rows:
         raise UserError(f"{results.store.root}: no checkpoint has {outcome} and a geometry; measure them first")
     sets = connected(list(on.values()))
@@ -121,6 +125,7 @@ def _rows(
     read: Reader,
     outcome: Outcome,
     results: Results,
+    tasks: Iterable[str],
 ) -> Iterator[dict[str, Any]]:
     node, end = step
     here, there = read(node), read(end)
@@ -139,7 +144,8 @@ def _rows(
         "stage": results.stage_of(node),
         "next_stage": results.stage_of(end) if outcome.later else "",
     }
-    for task, y in there.values(outcome.rows).items():
+    found = there.values(outcome.rows)
+    for task in tasks:
         before = {name: here.value(rows, task) for name, rows in outcome.before.items()}
         own = {"readiness": here.value((("gradient_readiness", "in_domain"),), task)}
-        yield known | {"task": task, "y": y} | before | own | here.numbers
+        yield known | {"task": task, "y": found.get(task, nan)} | before | own | here.numbers

@@ -20,6 +20,15 @@ _EXCHANGED = {
 }
 
 
+def left_out(missing: dict[str, int]) -> str:
+    """How many rows were left out for want of what.
+
+    >>> left_out({"y": 2, "entropy": 1})
+    '2 without the outcome, 1 without entropy'
+    """
+    return ", ".join(f"{count} without {'the outcome' if name == 'y' else name}" for name, count in missing.items())
+
+
 def adds(row: dict[Any, Any], how: Exchange) -> bool:
     """Whether a cell adds: Holm's p below 5 %, a gain, its interval above 0 where there is one, an honest exchange."""
     seen = math.isnan(row["low"]) or row["low"] > 0
@@ -74,6 +83,8 @@ def _reach(how: Exchange, told: pd.DataFrame) -> str:
 
 def _could(units: dict[str, Any]) -> str:
     whole, sets = units["chains"], units["sets"]
+    if math.isnan(detectable(whole)):
+        return f"{whole} chains are too few to see a correlation of any size four times in five."
     able = f"{whole} chains could have seen a correlation of {_r(whole)} four times in five"
     return (
         f"{able}."

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import pandas as pd
 
 from limberlm.analysis.arms import arms_table
+from limberlm.analysis.mediation import Mediation
 from limberlm.analysis.prediction import Prediction
 from limberlm.errors import UserError
 from limberlm.outcomes.score_matrix import ScoreMatrix
@@ -66,7 +67,7 @@ class ReportData:
     base (a chain left out has what was measured), `controls`, and `matrices`, its score matrices of shares and losses.
     `twins` has the node with an update of the same size in random directions for each trained node that has one.
     `balance` is that of the plan. `ends` is `analysis.arms.ends`, empty where there is no finished chain (`why_no_ends`
-    says so); `prediction` is None where nothing can be asked (`why_no_prediction`).
+    says so); `prediction` is None where nothing can be asked (`why_no_prediction`), and so is `mediation`.
 
     Raises:
         ValueError: a frame that is not empty lacks a column (`COLUMNS`).
@@ -92,6 +93,8 @@ class ReportData:
     why_no_ends: str = ""
     prediction: Prediction | None = None
     why_no_prediction: str = ""
+    mediation: Mediation | None = None
+    why_no_mediation: str = ""
 
     def __post_init__(self) -> None:
         for name, columns in COLUMNS.items():

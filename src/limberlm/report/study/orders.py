@@ -9,7 +9,7 @@ import pandas as pd
 
 from limberlm.analysis.arms import FUTURE, GEOMETRY, Quantity
 from limberlm.analysis.ordering import OrderingEffects
-from limberlm.analysis.ordering.effects import of_ends
+from limberlm.analysis.ordering.effects import of_ends, told_reasons
 from limberlm.errors import UserError
 from limberlm.report import words
 from limberlm.report.cells import Cell, number_cell
@@ -42,12 +42,11 @@ def ordering_section(ends: pd.DataFrame) -> Told | None:
             continue
         found.append((quantity, effects))
         verdict.append(_sentence(quantity, effects))
-        reasons += [reason for reason in effects.reasons if reason not in reasons]
     return Told(
         key="ordering",
         title="Does the order matter?",
         verdict=verdict or ["That cannot be answered yet."],
-        reasons=reasons,
+        reasons=[*reasons, *told_reasons([effects for _, effects in found])],
         pictures=[
             Picture(f"By ordering: {_unit(quantity)}", _figure(quantity, effects)) for quantity, effects in found
         ],

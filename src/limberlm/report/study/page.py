@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from limberlm.analysis.arms import lacking
 from limberlm.files import write_text
 from limberlm.geometry.catalog import CATALOG
 from limberlm.observe.names import BAND, BAND_HIGH, BAND_LOW, FINAL_NORM
@@ -81,7 +82,7 @@ def render_report(data: ReportData) -> str:
         pool,
         data=data,
         runs=shown,
-        summary=summary.summary(data.ends, data.arms, data.why_no_ends),
+        summary=summary.summary(data.ends, data.arms, data.why_no_ends, lacking(data.ends, len(data.lengths))),
         told=told,
         has_yardsticks=any(any(run["yardsticks"][name] for name in ("sentences", "zero", "ends")) for run in shown),
         has_updates=any(run["updates"] for run in shown),

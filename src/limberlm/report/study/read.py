@@ -7,8 +7,10 @@ from collections.abc import Iterator, Mapping
 import pandas as pd
 
 from limberlm.analysis.arms import ends
-from limberlm.analysis.prediction import Prediction, design_table, prediction_of
+from limberlm.analysis.mediation import Mediation, mediation
+from limberlm.analysis.prediction import Prediction, design_table, prediction_of, reader
 from limberlm.analysis.prediction.cells import outcome_named
+from limberlm.analysis.prediction.nodes import Reader
 from limberlm.errors import UserError
 from limberlm.outcomes.score_matrix import ScoreMatrix
 from limberlm.report.study.data import Control, Key, ReportData
@@ -23,7 +25,9 @@ def report_data(results: Results, title: str) -> ReportData:
     runs = [chain for chain in results.chains if chain.control is None]
     notes: list[str] = []
     found, why = _ends(results)
-    predicted, unpredicted = _prediction(results)
+    read = reader(results)
+    predicted, unpredicted = _prediction(results, read)
+    mediated, unmediated = _mediation(results, read)
     return ReportData(
         title=title,
         geometry=results.table("geometry"),
@@ -44,6 +48,8 @@ def report_data(results: Results, title: str) -> ReportData:
         why_no_ends=why,
         prediction=predicted,
         why_no_prediction=unpredicted,
+        mediation=mediated,
+        why_no_mediation=unmediated,
     )
 
 
@@ -100,11 +106,18 @@ def _key(chain: Chain) -> Key:
     return chain.name, chain.seed
 
 
-def _prediction(results: Results) -> tuple[Prediction | None, str]:
+def _prediction(results: Results, read: Reader) -> tuple[Prediction | None, str]:
     """With few permutations, and the registered cells alone: `limber analyze` takes its time."""
     try:
-        table = design_table(results, OUTCOME)
+        table = design_table(results, OUTCOME, read)
         what = outcome_named(OUTCOME).what
         return prediction_of(table, outcome=what, permutations=PERMUTATIONS, exploratory=False), ""
     except UserError as error:
         return None, str(error)
+
+
+def _mediation(results: Results, read: Reader) -> tuple[Mediation | None, str]:
+    try:
+        return mediation(results, read=read), ""
+    except UserError as error:
+        return None, str(error).removeprefix("mediation: ")

@@ -40,7 +40,7 @@ def summary(ends: pd.DataFrame, arms: pd.DataFrame, reason: str, more: Sequence[
         ends: as from `analysis.arms.ends`; empty where no chain is finished and measured.
         arms: as from `analysis.arms.arms_table`; empty where there is one arm only.
         reason: why `ends` is empty.
-        more: verdicts of other analyses.
+        more: what else is to be known of how sure this is, such as what chains lack.
 
     """
     if ends.empty:

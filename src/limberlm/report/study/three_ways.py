@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from limberlm.analysis.arms import FUTURE, GEOMETRY, KEPT, QUANTITIES
+from limberlm.analysis.arms import FUTURE, GEOMETRY, KEPT, NOT_TESTED, QUANTITIES
 from limberlm.report import words
 from limberlm.report.cells import Cell, number_cell
 from limberlm.report.study.dots import Dot, Look, dots
@@ -22,7 +22,7 @@ WAYS: dict[str, tuple[str, str, float]] = {
 """Title, axis and the value of no effect, of each way."""
 ENOUGH = 0.8
 """The share of the target gain that an arm, to be recommended, must keep by its interval's lower end: our choice."""
-LOOKS: dict[str, Look] = {"helps": "good", "harms": "bad", "no difference found": "plain"}
+LOOKS: dict[str, Look] = {"helps": "good", "harms": "bad", "no difference found": "plain", NOT_TESTED: "plain"}
 LEGEND: dict[Look, str] = {"good": "helps", "bad": "harms", "plain": "no difference found"}
 CAPTION = (
     "Each arm against the same ordering and seed without an intervention; bars are 95 % intervals over these pairs "
@@ -65,8 +65,12 @@ def _verdict(rows: Mapping[str, Sequence[Mapping[Any, Any]]]) -> list[str]:
             for verdict in ("helps", "harms")
             if found[verdict]
         ]
-        rest = f"no difference found in {len(found['no difference found'])} of {len(own)} arms"
-        told = "; ".join([*parts, rest])
+        rest = [
+            f"{verdict} in {len(found[verdict])} of {len(own)} arms"
+            for verdict in ("no difference found", NOT_TESTED)
+            if found[verdict]
+        ]
+        told = "; ".join([*parts, *rest])
         said.append(f"{WAYS[name][0]}. {told[0].upper()}{told[1:]}.")
     return said
 
@@ -107,7 +111,7 @@ def _cell(name: str, row: Mapping[Any, Any]) -> Cell:
     show = words.percent if name == KEPT else (lambda value: words.difference(value, 3))
     unit = words.PERCENT if name == GEOMETRY.name else ""
     said = {"helps": "raises", "harms": "lowers"} if name == GEOMETRY.name else {}
-    remark = said.get(row["verdict"], row["verdict"]) if math.isfinite(row["p_adjusted"]) else "no test"
+    remark = said.get(row["verdict"], row["verdict"])
     return number_cell(row["effect"], row["low"], row["high"], show=show, unit=unit, remark=remark)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from limberlm.report.study.data import ReportData
 from limberlm.report.study.foretold import prediction_section
+from limberlm.report.study.mediated import mediation_section
 from limberlm.report.study.orders import ordering_section
 from limberlm.report.study.three_ways import three_ways
 from limberlm.report.study.told import Told
@@ -15,5 +16,6 @@ def told(data: ReportData) -> list[Told]:
         three_ways(data.arms) if len(data.arms) else None,
         ordering_section(data.ends),
         prediction_section(data.prediction, data.why_no_prediction),
+        mediation_section(data.mediation, data.why_no_mediation) if len(data.arms) else None,
     ]
     return [section for section in found if section is not None]

@@ -1,4 +1,5 @@
-// What a figure shows, as rows and as a CSV file: a row for each point or cell, with its interval where one is drawn.
+// What a figure shows, as rows and as a CSV file: a row for each point or cell, with its interval where one is drawn,
+// and with two where points have one each way.
 const csv = {
   // A label of Plotly without its small HTML.
   plain: (text) => String(text).replace(/<br>/g, " ").replace(/<[^>]*>/g, "")
@@ -34,7 +35,7 @@ function makeRows(figure) {
   const isRibbon = (trace) => trace.fill === "toself";
   const isBars = (trace) => trace.hoverinfo === "skip" && !isRibbon(trace) && trace.x.includes(null);
   const place = (trace, at) => [trace.legendgroup ?? "", trace.xaxis ?? "x", at].join("|");
-  const spans = new Map();
+  const spans = new Map(), across = new Map();
   figure.data.filter((trace) => isRibbon(trace) && trace.hoverinfo === "skip").forEach((trace) => {
     const count = trace.x.length / 2;
     for (let i = 0; i < count; i += 1) spans.set(place(trace, trace.x[i]), [trace.y[2 * count - 1 - i], trace.y[i]]);
@@ -43,7 +44,7 @@ function makeRows(figure) {
     for (let i = 0; i + 1 < trace.x.length; i += 3) {
       const upright = trace.x[i] === trace.x[i + 1];
       const [at, along] = upright ? [trace.x[i], trace.y] : [trace.y[i], trace.x];
-      spans.set(place(trace, at), [along[i], along[i + 1]]);
+      (upright ? spans : across).set(place(trace, at), [along[i], along[i + 1]]);
     }
   });
 
@@ -52,6 +53,7 @@ function makeRows(figure) {
     return found && found.title && found.title.text ? csv.plain(found.title.text) : axis;
   }
 
+  const both = spans.size > 0 && across.size > 0;
   const told = (own) => (Array.isArray(own) ? [own[0], own[1]] : ["", own ?? ""]);
   const rows = [];
   figure.data.filter((trace) => trace.hoverinfo !== "skip").forEach((trace) => {
@@ -62,14 +64,16 @@ function makeRows(figure) {
       return;
     }
     trace.x.forEach((x, i) => {
-      const span = spans.get(place(trace, x)) || spans.get(place(trace, trace.y[i])) || [null, null];
-      rows.push([trace.name ?? "", x, trace.y[i], ...span, ...told(trace.customdata && trace.customdata[i])]);
+      const none = [null, null], beside = across.get(place(trace, trace.y[i])) || none;
+      const span = spans.get(place(trace, x)) || (both ? none : beside);
+      rows.push([trace.name ?? "", x, trace.y[i], ...span, ...told(trace.customdata && trace.customdata[i]), ...(both ? beside : [])]);
     });
   });
   const first = figure.data.find((trace) => trace.hoverinfo !== "skip") || figure.data[0];
   const names = first.type === "heatmap" ? [title(first, "y"), title(first, "x"), "value"]
     : ["series", title(first, "x"), title(first, "y")];
-  return [[...names, "95 % low", "95 % high", "label", "note"], ...rows];
+  const more = both ? ["95 % low of " + names[1], "95 % high of " + names[1]] : [];
+  return [[...names, "95 % low", "95 % high", "label", "note", ...more], ...rows];
 }
 
 // The figure in a sentence, for who does not see it: each series from its first value to its last.

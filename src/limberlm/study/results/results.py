@@ -12,7 +12,9 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
+from limberlm.errors import UserError
 from limberlm.observe import Geometry, compare
+from limberlm.observe.table.comparison import unlike
 from limberlm.observe.updates.measurement import Updates
 from limberlm.outcomes.score_matrix import ScoreMatrix, score_matrix
 from limberlm.outcomes.table import outcome_table
@@ -127,10 +129,20 @@ class Results:
         return labels, frame
 
     def load_geometry(self, node: str) -> Geometry:
-        """The geometry of a node without its statistics: every measured node's is kept."""
+        """The geometry of a node without its statistics: every measured node's is kept.
+
+        Raises:
+            UserError: it cannot be read, or was measured otherwise than another node's: the run was broken off after
+                its settings were changed.
+
+        """
         if node not in self._geometries:
-            whole = Geometry.load(self.store.part(node, GEOMETRY) / GEOMETRY)
-            self._geometries[node] = replace(whole, statistics={})
+            folder = self.store.part(node, GEOMETRY)
+            whole = replace(Geometry.load(folder / GEOMETRY), statistics={})
+            other = next(iter(self._geometries.values()), whole)
+            if difference := unlike(other, whole):
+                raise UserError(f"{folder}: not measured as other checkpoints: {difference}; run the study again")
+            self._geometries[node] = whole
         return self._geometries[node]
 
     def load_training(self, node: str) -> pd.DataFrame:

@@ -11,23 +11,25 @@ from typing import Any
 
 import torch
 from peft import PeftModel
-from torch import Tensor, nn
+from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from limberlm.errors import UserError
 from limberlm.observe.forward.budget import Choice, fitted, parsed
-from limberlm.observe.forward.observation import Observation, Progress, Subject, observe
+from limberlm.observe.forward.observation import Progress, Subject, observe
 from limberlm.observe.forward.request import Request
-from limberlm.observe.metrics.parts.sums import merged
-from limberlm.observe.metrics.summary import rows_of, summarise
+from limberlm.observe.metrics.summary import rows_of
 from limberlm.observe.model.head import locate_head
 from limberlm.observe.model.loading import Model, load_model, load_tokenizer
 from limberlm.observe.model.sites import Sites, locate
 from limberlm.observe.model.state import same_random_states
 from limberlm.observe.names import EMBED, FINAL_NORM
 from limberlm.observe.probe.probe_set import ProbeSet
-from limberlm.observe.table.geometry import Geometry, frame_of, packed
+from limberlm.observe.table.geometry import Geometry, frame_of
 from limberlm.observe.table.manifest import manifest_of
+from limberlm.observe.together.dealing import block_loads, dealt
+from limberlm.observe.together.processes import Processes, one_choice
+from limberlm.observe.together.summary import summarised
 
 IN_MEMORY = "in memory"
 
@@ -49,6 +51,7 @@ def measure(
     device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
+    distributed: bool = False,
     progress: Progress | None = None,
 ) -> Geometry:
     """Measure how a checkpoint represents the probe: every metric of the suite at every site, with intervals.
@@ -72,18 +75,21 @@ def measure(
         device: where a model given by path runs; the GPU if there is one.
         dtype: the type a model given by path runs in; the checkpoint's own by default.
         tokenizer: for a model in memory; by default the one its config names.
-        progress: called with (sequences done, sequences in all) after each batch.
+        distributed: share the work with the other processes of torch.distributed, each of which makes this same call.
+            Every one gets the table and the manifest, equal to those of one process; only process 0 the statistics.
+        progress: called with (sequences done, sequences in all) after each batch, counting those that are read here.
 
     Raises:
-        UserError: one line that names the file, field or value, and what to do.
+        UserError: one line that names the file, field or value, and what to do; in all processes where one finds it.
     """
-    for name, number in (("batch_size", batch_size), ("max_length", max_length), ("max_tokens", max_tokens)):
-        if number is not None and not isinstance(number, Integral):
-            raise UserError(f"{name}={number!r}: give a whole number")
-    if batch_size < 1:
-        raise UserError(f"batch_size={batch_size}: must be at least 1")
-    request = _request(preset, suite, metrics, reference is not None)
-    with same_random_states():
+    processes = Processes.joined() if distributed else Processes()
+    with processes.agreeing(), same_random_states():
+        for name, number in (("batch_size", batch_size), ("max_length", max_length), ("max_tokens", max_tokens)):
+            if number is not None and not isinstance(number, Integral):
+                raise UserError(f"{name}={number!r}: give a whole number")
+        if batch_size < 1:
+            raise UserError(f"batch_size={batch_size}: must be at least 1")
+        request = _request(preset, suite, metrics, reference is not None)
         source = _source(model)
         reader = tokenizer if tokenizer is not None or isinstance(probe, ProbeSet) else _tokenizer(source)
         loaded = load_model(model, adapter=adapter, dtype=dtype, device=device, headless=True)
@@ -95,8 +101,10 @@ def measure(
         request = request.possible(head=subject.head is not None, units=units is not None, reference=beside is not None)
         names = [EMBED, FINAL_NORM] if request.preset.final_only and layers is None else subject.sites.names(layers)
         asked = Choice(batch_size, request.blocks, tuple(names))
-        fits = {"layers_given": layers is not None, "reference": beside is not None}
+        fits = {"layers_given": layers is not None, "reference": beside is not None, "processes": processes.size}
         choice = fitted(subject.sites, ready, request, asked, parsed(memory), **fits)
+    choice = one_choice(choice, ready, processes)
+    with processes.agreeing(), same_random_states():
         observation = observe(
             loaded,
             subject.sites,
@@ -107,19 +115,20 @@ def measure(
             units=units,
             reference=beside,
             batch_size=choice.batch_size,
+            only=dealt(block_loads(ready, choice.blocks), processes.size)[processes.rank],
             progress=progress,
         )
-    worn = IN_MEMORY if isinstance(loaded, PeftModel) else None
-    checkpoint = {"model": source, "adapter": worn if adapter is None else str(adapter)}
-    if reference is not None:
-        checkpoint["reference"] = _told_apart(reference)
-    cells = summarise(observation)
+        worn = IN_MEMORY if isinstance(loaded, PeftModel) else None
+        checkpoint = {"model": source, "adapter": worn if adapter is None else str(adapter)}
+        if reference is not None:
+            checkpoint["reference"] = _told_apart(reference)
+    cells, statistics = summarised(observation, processes)
     manifest = manifest_of(checkpoint, observation, cells, subject.sites, problems)
     manifest["batch_size"] = choice.batch_size
     manifest["memory"] = {"on_device": choice.on_device, "on_host": choice.on_host}
     manifest["flags"] = choice.told(asked) + manifest["flags"]
     rows = [row for cell in cells for row in rows_of(cell)]
-    return Geometry(frame_of(rows), manifest, _statistics(observation))
+    return Geometry(frame_of(rows), manifest, statistics)
 
 
 def _request(preset: str, suite: str, metrics: Sequence[str] | None, reference: bool) -> Request:
@@ -233,20 +242,3 @@ def _tokenizer(source: str) -> PreTrainedTokenizerBase:
     if source == IN_MEMORY:
         raise UserError("tokenizer: the model in memory does not name one; give tokenizer= or a ProbeSet")
     return load_tokenizer(source)
-
-
-def _statistics(observation: Observation) -> dict[str, Tensor]:
-    tensors = {}
-    for site, convention in observation.moments.packed:
-        blocks = observation.blocks(site, convention)
-        total = merged(blocks.values())
-        if total.count < 2:
-            continue
-        name = f"{site}/{convention}"
-        tensors[f"{name}/count"] = torch.tensor([total.count])
-        tensors[f"{name}/blocks"] = torch.tensor(
-            [blocks[b].count if b in blocks else 0 for b in range(observation.request.blocks)]
-        )
-        tensors[f"{name}/mean"] = total.mean
-        tensors[f"{name}/covariance"] = packed(total.covariance)
-    return tensors

@@ -101,8 +101,8 @@ def measure(
         request = request.possible(head=subject.head is not None, units=units is not None, reference=beside is not None)
         names = [EMBED, FINAL_NORM] if request.preset.final_only and layers is None else subject.sites.names(layers)
         asked = Choice(batch_size, request.blocks, tuple(names))
-        fits = {"layers_given": layers is not None, "reference": beside is not None, "processes": processes.size}
-        choice = fitted(subject.sites, ready, request, asked, parsed(memory), **fits)
+        fits = {"layers_given": layers is not None, "reference": beside is not None}
+        choice = fitted(subject.sites, ready, request, asked, parsed(memory), **fits, processes=processes.size)
     choice = one_choice(choice, ready, processes)
     with processes.agreeing(), same_random_states():
         observation = observe(

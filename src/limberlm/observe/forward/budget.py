@@ -91,9 +91,8 @@ def fitted(
     Raises:
         UserError: it does not fit even so; says what it needs.
     """
-    need = _Need(
-        sites.width, max(len(s.ids) for s in probe.sequences), _item_size(sites), request, reference, processes
-    )
+    longest = max(len(s.ids) for s in probe.sequences)
+    need = _Need(sites.width, longest, _item_size(sites), request, reference, processes)
     device, host = _limits(sites.device, memory, processes)
     for choice in _choices(asked, len(sites.blocks), layers_given):
         sized = replace(choice, on_device=need.device(choice), on_host=need.host(choice))
@@ -130,11 +129,12 @@ class _Need:
     def host(self, choice: Choice) -> int:
         """The finished blocks as triangles, the chosen tokens and sequences, and one site unpacked."""
         conventions, sites, d = len(self.request.collected), len(choice.names), self.width
-        triangles = -(-choice.blocks // self.processes) * conventions * sites * d * (d + 1) // 2 * 4
+        blocks = -(-choice.blocks // self.processes)
+        triangles = blocks * conventions * sites * d * (d + 1) // 2 * 4
         kept = sites * d * 4 * (SEQUENCES + (RESERVOIR if self.request.suite == "full" else 0))
         kept += sites * HSIC * 64 * 64 * 4 * conventions if self.request.suite == "full" else 0
         if self.reference:
-            triangles = 2 * triangles + -(-choice.blocks // self.processes) * conventions * sites * d * d * 4
+            triangles = 2 * triangles + blocks * conventions * sites * d * d * 4
         return triangles + kept + (choice.blocks + 4) * d * d * 8 * (4 if self.reference else 1)
 
 

@@ -85,8 +85,9 @@ class Selection:
 class Observation:
     """What one pass keeps, on the host: each collector's statistics, and the selection they follow.
 
-    Attributes: `sites` read, of a model of `layers` blocks whose states have `width` coordinates; `zero_norm`, tokens without a direction by site, dropped
-    from `rms`; `dtypes` of the states by site. A collector is None where the request has no use for it.
+    Attributes: `sites` read, of a model of `layers` blocks whose states have `width` coordinates; `zero_norm`, tokens
+    without a direction by site, dropped from `rms`; `dtypes` of the states by site. A collector is None where the
+    request has no use for it.
     """
 
     sites: tuple[str, ...]

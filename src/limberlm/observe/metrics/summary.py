@@ -83,7 +83,7 @@ def with_band(observation: Observation, cells: list[Cell]) -> list[Cell]:
 
 
 def site_cells(observation: Observation, site: str) -> Iterator[Cell]:
-    """Every metric of the request at one site; only what was kept at this site is looked at, at `final_norm` for logits."""
+    """Every metric of the request at one site, from what was kept there; of logits, from what was at `final_norm`."""
     for convention in _conventions(observation, site):
         metrics = [m for m in observation.request.metrics if convention in _conventions_of(m) and _lives_at(m, site)]
         parts = Parts(observation, site, convention)

@@ -1,4 +1,4 @@
-"""The processes that measure one checkpoint: what they tell each other, as JSON and tensors over gloo, never a pickle."""
+"""The processes that measure one checkpoint: they tell each other JSON and tensors over gloo, never a pickle."""
 
 from __future__ import annotations
 
@@ -78,9 +78,9 @@ class Processes:
             if what is None:
                 continue
             mended, reason = what
-            error = UserError(reason) if mended else LimberError(f"process {rank} of {self.size}: {reason}")
-            error.add_note(AGREED)
-            raise error from problem
+            agreed = UserError(reason) if mended else LimberError(f"process {rank} of {self.size}: {reason}")
+            agreed.add_note(AGREED)
+            raise agreed from problem
 
     def gathered(self, value: Any) -> list[Any]:
         """What each process gives, by rank; anything that JSON can hold."""
@@ -137,7 +137,8 @@ def one_choice(choice: Choice, probe: ProbeSet, processes: Processes) -> Choice:
 def _gloo(world: dist.ProcessGroup) -> dist.ProcessGroup | None:
     """A group of our own, of all processes: it may wait longer than theirs, and crosses no exchange of theirs."""
     with _noticed():
-        return dist.new_group(backend="gloo", timeout=PATIENCE)
+        made: dist.ProcessGroup | None = dist.new_group(backend="gloo", timeout=PATIENCE)
+        return made
 
 
 @contextmanager

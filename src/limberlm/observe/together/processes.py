@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -15,22 +16,15 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from limberlm.errors import LimberError, UserError, reason_of
+from limberlm.errors import LimberError, Lost, UserError, reason_of
 from limberlm.observe.forward.budget import Choice
 from limberlm.observe.probe.probe_set import ProbeSet
 
 PATIENCE = timedelta(days=2)
 """How long a process waits for the slowest: a dead one is noticed by its closed connection, long before."""
 
-AGREED = "every process ends with this error"
-"""The note on an error that all processes have been told of."""
-
 LAUNCHED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 """What torchrun and accelerate say to a process, in its environment."""
-
-
-class Lost(LimberError):
-    """Another process has ended without a word: it was killed, or ran out of memory."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +46,10 @@ class Processes:
             if lacking := [name for name in LAUNCHED if name not in os.environ]:
                 raise UserError(f"distributed: {lacking[0]} is not set; start with torchrun or accelerate launch")
             # gloo for the statistics, which are on the host; nccl beside it, where there is CUDA, for split models
-            dist.init_process_group(timeout=PATIENCE)
+            if torch.cuda.is_available():
+                torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
+            dist.init_process_group()
+            atexit.register(dist.destroy_process_group)
         assert dist.group.WORLD is not None
         return cls(dist.get_rank(), dist.get_world_size(), _gloo(dist.group.WORLD))
 
@@ -70,7 +67,7 @@ class Processes:
         except Lost:
             raise
         except Exception as error:
-            if self.size == 1 or AGREED in getattr(error, "__notes__", ()):
+            if self.size == 1 or (isinstance(error, LimberError) and error.everywhere):
                 raise
             problem = error
         told = self.gathered(None if problem is None else [isinstance(problem, UserError), reason_of(problem)])
@@ -79,7 +76,7 @@ class Processes:
                 continue
             mended, reason = what
             agreed = UserError(reason) if mended else LimberError(f"process {rank} of {self.size}: {reason}")
-            agreed.add_note(AGREED)
+            agreed.everywhere = True
             raise agreed from problem
 
     def gathered(self, value: Any) -> list[Any]:
@@ -146,10 +143,7 @@ def _noticed() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:  # gloo has no class of its own
-        raise Lost(
-            f"one of the processes has ended ({reason_of(error)}): killed, or out of memory; nothing was written, "
-            "so run the same command again"
-        ) from error
+        raise Lost(f"one of the processes has ended: killed, or out of memory ({reason_of(error)})") from error
 
 
 def _encoded(value: Any) -> Tensor:

@@ -31,7 +31,14 @@ from limberlm.observe.model.sites import Sites
 from limberlm.observe.model.state import untouched
 from limberlm.observe.names import EMBED, FINAL_NORM
 from limberlm.observe.probe.batches import Batch, PaddingSide, batches
-from limberlm.observe.probe.chosen import RESERVOIR, TOKENS, ChosenTokens, choose_sequences, choose_tokens
+from limberlm.observe.probe.chosen import (
+    RESERVOIR,
+    TOKENS,
+    ChosenTokens,
+    choose_sequences,
+    choose_tokens,
+    ranked_tokens,
+)
 from limberlm.observe.probe.probe_set import ProbeSet
 
 Progress = Callable[[int, int], None]
@@ -70,12 +77,13 @@ class Selection:
         chosen = choose_sequences(probe.sequences)
         place = torch.full((len(probe.sequences),), -1)
         place[chosen] = torch.arange(len(chosen))
+        ranked = ranked_tokens(probe.sequences, TOKENS)
         return cls(
             torch.tensor([sequence.block % blocks for sequence in probe.sequences]),
             torch.tensor([number[sequence.domain] for sequence in probe.sequences]),
             labels,
-            choose_tokens(probe.sequences, TOKENS),
-            choose_tokens(probe.sequences, RESERVOIR),
+            choose_tokens(probe.sequences, TOKENS, ranked),
+            choose_tokens(probe.sequences, RESERVOIR, ranked),
             chosen,
             place,
         )

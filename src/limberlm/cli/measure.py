@@ -33,7 +33,7 @@ def measure(
     memory: Annotated[
         str | None, typer.Option(help="What the pass may take, such as 6GB; most of what is free.")
     ] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ..., or auto: all devices, and disk.")] = None,
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16, ...; the checkpoint's own if left out.")] = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,

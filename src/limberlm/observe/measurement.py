@@ -22,6 +22,7 @@ from limberlm.observe.metrics.summary import rows_of
 from limberlm.observe.model.head import locate_head
 from limberlm.observe.model.loading import Model, load_model, load_tokenizer
 from limberlm.observe.model.sites import Sites, locate
+from limberlm.observe.model.spread import AUTO, WEIGHTS
 from limberlm.observe.model.state import same_random_states
 from limberlm.observe.names import EMBED, FINAL_NORM
 from limberlm.observe.probe.probe_set import ProbeSet
@@ -72,7 +73,8 @@ def measure(
         batch_size: sequences per forward pass; changes nothing but rounding.
         memory: bytes, or a size such as "6GB", that the pass may take; by default most of what is free. Where it
             would need more, batches shrink first, then jackknife blocks and sites go, and the manifest says so.
-        device: where a model given by path runs; the GPU if there is one.
+        device: where a model given by path runs; the GPU if there is one. "auto": over all GPUs, the host and the disk,
+            with at most half of the free memory, or of `memory`, for weights.
         dtype: the type a model given by path runs in; the checkpoint's own by default.
         tokenizer: for a model in memory; by default the one its config names.
         distributed: share the work with the other processes of torch.distributed, each of which makes this same call.
@@ -92,9 +94,16 @@ def measure(
         request = _request(preset, suite, metrics, reference is not None)
         source = _source(model)
         reader = tokenizer if tokenizer is not None or isinstance(probe, ProbeSet) else _tokenizer(source)
-        loaded = load_model(model, adapter=adapter, dtype=dtype, device=device, headless=True)
+        if device == AUTO and processes.size > 1:
+            raise UserError("device=auto: one process spreads a model over all devices; start it once")
+        limit = parsed(memory)
+        if limit is not None and device == AUTO:
+            limit = int(limit * (1 - WEIGHTS))  # the other half is for weights
+        held = None if limit is None else limit if reference is None else limit // 2
+        placed: dict[str, Any] = {"dtype": dtype, "device": device, "held": held}
+        loaded = load_model(model, adapter=adapter, **placed, headless=True)
         subject, problems = _subject(loaded, request)
-        beside = None if reference is None else _reference(reference, subject, request, device, dtype)
+        beside = None if reference is None else _reference(reference, subject, request, placed)
         ready = _probe(probe, reader, subject.sites, request, max_length, max_tokens)
         units, missing = _units(subject.sites, request)
         problems |= missing
@@ -102,7 +111,7 @@ def measure(
         names = [EMBED, FINAL_NORM] if request.preset.final_only and layers is None else subject.sites.names(layers)
         asked = Choice(batch_size, request.blocks, tuple(names))
         fits = {"layers_given": layers is not None, "reference": beside is not None}
-        choice = fitted(subject.sites, ready, request, asked, parsed(memory), **fits, processes=processes.size)
+        choice = fitted(subject.sites, ready, request, asked, limit, **fits, processes=processes.size)
     choice = one_choice(choice, ready, processes)
     with processes.agreeing(), same_random_states():
         observation = observe(
@@ -158,15 +167,14 @@ def _reference(
     reference: str | Path | Model,
     subject: Subject,
     request: Request,
-    device: str | torch.device | None,
-    dtype: str | torch.dtype | None,
+    placed: dict[str, Any],
 ) -> Subject:
     """The reference checkpoint with its parts.
 
     Raises:
         UserError: its blocks, width or vocabulary are not those of the checkpoint; names both numbers.
     """
-    found, _ = _subject(load_model(reference, dtype=dtype, device=device, headless=True), request)
+    found, _ = _subject(load_model(reference, **placed, headless=True), request)
     for what, mine, its in (
         ("blocks", len(subject.sites.blocks), len(found.sites.blocks)),
         ("width", _config(subject.sites).hidden_size, _config(found.sites).hidden_size),

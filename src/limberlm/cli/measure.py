@@ -16,7 +16,7 @@ def measure(
     checkpoints: Annotated[
         list[str], typer.Argument(metavar="CHECKPOINT...", help="Model folders, hub ids, or `bundled`.")
     ],
-    probe: Annotated[str, typer.Option(help="Probe texts: .jsonl, .txt, .txt.xz, or `testbed`.")] = "testbed",
+    probe: Annotated[str, typer.Option(help="Probe texts: .jsonl, .parquet, .txt, .txt.xz, or `testbed`.")] = "testbed",
     out: Annotated[Path, typer.Option(help="Folder for the CHECKPOINT.geometry results.")] = Path("geometry"),
     adapter: Annotated[str | None, typer.Option(help="A PEFT adapter to put on the checkpoint.")] = None,
     reference: Annotated[

@@ -59,7 +59,7 @@ def measure(
 
     Args:
         model: a folder, a hub id, a `PreTrainedModel` or a `PeftModel`; left as it was found.
-        probe: a .jsonl, .txt or .txt.xz file, a `datasets.Dataset`, a list of rows, or a `ProbeSet`.
+        probe: a .jsonl, .parquet, .txt or .txt.xz file, a `datasets.Dataset`, a list of rows, or a `ProbeSet`.
         adapter: a PEFT adapter to put on a model given by path.
         reference: another checkpoint, of the same blocks, width and vocabulary, that reads the same tokens in the
             same pass: adds similarity to it, and the divergence of its predictions.

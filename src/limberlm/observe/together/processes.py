@@ -143,7 +143,7 @@ def _noticed() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:  # gloo has no class of its own
-        raise Lost(f"one of the processes has ended: killed, or out of memory ({reason_of(error)})") from error
+        raise Lost("one of the processes has ended: killed, or out of memory") from error
 
 
 def _encoded(value: Any) -> Tensor:

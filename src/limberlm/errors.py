@@ -18,9 +18,13 @@ _UNUSABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR
 
 
 class LimberError(Exception):
-    """Base of every deliberate error. The command line prints it as one line and exits with `exit_code`."""
+    """Base of every deliberate error. The command line prints it as one line and exits with `exit_code`.
+
+    Attributes: `everywhere`, whether all processes that share one piece of work end with it.
+    """
 
     exit_code = 1
+    everywhere = False
 
 
 class UserError(LimberError):
@@ -31,6 +35,10 @@ class UserError(LimberError):
 
 class NodeFailed(LimberError):
     """A stage of a study could not be finished for a reason that lies in the run, not in the settings."""
+
+
+class Lost(LimberError):
+    """Another process that shares the work has ended without a word: it was killed, or ran out of memory."""
 
 
 def nearest(word: str, options: Iterable[str]) -> str:

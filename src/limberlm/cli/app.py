@@ -14,8 +14,9 @@ import typer
 from limberlm.cli.advise import advise
 from limberlm.cli.analyze import analyze
 from limberlm.cli.compare import compare
+from limberlm.cli.copies import copies, refuse_copies, silence, speaks
 from limberlm.cli.demo import demo
-from limberlm.cli.exits import give_up_unwritable_output, stop_in_order, told
+from limberlm.cli.exits import give_up_unwritable_output, stop_in_order, told, told_once
 from limberlm.cli.folora import prepare
 from limberlm.cli.gate import gate
 from limberlm.cli.measure import measure
@@ -80,15 +81,19 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command line; the exit code is 0, 1 (our failure) or 3 (something the user can mend).
 
     `gate` ends with 2 for fail and 4 for inconclusive. The code is 130 or 143 where the command was stopped, by Ctrl-C
-    or a `kill`, and 141 where nobody read on. `--debug`, anywhere on the line, shows the traceback of an error.
+    or a `kill`, and 141 where nobody read on. `--debug`, anywhere on the line, shows the traceback of an error. Of
+    several processes that a launcher started, process 0 prints, and ends with the code.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given
     _quiet_libraries(debug)
     _prepare_streams()
+    if not speaks():
+        silence(debug)
     stop_in_order()
     try:
         _refuse_empty(given)
+        refuse_copies(given)
         command = typer.main.get_command(app)
         # not by its own `main`, which keeps Ctrl-C and a closed pipe to itself
         with command.make_context("limber", [word for word in given if word != "--debug"]) as context:
@@ -98,7 +103,7 @@ def main(arguments: list[str] | None = None) -> None:
     except BaseException as error:
         if debug and not isinstance(error, SystemExit | typer.Exit):
             raise
-        code = told(error)
+        code = told(error) if copies() == 1 else told_once(error)
         give_up_unwritable_output()
     sys.exit(code)
 

@@ -12,9 +12,11 @@ import typer
 from typer.exceptions import TyperException
 
 from limberlm.cli.console import tell
-from limberlm.errors import LimberError, UserError, storage_problem
+from limberlm.cli.copies import is_first_to_tell, speaks
+from limberlm.errors import LimberError, Lost, UserError, storage_problem
 
 STOPPED = "stopped; run the same command again to go on"
+LOST = "one of the processes has ended (killed, or out of memory?), or all were stopped; run the same command again"
 
 
 class _Killed(SystemExit):
@@ -51,6 +53,25 @@ def told(error: BaseException) -> int:
         return _fail("out of memory: a smaller model or batch, or a larger machine, helps", 1)
     text = " ".join(str(error).split())
     return _fail(f"{type(error).__name__}: {text} (an error of limberlm's own; --debug shows where)", 1)
+
+
+def told_once(error: BaseException) -> int:
+    """The same where a launcher started several of us: process 0 tells, or whoever first notices that one is lost.
+
+    A process that does not tell ends with 0 where process 0 tells the same: another code, and the launcher would stop
+    process 0 before it has.
+    """
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the launcher stops all when one ends
+    if isinstance(error, _Killed | KeyboardInterrupt | Lost):
+        if is_first_to_tell():
+            sys.stderr = sys.__stderr__
+            tell(f"limber: {LOST}", style="red")
+        return 1 if isinstance(error, Lost) else int(str(error) or 130)
+    if speaks() and "torch" in sys.modules:
+        is_first_to_tell()  # so that those who are stopped now stay silent
+    code = told(error)
+    same = isinstance(error, UserError | TyperException) or getattr(error, "everywhere", False)
+    return 0 if same and not speaks() else code
 
 
 def _usage(error: TyperException) -> int:

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from limberlm.cli.console import JsonOption, QuietOption, one_line, print_json, print_table, progress_bar, tell
+from limberlm.cli.copies import copies
 from limberlm.errors import UserError
 
 
@@ -15,7 +16,7 @@ def measure(
     checkpoints: Annotated[
         list[str], typer.Argument(metavar="CHECKPOINT...", help="Model folders, hub ids, or `bundled`.")
     ],
-    probe: Annotated[str, typer.Option(help="Probe texts: .jsonl, .txt, .txt.xz, or `testbed`.")] = "testbed",
+    probe: Annotated[str, typer.Option(help="Probe texts: .jsonl, .parquet, .txt, .txt.xz, or `testbed`.")] = "testbed",
     out: Annotated[Path, typer.Option(help="Folder for the CHECKPOINT.geometry results.")] = Path("geometry"),
     adapter: Annotated[str | None, typer.Option(help="A PEFT adapter to put on the checkpoint.")] = None,
     reference: Annotated[
@@ -32,7 +33,7 @@ def measure(
     memory: Annotated[
         str | None, typer.Option(help="What the pass may take, such as 6GB; most of what is free.")
     ] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ..., or auto: all devices, and disk.")] = None,
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16, ...; the checkpoint's own if left out.")] = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
@@ -40,39 +41,47 @@ def measure(
     """Measure the geometry of checkpoints on the same texts.
 
     Example: limber measure base/ sft/ dpo/ --probe texts.jsonl --out geometry
+
+    On several GPUs or cores: torchrun --nproc-per-node 2 -m limberlm measure base/ --probe texts.jsonl
     """
     from limberlm.observe import Geometry, load_tokenizer
     from limberlm.observe import measure as measure_one
+    from limberlm.observe.together.processes import Processes
     from limberlm.testbed import BUNDLED_BASE
     from limberlm.testbed.probe import probe_source
 
     names = _names(checkpoints, adapter)
+    processes = Processes.joined() if copies() > 1 else Processes()
     results: dict[str, Geometry] = {}
     with progress_bar(quiet) as bar:
         for name, checkpoint in names.items():
-            path = str(BUNDLED_BASE) if checkpoint == "bundled" else checkpoint
-            tokenizer = load_tokenizer(path)
-            task = bar.add_task(one_line(name), total=None)
-            found = measure_one(
-                path,
-                probe_source(probe, bool(tokenizer.chat_template)),
-                adapter=adapter,
-                reference=str(BUNDLED_BASE) if reference == "bundled" else reference,
-                preset=preset,
-                suite=suite,
-                layers=_layers(layers),
-                max_tokens=max_tokens,
-                max_length=max_length,
-                batch_size=batch_size,
-                memory=memory,
-                device=device,
-                dtype=dtype,
-                tokenizer=tokenizer,
-                progress=lambda done, total, task=task: bar.update(task, completed=done, total=total),  # type: ignore[misc]
-            )
-            found.manifest["checkpoint"]["model"] = checkpoint
-            found.save(out / f"{name}.geometry")
-            results[name] = found
+            with processes.agreeing():
+                path = str(BUNDLED_BASE) if checkpoint == "bundled" else checkpoint
+                tokenizer = load_tokenizer(path)
+                task = bar.add_task(one_line(name), total=None)
+                found = measure_one(
+                    path,
+                    probe_source(probe, bool(tokenizer.chat_template)),
+                    adapter=adapter,
+                    reference=str(BUNDLED_BASE) if reference == "bundled" else reference,
+                    preset=preset,
+                    suite=suite,
+                    layers=_layers(layers),
+                    max_tokens=max_tokens,
+                    max_length=max_length,
+                    batch_size=batch_size,
+                    memory=memory,
+                    device=device,
+                    dtype=dtype,
+                    tokenizer=tokenizer,
+                    distributed=processes.size > 1,
+                    progress=lambda done, total, task=task: bar.update(task, completed=done, total=total),  # type: ignore[misc]
+                )
+                found.manifest["checkpoint"]["model"] = checkpoint
+                if processes.rank == 0:
+                    found.save(out / f"{name}.geometry")
+                results[name] = found
+    _tell_idle(processes.size, results)
     if as_json:
         print_json({name: _summary(found, out / f"{name}.geometry") for name, found in results.items()})
         return
@@ -82,6 +91,13 @@ def measure(
             tell(f"{name}: {flag}", style="yellow")
     pair = " ".join(str(out / f"{name}.geometry") for name in list(names)[:2])
     tell(f"saved in {out}" + (f"; next: limber compare {pair}" if len(names) > 1 else ""))
+
+
+def _tell_idle(processes: int, results: dict[str, Any]) -> None:
+    """Say where there are more processes than jackknife blocks with texts."""
+    filled = min(len(found.manifest["convention"]["blocks"]) for found in results.values())
+    if processes > filled:
+        tell(f"{processes} processes for {filled} jackknife blocks: {processes - filled} only helped to summarise")
 
 
 def _names(checkpoints: list[str], adapter: str | None) -> dict[str, str]:

@@ -11,23 +11,26 @@ from typing import Any
 
 import torch
 from peft import PeftModel
-from torch import Tensor, nn
+from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from limberlm.errors import UserError
 from limberlm.observe.forward.budget import Choice, fitted, parsed
-from limberlm.observe.forward.observation import Observation, Progress, Subject, observe
+from limberlm.observe.forward.observation import Progress, Subject, observe
 from limberlm.observe.forward.request import Request
-from limberlm.observe.metrics.parts.sums import merged
-from limberlm.observe.metrics.summary import rows_of, summarise
+from limberlm.observe.metrics.summary import rows_of
 from limberlm.observe.model.head import locate_head
 from limberlm.observe.model.loading import Model, load_model, load_tokenizer
 from limberlm.observe.model.sites import Sites, locate
+from limberlm.observe.model.spread import AUTO, WEIGHTS
 from limberlm.observe.model.state import same_random_states
 from limberlm.observe.names import EMBED, FINAL_NORM
 from limberlm.observe.probe.probe_set import ProbeSet
-from limberlm.observe.table.geometry import Geometry, frame_of, packed
+from limberlm.observe.table.geometry import Geometry, frame_of
 from limberlm.observe.table.manifest import manifest_of
+from limberlm.observe.together.dealing import block_loads, dealt
+from limberlm.observe.together.processes import Processes, one_choice
+from limberlm.observe.together.summary import summarised
 
 IN_MEMORY = "in memory"
 
@@ -49,13 +52,14 @@ def measure(
     device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
+    distributed: bool = False,
     progress: Progress | None = None,
 ) -> Geometry:
     """Measure how a checkpoint represents the probe: every metric of the suite at every site, with intervals.
 
     Args:
         model: a folder, a hub id, a `PreTrainedModel` or a `PeftModel`; left as it was found.
-        probe: a .jsonl, .txt or .txt.xz file, a `datasets.Dataset`, a list of rows, or a `ProbeSet`.
+        probe: a .jsonl, .parquet, .txt or .txt.xz file, a `datasets.Dataset`, a list of rows, or a `ProbeSet`.
         adapter: a PEFT adapter to put on a model given by path.
         reference: another checkpoint, of the same blocks, width and vocabulary, that reads the same tokens in the
             same pass: adds similarity to it, and the divergence of its predictions.
@@ -69,26 +73,37 @@ def measure(
         batch_size: sequences per forward pass; changes nothing but rounding.
         memory: bytes, or a size such as "6GB", that the pass may take; by default most of what is free. Where it
             would need more, batches shrink first, then jackknife blocks and sites go, and the manifest says so.
-        device: where a model given by path runs; the GPU if there is one.
+        device: where a model given by path runs; the GPU if there is one. "auto": over all GPUs, the host and the disk,
+            with at most half of the free memory, or of `memory`, for weights.
         dtype: the type a model given by path runs in; the checkpoint's own by default.
         tokenizer: for a model in memory; by default the one its config names.
-        progress: called with (sequences done, sequences in all) after each batch.
+        distributed: share the work with the other processes of torch.distributed, each of which makes this same call.
+            Every one gets the table and the manifest, equal to those of one process; only process 0 the statistics.
+        progress: called with (sequences done, sequences in all) after each batch, counting those that are read here.
 
     Raises:
-        UserError: one line that names the file, field or value, and what to do.
+        UserError: one line that names the file, field or value, and what to do; in all processes where one finds it.
     """
-    for name, number in (("batch_size", batch_size), ("max_length", max_length), ("max_tokens", max_tokens)):
-        if number is not None and not isinstance(number, Integral):
-            raise UserError(f"{name}={number!r}: give a whole number")
-    if batch_size < 1:
-        raise UserError(f"batch_size={batch_size}: must be at least 1")
-    request = _request(preset, suite, metrics, reference is not None)
-    with same_random_states():
+    processes = Processes.joined() if distributed else Processes()
+    with processes.agreeing(), same_random_states():
+        for name, number in (("batch_size", batch_size), ("max_length", max_length), ("max_tokens", max_tokens)):
+            if number is not None and not isinstance(number, Integral):
+                raise UserError(f"{name}={number!r}: give a whole number")
+        if batch_size < 1:
+            raise UserError(f"batch_size={batch_size}: must be at least 1")
+        request = _request(preset, suite, metrics, reference is not None)
         source = _source(model)
         reader = tokenizer if tokenizer is not None or isinstance(probe, ProbeSet) else _tokenizer(source)
-        loaded = load_model(model, adapter=adapter, dtype=dtype, device=device, headless=True)
+        if device == AUTO and processes.size > 1:
+            raise UserError("device=auto: one process spreads a model over all devices; start it once")
+        limit = parsed(memory)
+        if limit is not None and device == AUTO:
+            limit = int(limit * (1 - WEIGHTS))  # the other half is for weights
+        held = None if limit is None else limit if reference is None else limit // 2
+        placed: dict[str, Any] = {"dtype": dtype, "device": device, "held": held}
+        loaded = load_model(model, adapter=adapter, **placed, headless=True)
         subject, problems = _subject(loaded, request)
-        beside = None if reference is None else _reference(reference, subject, request, device, dtype)
+        beside = None if reference is None else _reference(reference, subject, request, placed)
         ready = _probe(probe, reader, subject.sites, request, max_length, max_tokens)
         units, missing = _units(subject.sites, request)
         problems |= missing
@@ -96,7 +111,9 @@ def measure(
         names = [EMBED, FINAL_NORM] if request.preset.final_only and layers is None else subject.sites.names(layers)
         asked = Choice(batch_size, request.blocks, tuple(names))
         fits = {"layers_given": layers is not None, "reference": beside is not None}
-        choice = fitted(subject.sites, ready, request, asked, parsed(memory), **fits)
+        choice = fitted(subject.sites, ready, request, asked, limit, **fits, processes=processes.size)
+    choice = one_choice(choice, ready, processes)
+    with processes.agreeing(), same_random_states():
         observation = observe(
             loaded,
             subject.sites,
@@ -107,19 +124,20 @@ def measure(
             units=units,
             reference=beside,
             batch_size=choice.batch_size,
+            only=dealt(block_loads(ready, choice.blocks), processes.size)[processes.rank],
             progress=progress,
         )
-    worn = IN_MEMORY if isinstance(loaded, PeftModel) else None
-    checkpoint = {"model": source, "adapter": worn if adapter is None else str(adapter)}
-    if reference is not None:
-        checkpoint["reference"] = _told_apart(reference)
-    cells = summarise(observation)
+        worn = IN_MEMORY if isinstance(loaded, PeftModel) else None
+        checkpoint = {"model": source, "adapter": worn if adapter is None else str(adapter)}
+        if reference is not None:
+            checkpoint["reference"] = _told_apart(reference)
+    cells, statistics = summarised(observation, processes)
     manifest = manifest_of(checkpoint, observation, cells, subject.sites, problems)
     manifest["batch_size"] = choice.batch_size
     manifest["memory"] = {"on_device": choice.on_device, "on_host": choice.on_host}
     manifest["flags"] = choice.told(asked) + manifest["flags"]
     rows = [row for cell in cells for row in rows_of(cell)]
-    return Geometry(frame_of(rows), manifest, _statistics(observation))
+    return Geometry(frame_of(rows), manifest, statistics)
 
 
 def _request(preset: str, suite: str, metrics: Sequence[str] | None, reference: bool) -> Request:
@@ -149,15 +167,14 @@ def _reference(
     reference: str | Path | Model,
     subject: Subject,
     request: Request,
-    device: str | torch.device | None,
-    dtype: str | torch.dtype | None,
+    placed: dict[str, Any],
 ) -> Subject:
     """The reference checkpoint with its parts.
 
     Raises:
         UserError: its blocks, width or vocabulary are not those of the checkpoint; names both numbers.
     """
-    found, _ = _subject(load_model(reference, dtype=dtype, device=device, headless=True), request)
+    found, _ = _subject(load_model(reference, **placed, headless=True), request)
     for what, mine, its in (
         ("blocks", len(subject.sites.blocks), len(found.sites.blocks)),
         ("width", _config(subject.sites).hidden_size, _config(found.sites).hidden_size),
@@ -233,20 +250,3 @@ def _tokenizer(source: str) -> PreTrainedTokenizerBase:
     if source == IN_MEMORY:
         raise UserError("tokenizer: the model in memory does not name one; give tokenizer= or a ProbeSet")
     return load_tokenizer(source)
-
-
-def _statistics(observation: Observation) -> dict[str, Tensor]:
-    tensors = {}
-    for site, convention in observation.moments.packed:
-        blocks = observation.blocks(site, convention)
-        total = merged(blocks.values())
-        if total.count < 2:
-            continue
-        name = f"{site}/{convention}"
-        tensors[f"{name}/count"] = torch.tensor([total.count])
-        tensors[f"{name}/blocks"] = torch.tensor(
-            [blocks[b].count if b in blocks else 0 for b in range(observation.request.blocks)]
-        )
-        tensors[f"{name}/mean"] = total.mean
-        tensors[f"{name}/covariance"] = packed(total.covariance)
-    return tensors

@@ -14,7 +14,7 @@ from limberlm.errors import UserError
 from limberlm.observe import ProbeSequence, ProbeSet, locate, measure
 from limberlm.observe.forward.observation import observe
 from limberlm.observe.forward.request import Request
-from limberlm.observe.measurement import _statistics
+from limberlm.observe.metrics.stored import statistics_of
 from limberlm.observe.metrics.summary import rows_of, summarise
 from limberlm.observe.model.head import locate_head
 from limberlm.observe.model.mlp import locate_mlp
@@ -270,7 +270,8 @@ def test_an_adapter_measures_like_its_merged_model():
 def test_statistics_hold_what_the_table_was_made_from():
     model = tiny()
     sites = locate(model)
-    tensors = _statistics(observe(model, sites, sites.names(), PROBE))
+    seen = observe(model, sites, sites.names(), PROBE)
+    tensors = {name: tensor for site in seen.sites for name, tensor in statistics_of(seen, site).items()}
     assert int(tensors["block.1/raw/count"]) == PROBE.n_tokens == int(tensors["block.1/raw/blocks"].sum())
     assert int(tensors["final_norm/last/count"]) == len(PROBE.sequences)
     counts = torch.zeros(16, dtype=torch.long)

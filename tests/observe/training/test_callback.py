@@ -375,7 +375,7 @@ def test_resuming_without_the_start_or_with_another_probe_is_refused_by_name(tmp
     [
         ({"every": 0}, "every=0: must be at least 1"),
         ({"batch_size": 0}, "batch_size=0: must be at least 1"),
-        ({"probe": "nowhere.jsonl"}, "nowhere.jsonl: no such file; give a .jsonl, .txt or .txt.xz file"),
+        ({"probe": "nowhere.jsonl"}, "nowhere.jsonl: no such file; give a .jsonl, .parquet, .txt or .txt.xz file"),
         ({"metrics": []}, "metrics: empty; name at least one"),
         ({"metrics": ["efective_rank"]}, 'metrics: no metric "efective_rank"; nearest: effective_rank'),
         ({"name": "a/b"}, 'name="a/b": it names a folder; '),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -79,18 +80,20 @@ def fitted(
     *,
     layers_given: bool,
     reference: bool,
+    processes: int = 1,
 ) -> Choice:
     """The choice nearest to `asked` that fits in `memory` bytes, on the device and on the host each.
 
     Smaller batches come first, which change rounding only; then half the jackknife blocks; then fewer blocks of
-    the model outside the depth band, unless the caller named the layers. `memory` is 0.8 of what is free by default.
+    the model outside the depth band, unless the caller named the layers. `memory` is 0.8 of what is free by default,
+    shared out where several `processes` of this machine hold a part each.
 
     Raises:
         UserError: it does not fit even so; says what it needs.
     """
-    width = sites.backbone.config.get_text_config().hidden_size
-    need = _Need(width, max(len(s.ids) for s in probe.sequences), _item_size(sites), request, reference)
-    device, host = _limits(sites.device, memory)
+    longest = max(len(s.ids) for s in probe.sequences)
+    need = _Need(sites.width, longest, _item_size(sites), request, reference, processes)
+    device, host = _limits(sites.device, memory, processes)
     for choice in _choices(asked, len(sites.blocks), layers_given):
         sized = replace(choice, on_device=need.device(choice), on_host=need.host(choice))
         together = sites.device.type == "cpu"
@@ -112,6 +115,7 @@ class _Need:
     item: int
     request: Request
     reference: bool
+    processes: int
 
     def device(self, choice: Choice) -> int:
         """Sums of one jackknife block, the states of one batch, and a chunk of logits."""
@@ -125,11 +129,12 @@ class _Need:
     def host(self, choice: Choice) -> int:
         """The finished blocks as triangles, the chosen tokens and sequences, and one site unpacked."""
         conventions, sites, d = len(self.request.collected), len(choice.names), self.width
-        triangles = choice.blocks * conventions * sites * d * (d + 1) // 2 * 4
+        blocks = -(-choice.blocks // self.processes)
+        triangles = blocks * conventions * sites * d * (d + 1) // 2 * 4
         kept = sites * d * 4 * (SEQUENCES + (RESERVOIR if self.request.suite == "full" else 0))
         kept += sites * HSIC * 64 * 64 * 4 * conventions if self.request.suite == "full" else 0
         if self.reference:
-            triangles = 2 * triangles + choice.blocks * conventions * sites * d * d * 4
+            triangles = 2 * triangles + blocks * conventions * sites * d * d * 4
         return triangles + kept + (choice.blocks + 4) * d * d * 8 * (4 if self.reference else 1)
 
 
@@ -156,9 +161,10 @@ def _thinned(names: Sequence[str], blocks: int) -> list[tuple[str, ...]]:
     return [*found, tuple(name for name in names if name in band | {EMBED, FINAL_NORM})]
 
 
-def _limits(device: torch.device, memory: int | None) -> tuple[int, int]:
+def _limits(device: torch.device, memory: int | None, processes: int) -> tuple[int, int]:
     """Bytes that may be taken on the device and on the host."""
-    host = int(psutil.virtual_memory().available * FREE_SHARE) if memory is None else memory
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", processes)) if processes > 1 else 1
+    host = int(psutil.virtual_memory().available * FREE_SHARE / here) if memory is None else memory
     if device.type != "cuda":
         return host, host
     free = int(torch.cuda.mem_get_info(device)[0] * FREE_SHARE) if memory is None else memory

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -31,7 +31,14 @@ from limberlm.observe.model.sites import Sites
 from limberlm.observe.model.state import untouched
 from limberlm.observe.names import EMBED, FINAL_NORM
 from limberlm.observe.probe.batches import Batch, PaddingSide, batches
-from limberlm.observe.probe.chosen import RESERVOIR, TOKENS, ChosenTokens, choose_sequences, choose_tokens
+from limberlm.observe.probe.chosen import (
+    RESERVOIR,
+    TOKENS,
+    ChosenTokens,
+    choose_sequences,
+    choose_tokens,
+    ranked_tokens,
+)
 from limberlm.observe.probe.probe_set import ProbeSet
 
 Progress = Callable[[int, int], None]
@@ -70,12 +77,13 @@ class Selection:
         chosen = choose_sequences(probe.sequences)
         place = torch.full((len(probe.sequences),), -1)
         place[chosen] = torch.arange(len(chosen))
+        ranked = ranked_tokens(probe.sequences, TOKENS)
         return cls(
             torch.tensor([sequence.block % blocks for sequence in probe.sequences]),
             torch.tensor([number[sequence.domain] for sequence in probe.sequences]),
             labels,
-            choose_tokens(probe.sequences, TOKENS),
-            choose_tokens(probe.sequences, RESERVOIR),
+            choose_tokens(probe.sequences, TOKENS, ranked),
+            choose_tokens(probe.sequences, RESERVOIR, ranked),
             chosen,
             place,
         )
@@ -85,12 +93,14 @@ class Selection:
 class Observation:
     """What one pass keeps, on the host: each collector's statistics, and the selection they follow.
 
-    Attributes: `sites` read, of a model of `layers` blocks; `zero_norm`, tokens without a direction by site, dropped
-    from `rms`; `dtypes` of the states by site. A collector is None where the request has no use for it.
+    Attributes: `sites` read, of a model of `layers` blocks whose states have `width` coordinates; `zero_norm`, tokens
+    without a direction by site, dropped from `rms`; `dtypes` of the states by site. A collector is None where the
+    request has no use for it.
     """
 
     sites: tuple[str, ...]
     layers: int
+    width: int
     request: Request
     probe: ProbeSet
     selection: Selection
@@ -118,6 +128,7 @@ class Observation:
         made = cls(
             tuple(names),
             len(subject.sites.blocks),
+            subject.sites.width,
             request,
             probe,
             selection,
@@ -177,13 +188,15 @@ def observe(
     reference: Subject | None = None,
     batch_size: int = 16,
     padding_side: PaddingSide = "right",
+    only: Collection[int] | None = None,
     progress: Progress | None = None,
 ) -> Observation:
     """Read the probe block by block and return the statistics of each site; the model is left as it was found.
 
     The device holds the sums of one block only. What the request wants and cannot have is left out: metrics of logits
     without `head`, those of units without `units` (the layers whose inputs they are, by site), comparisons without
-    `reference`. `progress(done, total)` counts sequences. Batch size and padding side change rounding only.
+    `reference`. `only`: the jackknife blocks to read, where other processes read the others. `progress(done, total)`
+    counts sequences. Batch size and padding side change rounding only.
 
     Raises:
         UserError: a state is NaN or infinite; names site, batch and sequence.
@@ -193,14 +206,14 @@ def observe(
     wanted = (request or Request.of()).possible(**there)
     result = Observation.empty(subject, names, probe, wanted)
     _add_parts(result, subject, units, reference)
-    done, block = 0, None
+    done, total, block = 0, _to_read(result.selection, only), None
     with ExitStack() as stack:
         states = _opened(stack, subject, names)
         beside = _opened(stack, reference, names) if reference is not None else None
         if result.units is not None:
             stack.enter_context(result.units.reading())
         pass_ = _Pass(result, Buffers(), Buffers())
-        for batch in batches(probe, batch_size, padding_side, sites.device, wanted.blocks):
+        for batch in batches(probe, batch_size, padding_side, sites.device, wanted.blocks, only):
             if block is not None and batch.block != block:
                 pass_.end_block(block)
             block = batch.block
@@ -210,10 +223,15 @@ def observe(
             pass_.add(batch, states, beside)
             done += len(batch.sequences)
             if progress is not None:
-                progress(done, len(probe.sequences))
+                progress(done, total)
     if block is not None:
         pass_.end_block(block)
     return result
+
+
+def _to_read(selection: Selection, only: Collection[int] | None) -> int:
+    """How many sequences are in the blocks that are read."""
+    return len(selection.block) if only is None else sum(block in only for block in selection.block.tolist())
 
 
 def _add_parts(
@@ -275,8 +293,10 @@ class _Pass:
     def end_block(self, block: int) -> None:
         self.buffers.shifts, self.reference_buffers.shifts = {}, {}
         self.result.moments.end_block(block)
+        self.result.tokens.end_block()
         if self.result.reference is not None and self.result.cross is not None:
             self.result.reference.moments.end_block(block)
+            self.result.reference.tokens.end_block()
             self.result.cross.end_block(block)
 
     def _reading(self, site: str, hidden: Tensor, batch: Batch, buffers: Buffers, whose: str = "model") -> Reading:

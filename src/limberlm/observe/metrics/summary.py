@@ -67,15 +67,23 @@ def summarise(observation: Observation) -> list[Cell]:
     the mean of its sites' values, and of their delete-one-block values (of the logarithms for log metrics);
     without all of its blocks there is none.
     """
-    sites = [*observation.sites, *([LOGITS] if observation.head is not None else [])]
-    cells = [cell for site in sites for cell in _site_cells(observation, site)]
+    return with_band(observation, [cell for site in reported(observation) for cell in site_cells(observation, site)])
+
+
+def reported(observation: Observation) -> list[str]:
+    """The sites that have rows of their own, in table order."""
+    return [*observation.sites, *([LOGITS] if observation.head is not None else [])]
+
+
+def with_band(observation: Observation, cells: list[Cell]) -> list[Cell]:
+    """The cells of every site, and those of the depth band where all of its blocks were read."""
     members = band_sites(observation.layers)
-    if set(members) <= set(observation.sites):
-        cells.extend(_band_cells(cells, members))
-    return cells
+    inside = set(members) <= set(observation.sites)
+    return [*cells, *(_band_cells(cells, members) if inside else [])]
 
 
-def _site_cells(observation: Observation, site: str) -> Iterator[Cell]:
+def site_cells(observation: Observation, site: str) -> Iterator[Cell]:
+    """Every metric of the request at one site, from what was kept there; of logits, from what was at `final_norm`."""
     for convention in _conventions(observation, site):
         metrics = [m for m in observation.request.metrics if convention in _conventions_of(m) and _lives_at(m, site)]
         parts = Parts(observation, site, convention)

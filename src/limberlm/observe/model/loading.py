@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from limberlm.errors import UserError, reason_of
+from limberlm.observe.model.spread import AUTO, Spread
 from limberlm.observe.model.weights import HUB_ID
 
 NO_CODE = {"trust_remote_code": False}
@@ -26,13 +28,15 @@ def load_model(
     dtype: str | torch.dtype | None = None,
     device: str | torch.device | None = None,
     headless: bool = False,
+    held: int | None = None,
 ) -> Model:
     """A causal language model from a local folder or a hub id (`owner/name`), and a PEFT adapter on top.
 
     Local folders are never looked up on the hub, only safetensors are read, and no code that comes with a
-    checkpoint is run. `dtype` is the checkpoint's own unless given, `device` the GPU if there is one. A model
-    that is already in memory is returned as it is. `headless`: whether a checkpoint without the weights of its head
-    will do; its head is then None.
+    checkpoint is run. `dtype` is the checkpoint's own unless given, `device` the GPU if there is one; `auto` spreads
+    the model over all GPUs, the host and the disk, with at most `held` bytes of weights on each but the last (half of
+    what is free by default). A model that is already in memory is returned as it is. `headless`: whether a checkpoint
+    without the weights of its head will do; its head is then None.
 
     Raises:
         UserError: nothing is there, it cannot be read, lacks weights or has others, or a model in memory would have
@@ -44,9 +48,12 @@ def load_model(
             raise UserError("adapter: the model is in memory; put the adapter on with PeftModel.from_pretrained")
         if wanted is not None and wanted != model.dtype:
             raise UserError(f"dtype={dtype}: the model in memory is {model.dtype}; convert it, or give its path")
-        if device is not None and _device(device).type != model.device.type:
+        if device is not None and (device == AUTO or _device(device).type != model.device.type):
             raise UserError(f"device={device}: the model in memory is on {model.device}; move it, or give its path")
         return model
+    if device == AUTO and adapter is not None:
+        raise UserError("device=auto: an adapter cannot be put on weights that lie on disk; merge it, or name a device")
+    wide = Spread(held) if device == AUTO else None
     loaded, report = _load(
         AutoModelForCausalLM.from_pretrained,
         model,
@@ -56,12 +63,18 @@ def load_model(
         use_safetensors=True,
         ignore_mismatched_sizes=True,  # they are refused below, by name
         output_loading_info=True,
+        **(wide.options if wide is not None else {}),
     )
+    if wide is not None:
+        weakref.finalize(loaded, wide.folder.cleanup)  # weights in it are read until the model is gone
     _refuse_unlike(loaded, report, str(model), headless)
     if adapter is not None:
         if Path(adapter).is_dir() and not (Path(adapter) / "adapter_model.safetensors").is_file():
             raise UserError(f"{adapter}: not an adapter: adapter_model.safetensors is not in it")
         loaded = _load(lambda name, **options: put_on(loaded, name, **options), adapter, "an adapter")
+    if wide is not None:
+        spread_out: Model = loaded.eval()
+        return spread_out
     where = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         torch.zeros(1, device=where).item()  # `meta` keeps no numbers
@@ -126,7 +139,7 @@ def _device(device: str | torch.device) -> torch.device:
     try:
         return torch.device(device)
     except RuntimeError:
-        raise UserError(f'device: "{device}" is no device; use cpu, cuda or cuda:1') from None
+        raise UserError(f'device: "{device}" is no device; use cpu, cuda, cuda:1 or auto') from None
 
 
 def _load(loader: Callable[..., Any], path: str | Path, what: str, **options: Any) -> Any:

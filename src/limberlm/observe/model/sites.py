@@ -45,6 +45,12 @@ class Sites:
                 return torch.device(placed)
         return next(self.backbone.parameters()).device
 
+    @property
+    def width(self) -> int:
+        """Coordinates of a state."""
+        width: int = self.backbone.config.get_text_config().hidden_size
+        return width
+
     def names(self, layers: Sequence[int] | None = None) -> list[str]:
         """Site names in depth order: embed, final_norm and the blocks of `layers` (negative: from the end).
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -46,13 +46,23 @@ class Batch:
         return self.sequences[int((self.lengths.cumsum(0) <= row).sum())]
 
 
-def batches(probe: ProbeSet, batch_size: int, side: PaddingSide, device: torch.device, blocks: int) -> Iterator[Batch]:
-    """Batches in canonical order, by jackknife block of `blocks`."""
+def batches(
+    probe: ProbeSet,
+    batch_size: int,
+    side: PaddingSide,
+    device: torch.device,
+    blocks: int,
+    only: Collection[int] | None = None,
+) -> Iterator[Batch]:
+    """Batches in canonical order, by jackknife block of `blocks`; of all, or of those in `only`."""
     number = 0
     for block in range(blocks):
         indices = [i for i, sequence in enumerate(probe.sequences) if sequence.block % blocks == block]
         # sequences are in order of (block, length): batches stay of near-equal length when blocks are joined too
         indices.sort(key=lambda i: len(probe.sequences[i].ids))
+        if only is not None and block not in only:
+            number += -(-len(indices) // batch_size)  # batches are called the same, whoever reads them
+            continue
         for start in range(0, len(indices), batch_size):
             part = indices[start : start + batch_size]
             sequences = [probe.sequences[i] for i in part]

@@ -17,6 +17,9 @@ RESERVOIR = 2048
 TOKENS = 16384
 SEQUENCES = 1024
 
+Ranked = tuple[bytes, int, int]
+"""Hash, sequence and row of a kept token."""
+
 
 @dataclass(frozen=True)
 class ChosenTokens:
@@ -37,14 +40,24 @@ class ChosenTokens:
         return self.row[places] + starts.repeat_interleave(last - first), places
 
 
-def choose_tokens(sequences: Sequence[ProbeSequence], size: int) -> ChosenTokens:
+def choose_tokens(
+    sequences: Sequence[ProbeSequence], size: int, ranked: Sequence[Sequence[Ranked]] | None = None
+) -> ChosenTokens:
     """The `size` kept tokens of smallest hash.
 
     A token is ranked by blake2b(sequence hash, position); at most 2 per sequence, or `size` / sequences if that is
-    more (our choice).
+    more (our choice). `ranked`: what `ranked_tokens` gives for this size or a larger one, where it is known.
     """
-    per_sequence = max(2, math.ceil(size / len(sequences)))
-    ranked: list[tuple[bytes, int, int]] = []
+    ranked = ranked_tokens(sequences, size) if ranked is None else ranked
+    most = _per_sequence(sequences, size)
+    chosen = sorted((i, row) for _, i, row in heapq.nsmallest(size, (one for few in ranked for one in few[:most])))
+    sequence, row = torch.tensor(chosen).T.contiguous()
+    return ChosenTokens(sequence, row)
+
+
+def ranked_tokens(sequences: Sequence[ProbeSequence], size: int) -> list[list[Ranked]]:
+    """Of each sequence the tokens that may be among the `size` of smallest hash, smallest first."""
+    most, found = _per_sequence(sequences, size), []
     for index, sequence in enumerate(sequences):
         key = bytes.fromhex(sequence.hash)
         positions = (position for position, keep in enumerate(sequence.keep) if keep)
@@ -52,10 +65,12 @@ def choose_tokens(sequences: Sequence[ProbeSequence], size: int) -> ChosenTokens
             (blake2b(position.to_bytes(4, "little"), key=key, digest_size=8).digest(), index, row)
             for row, position in enumerate(positions)
         )
-        ranked.extend(heapq.nsmallest(per_sequence, ranks))
-    chosen = sorted((index, row) for _, index, row in heapq.nsmallest(size, ranked))
-    sequence, row = torch.tensor(chosen).T.contiguous()
-    return ChosenTokens(sequence, row)
+        found.append(heapq.nsmallest(most, ranks))
+    return found
+
+
+def _per_sequence(sequences: Sequence[ProbeSequence], size: int) -> int:
+    return max(2, math.ceil(size / len(sequences)))
 
 
 def choose_sequences(sequences: Sequence[ProbeSequence], size: int = SEQUENCES) -> Tensor:

@@ -8,12 +8,21 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from limberlm.errors import UserError
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from limberlm.errors import UserError, reason_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Row = Mapping[str, Any]
+
+COLUMNS = ("text", "messages", "prompt", "completion", "domain")
+"""The columns of a Parquet file that are read."""
+
+BATCH = 256
+"""Rows of a Parquet file that are in memory at a time."""
 
 _SHAPES = '"text", "messages", or "prompt" and "completion"'
 
@@ -25,11 +34,11 @@ def read_bytes(path: Path) -> bytes:
         UserError: the file is missing, a folder, unreadable, or damaged.
     """
     if path.exists() and not path.is_file():
-        raise UserError(f"{path}: a folder, pipe or device; give a .jsonl, .txt or .txt.xz file as the probe")
+        raise UserError(f"{path}: a folder, pipe or device; give a .jsonl, .parquet, .txt or .txt.xz file as the probe")
     try:
         return lzma.decompress(path.read_bytes()) if path.suffix == ".xz" else path.read_bytes()
     except FileNotFoundError:
-        raise UserError(f"{path}: no such file; give a .jsonl, .txt or .txt.xz file as the probe") from None
+        raise UserError(f"{path}: no such file; give a .jsonl, .parquet, .txt or .txt.xz file as the probe") from None
     except (OSError, lzma.LZMAError, EOFError) as error:
         raise UserError(f"{path}: cannot be read ({error})") from None
 
@@ -63,6 +72,28 @@ def json_lines(path: Path) -> Iterator[tuple[str, Row]]:
         except (ValueError, RecursionError):
             raise UserError(f"{origin}: not JSON; each line must be one JSON object") from None
         yield origin, _checked(row, origin)
+
+
+def parquet_rows(path: Path) -> Iterator[tuple[str, Row]]:
+    """(origin, row) for each row of a Parquet file, a few hundred of which are in memory at a time.
+
+    Raises:
+        UserError: it is missing, is no Parquet file, or has no column that holds texts.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; give a .jsonl, .parquet, .txt or .txt.xz file as the probe")
+    try:
+        with pq.ParquetFile(path) as file:
+            columns = [name for name in file.schema_arrow.names if name in COLUMNS]
+            if not columns:
+                raise UserError(f"{path}: has none of the columns {', '.join(COLUMNS)}; a probe row has {_SHAPES}")
+            number = 0
+            for batch in file.iter_batches(BATCH, columns=columns):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield f"{path} row {number}", row
+    except (OSError, pa.ArrowException) as error:
+        raise UserError(f"{path}: cannot be read ({reason_of(error)})") from None
 
 
 def listed_rows(rows: Iterable[Any]) -> Iterator[tuple[str, Row]]:

@@ -94,8 +94,7 @@ def _flags(observation: Observation, cells: list[Cell]) -> list[str]:
 def _too_few_rows(observation: Observation) -> list[str]:
     """Which plug-in levels are biased by more than 1 %, and how many rows they would need."""
     flags = []
-    blocks = next(iter(observation.moments.packed.values()))
-    width = len(next(iter(blocks.values())).shift)
+    width = observation.width
     needed = {
         name: round(metric.rows_per_dimension * width)
         for name, metric in CATALOG.items()

@@ -93,7 +93,7 @@ class GeometryCallback(TrainerCallback):
         if not re.fullmatch(r"\w[\w.-]*", name):
             raise UserError(f'name="{name}": it names a folder; use letters, digits, ".", "_" and "-"')
         if isinstance(probe, str | Path) and not Path(probe).is_file():
-            raise UserError(f"{probe}: no such file; give a .jsonl, .txt or .txt.xz file")
+            raise UserError(f"{probe}: no such file; give a .jsonl, .parquet, .txt or .txt.xz file")
         # a generator would be empty at the second `train()`
         self.probe = list(probe) if isinstance(probe, Iterator) else probe
         self.every, self.keep, self.name = every, keep, name

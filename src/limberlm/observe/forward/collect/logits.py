@@ -10,7 +10,7 @@ from limberlm.geometry.logits import kl_divergence, token_values
 from limberlm.observe.forward.collect.tokens import placed
 from limberlm.observe.forward.reading import Reading
 from limberlm.observe.model.head import Head
-from limberlm.observe.names import FINAL_NORM
+from limberlm.observe.names import FINAL_NORM, LOGITS
 from limberlm.observe.probe.chosen import ChosenTokens
 
 CHUNK = 2**24
@@ -20,12 +20,12 @@ CHUNK = 2**24
 class LogitsCollector:
     """Entropy, margin and top masses where the next token is a real one; the divergence from a reference's.
 
-    Attributes: `values` [m] by name, NaN at tokens that predict nothing that is kept.
+    Attributes: `values` [m] by site, which is `logits`, and name; NaN at tokens that predict nothing that is kept.
     """
 
     def __init__(self, head: Head, sample: ChosenTokens, predicts: Tensor, reference: Head | None) -> None:
         self.head, self.sample, self.predicts, self.reference = head, sample, predicts, reference
-        self.values: dict[str, Tensor] = {}
+        self.values: dict[str, dict[str, Tensor]] = {}
 
     def add(self, reading: Reading, beside: Reading | None = None) -> None:
         """Add the final states of one batch, `beside` being the reference's; other sites are passed over."""
@@ -46,8 +46,9 @@ class LogitsCollector:
             except ValueError:
                 _refuse_non_finite(logits, part, reading)
                 raise
+            kept = self.values.setdefault(LOGITS, {})
             for name, values in found.items():
-                self.values[name] = placed(values.float(), where, len(self.sample), self.values.get(name))
+                kept[name] = placed(values.float(), where, len(self.sample), kept.get(name))
 
     @staticmethod
     def _logits(head: Head, reading: Reading, rows: Tensor) -> Tensor:

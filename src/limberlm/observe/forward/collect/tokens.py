@@ -27,8 +27,8 @@ class TokensCollector:
     """Norms [m] of the token sample, states [m, d] of the reservoir, and the largest tokens, by site.
 
     The median norm is known at the end only, so each block keeps its 256 largest tokens among those over 10 x the
-    median of the site's first batches, of 256 tokens or more: all tokens over 20 x the final median are among them
-    unless there are more than 256 in a block, or norms double afterwards.
+    median of its own first batches, of 256 tokens or more: all tokens over 20 x the final median are among them
+    unless there are more than 256 in a block, or its first norms are twice as large as those of all.
 
     Attributes: `norms`, `reservoir` (float32, or float64 where the model is) by site; `large`, raw states [k, d] by
     site and block, with `overflow` counting those a block had no room for.
@@ -69,8 +69,12 @@ class TokensCollector:
             states = states[states.norm(dim=1).topk(LARGEST).indices]
         self.large[site][block] = states
 
+    def end_block(self) -> None:
+        """Forget the medians: what is kept of a block depends on it alone."""
+        self.early, self.threshold = {}, {}
+
     def _threshold(self, reading: Reading) -> float:
-        """0 until enough tokens are seen for a median, so that the first few of a probe may be massive."""
+        """0 until enough tokens are seen for a median, so that the first few of a block may be massive."""
         site = reading.site
         if site not in self.threshold:
             seen = torch.cat([self.early.pop(site, reading.norms[:0]), reading.norms])
@@ -78,6 +82,8 @@ class TokensCollector:
                 self.early[site] = seen
                 return 0.0
             self.threshold[site] = LARGE * float(seen.median())
-            for block, states in self.large.get(site, {}).items():
+            block = reading.batch.block
+            states = self.large.get(site, {}).get(block)
+            if states is not None:
                 self.large[site][block] = states[states.norm(dim=1) > self.threshold[site]]
         return self.threshold[site]

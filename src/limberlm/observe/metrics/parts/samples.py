@@ -37,7 +37,7 @@ class Samples:
         """The values of tokens that have one, with the blocks of the tokens."""
         sample_block = self.seen.selection.block[self.seen.selection.sample.sequence]
         if self.site == LOGITS:
-            found = None if self.seen.logits is None else self.seen.logits.values.get(reads)
+            found = None if self.seen.logits is None else self.seen.logits.values.get(LOGITS, {}).get(reads)
             return _known(found, sample_block, "the reference has no head")
         found = None if self.seen.depth is None else self.seen.depth.values.get(self.site, {}).get(reads)
         return _known(found, sample_block, "needs the sites before this one, which are not there")

@@ -7,7 +7,17 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks import folora, generation, infinigram, interventions, pass_overhead, runner, store_all, updates
+from benchmarks import (
+    folora,
+    generation,
+    infinigram,
+    interventions,
+    pass_overhead,
+    planning,
+    runner,
+    store_all,
+    updates,
+)
 from benchmarks.harness import ROOT, machine, note
 
 BENCHMARKS = {
@@ -18,6 +28,7 @@ BENCHMARKS = {
     "generation": generation.figures,
     "infinigram": infinigram.figures,
     "runner": runner.figures,
+    "planning": planning.figures,
     "interventions": interventions.figures,
     "folora": folora.figures,
 }

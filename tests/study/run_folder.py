@@ -1,10 +1,19 @@
-"""What is in a run directory, for comparison."""
+"""A run in a process of its own, and what is in its directory, for comparison."""
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 
 from limberlm.study.store.store import Store
+
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
+
+
+def command(study: Path, out: Path, *more: str) -> list[str]:
+    """The command that runs a study, quietly."""
+    return [sys.executable, "-m", "limberlm", "run", str(study), "--out", str(out), "--quiet", *more]
 
 
 def digests(root: Path) -> dict[str, dict[str, str]]:

@@ -9,12 +9,11 @@ from typing import Annotated
 import typer
 
 from limberlm.cli.console import JsonOption, QuietOption
-from limberlm.cli.run import JobsOption
 
 
 def demo(
     out: Annotated[Path, typer.Option(help="Run directory.")] = Path("runs/demo"),
-    jobs: JobsOption = 2,
+    jobs: Annotated[int, typer.Option(help="So many at once, each in a process of its own.", min=1, max=1024)] = 2,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -26,7 +25,8 @@ def demo(
     """
     from limberlm.cli.run import run_and_finish
     from limberlm.study import Study
+    from limberlm.study.run.hands import Engine
 
     with resources.as_file(resources.files("limberlm.testbed").joinpath("data", "demo.yaml")) as study:
         loaded = Study.load(study, out)
-    run_and_finish(loaded, as_json=as_json, quiet=quiet, jobs=jobs)
+    run_and_finish(loaded, Engine(jobs=jobs), as_json=as_json, quiet=quiet)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,14 +12,26 @@ from limberlm.cli.console import JsonOption, QuietOption, print_json, say
 
 if TYPE_CHECKING:
     from limberlm.study import Results, Study
+    from limberlm.study.run.hands import Engine
 
-JobsOption = Annotated[int, typer.Option(help="So many jobs at once, each in a process of its own.", min=1, max=1024)]
+
+class EngineName(StrEnum):
+    """Where jobs are done."""
+
+    local = "local"
+    ray = "ray"
 
 
 def run(
     study: Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="The study file.")],
     out: Annotated[Path | None, typer.Option(help="Run directory; runs/NAME if left out.")] = None,
-    jobs: JobsOption = 1,
+    jobs: Annotated[
+        int | None, typer.Option(help="So many at once; default: 1, with Ray as many as fit.", min=1, max=1024)
+    ] = None,
+    engine: Annotated[EngineName, typer.Option(help="This machine, or a Ray cluster.")] = EngineName.local,
+    address: Annotated[
+        str | None, typer.Option(help="The cluster's, HOST:PORT or auto; default: RAY_ADDRESS, or this machine alone.")
+    ] = None,
     retry: Annotated[bool, typer.Option("--retry", help="Try again what failed before.")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check everything; print the tree, its cost and what is there.")
@@ -34,15 +47,17 @@ def run(
     """
     from limberlm.cli.tree import print_plan
     from limberlm.study import Study
+    from limberlm.study.run.hands import Engine
 
+    where = Engine(engine.value, jobs, address)
     loaded = Study.load(study, out)
     if dry_run:
         print_plan(loaded, as_json)
         return
-    run_and_finish(loaded, as_json=as_json, quiet=quiet, jobs=jobs, retry=retry)
+    run_and_finish(loaded, where, as_json=as_json, quiet=quiet, retry=retry)
 
 
-def run_and_finish(study: Study, *, as_json: bool, quiet: bool, jobs: int = 1, retry: bool = False) -> None:
+def run_and_finish(study: Study, engine: Engine, *, as_json: bool, quiet: bool, retry: bool = False) -> None:
     """Run a study under a live display, then write its report and print its table, also where a node failed."""
     from limberlm.cli.live import shown
     from limberlm.errors import NodeFailed
@@ -50,7 +65,7 @@ def run_and_finish(study: Study, *, as_json: bool, quiet: bool, jobs: int = 1, r
 
     try:
         with shown(quiet) as watch:
-            study.run(watch=watch, jobs=jobs, retry=retry)
+            study.run(engine, watch, retry=retry)
     except NodeFailed:
         if Results(study.out).measured:
             finish(Results(study.out), as_json)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from typing import TYPE_CHECKING, Any
 
 from limberlm.cli.console import print_json, print_table, say
@@ -13,18 +14,18 @@ if TYPE_CHECKING:
 
 def print_plan(study: Study, as_json: bool) -> None:
     """Print what a run would do; nothing is trained."""
-    from limberlm.study.run.jobs import Board
+    from limberlm.study.run.jobs import Board, Job
     from limberlm.study.run.runner import prepare
     from limberlm.study.store.store import Store
 
     place, plan = prepare(study.settings, study.folder)
     board = Board(place, Store(study.out), plan)
     states = board.states()
+    through = Counter(identity for chain in plan.chains for identity in set(chain.nodes))
     nodes = []
     for node in plan.nodes:
-        making, measuring = (states[job] for job in board.jobs if job.node == node)
+        making, measuring = states[Job("make", node)], states[Job("measure", node)]
         cost = place.cost(node)
-        chains = sum(node.id in chain.nodes for chain in plan.chains)
         nodes.append(
             {
                 "node": node.id,
@@ -32,7 +33,7 @@ def print_plan(study: Study, as_json: bool) -> None:
                 "seed": node.stage_seed,
                 "steps": cost.steps,
                 "tokens": cost.tokens,
-                "chains": chains,
+                "chains": through[node.id],
                 "made": making == "done",
                 "measured": measuring == "done",
                 "done": making == measuring == "done",
@@ -88,13 +89,15 @@ def _state(node: dict[str, Any]) -> str:
 
 
 def _depth_first(nodes: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    after: dict[str | None, list[dict[str, Any]]] = defaultdict(list)
+    for node in nodes:
+        after[node["parent"]].append(node)
     found: list[dict[str, Any]] = []
 
     def visit(parent: str | None) -> None:
-        for node in nodes:
-            if node["parent"] == parent:
-                found.append(node)
-                visit(node["node"])
+        for node in after[parent]:
+            found.append(node)
+            visit(node["node"])
 
     visit(None)
     return found

@@ -9,6 +9,7 @@ import pandas as pd
 
 from limberlm.study.plan.tree import Plan
 from limberlm.study.results.results import Results, TableName
+from limberlm.study.run.hands import Engine
 from limberlm.study.run.runner import Watch, prepare, run_study
 from limberlm.study.settings.config import StudySettings, load_settings
 
@@ -39,14 +40,16 @@ class Study:
 
     def run(
         self,
-        engine: Literal["local"] = "local",
+        engine: Literal["local", "ray"] | Engine = "local",
         watch: Watch = lambda event: None,
         *,
-        jobs: int = 1,
+        jobs: int | None = None,
+        address: str | None = None,
         retry: bool = False,
     ) -> Results:
-        """Run what is not complete yet, and return the results; as `run_study`."""
-        run_study(self.settings, self.out, self.folder, watch, jobs=jobs, retry=retry)
+        """Run what is not complete yet, and return the results; as `Engine` and `run_study`."""
+        where = engine if isinstance(engine, Engine) else Engine(engine, jobs, address)
+        run_study(self.settings, self.out, self.folder, watch, engine=where, retry=retry)
         return Results(self.out)
 
     def table(self, name: TableName) -> pd.DataFrame:

@@ -89,3 +89,30 @@ def test_the_rows_of_a_square_share_no_beginning(
     plan = Study.load(make_study(**settings)).plan()
     assert len([node for node in plan.nodes if node.parent]) == 13  # 1 + 3 x 3 + 3, where 15 would not be shared
     assert plan.balance["position"]
+
+
+def test_what_a_stage_takes_of_a_cluster_is_no_part_of_its_node(
+    make_study: Callable[..., Path], study_settings: dict[str, Any]
+) -> None:
+    before = Study.load(make_study()).plan()
+    stages = study_settings["stages"]
+    greedy = stages | {"dpo": stages["dpo"] | {"resources": {"gpus": 1}}}
+    after = Study.load(make_study(stages=greedy, resources={"cpus": 8, "custom": {"big": 1}})).plan()
+    assert [node.id for node in after.nodes] == [node.id for node in before.nodes]
+    taken = Study.load(make_study(stages=greedy, resources={"cpus": 8, "custom": {"big": 1}})).settings
+    own = taken.resources_of(taken.stages["dpo"])
+    assert (own.cpus, own.gpus, own.custom) == (8, 1.0, {"big": 1.0})
+    assert taken.resources_of(None).gpus is None
+
+
+def test_a_beginning_shared_with_the_chain_before_is_the_same_as_planned_alone(
+    make_study: Callable[..., Path], study_settings: dict[str, Any]
+) -> None:
+    orderings = [["a", "b", "c"], ["a", "b"], ["a", "b", "c", "a"], ["b", "a"], ["a", "c"]]
+    arms = {"none": [], "slow": [{"args": {"learning_rate": 1e-5}, "stages": ["b"]}]}
+    more = {"interventions": arms, "seeds": [0, 1], "controls": ["random_adapter"]}
+    together = plan_of(make_study, study_settings, orderings=orderings, **more)
+    alone = [plan_of(make_study, study_settings, orderings=[each], **more) for each in orderings]
+    chains = {(chain.name, chain.seed): chain.nodes for plan in alone for chain in plan.chains}
+    assert {(chain.name, chain.seed): chain.nodes for chain in together.chains} == chains
+    assert {node for plan in alone for node in plan.nodes} == set(together.nodes)

@@ -18,7 +18,7 @@ from limberlm.study import Results, Study
 from limberlm.study.node.families import Subject
 from limberlm.study.plan.workplace import Workplace
 from limberlm.study.results.results import TableName
-from limberlm.study.run import runner
+from limberlm.study.run import hands
 from limberlm.study.run.jobs import Board
 from limberlm.study.run.runner import Event, prepare
 from limberlm.study.store.run_folder import open_run
@@ -108,14 +108,13 @@ def test_a_worker_that_finds_another_probe_than_the_run_refuses_to_work(
     place, plan = prepare(study.settings, study.folder)
     with open_run(study.out, place.settings, plan.as_json()) as store:
         board = Board(place, store, plan)
-        known = board.inputs
+        order = board.order(board.jobs[0])
         probe.write_text(probe.read_text().replace("cat", "dog"))
-        asked = {"kind": "make", "node": plan.nodes[0].id, "inputs": known}
         line = [sys.executable, "-m", "limberlm.study.run.worker", str(study.out)]
         with subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as worker:
             assert worker.stdin is not None
             assert worker.stdout is not None
-            worker.stdin.write(json.dumps(asked) + "\n")
+            worker.stdin.write(order + "\n")
             worker.stdin.flush()
             told = json.loads(worker.stdout.readline())
             worker.stdin.close()
@@ -131,7 +130,7 @@ def test_no_more_workers_are_hired_than_there_are_things_to_do(
     def hire(board: Board, size: int) -> None:
         raise Hired(size)
 
-    monkeypatch.setattr(runner, "Crew", hire)
+    monkeypatch.setattr(hands, "Crew", hire)
     finished.run(jobs=64)
     study, _ = copied(finished, tmp_path)
     for folder in (study.out / "nodes").glob("dpo-*/"):

@@ -7,7 +7,6 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -19,32 +18,7 @@ import pytest
 from limberlm.errors import NodeFailed
 from limberlm.study import Study
 from limberlm.study.run.runner import Event
-from tests.study.run_folder import digests
-
-ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
-
-
-def command(study: Path, out: Path, *more: str) -> list[str]:
-    return [sys.executable, "-m", "limberlm", "run", str(study), "--out", str(out), "--quiet", *more]
-
-
-@pytest.fixture(scope="session")
-def tree(study_settings: dict[str, Any]) -> dict[str, Any]:
-    """Three stages in two orderings: five nodes after the base, two of them at once."""
-    stages = study_settings["stages"]
-    return study_settings | {
-        "stages": {**stages, "math": stages["sft"] | {"data": "testbed:arithmetic"}},
-        "orderings": {"fixed_first": ["sft"], "permute": ["dpo", "math"]},
-    }
-
-
-@pytest.fixture(scope="session")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory, tree: dict[str, Any]) -> Path:
-    """The tree run by one process with one thread."""
-    folder = tmp_path_factory.mktemp("undisturbed")
-    (folder / "tiny.yaml").write_text(json.dumps(tree))
-    subprocess.run(command(folder / "tiny.yaml", folder / "run"), check=True, env=ENVIRONMENT)
-    return folder / "run"
+from tests.study.run_folder import ENVIRONMENT, command, digests
 
 
 def test_two_jobs_make_the_same_bytes_and_each_thing_once(

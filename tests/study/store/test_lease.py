@@ -141,3 +141,26 @@ def test_of_many_that_find_it_stale_one_takes_it_over(tmp_path: Path) -> None:
     assert not any(owner.take("a") for owner in owners)
     clock.now = 31
     assert [owner.take("a") for owner in owners].count(True) == 1
+
+
+def test_the_lease_of_an_owner_known_to_be_dead_is_removed_and_no_other(tmp_path: Path) -> None:
+    looker = Leases(tmp_path)
+    owner = Leases(tmp_path, owner="its name")
+    assert owner.take("a")
+    assert not looker.clear("a")
+    assert not looker.clear("a", dead="another name")
+    assert owner.held_by_another("a") is False
+    assert looker.clear("a", dead="its name")
+    assert list(tmp_path.glob("*.lease")) == []
+    with pytest.raises(LeaseLost), owner.holding("a"):
+        pass
+
+
+def test_a_lease_is_removed_once_it_has_been_seen_stale(tmp_path: Path) -> None:
+    foreign(tmp_path)
+    clock = Clock()
+    looker = Leases(tmp_path, stale=30.0, clock=clock)
+    assert not looker.clear("a")
+    clock.now = 31.0
+    assert looker.clear("a")
+    assert looker.clear("a")

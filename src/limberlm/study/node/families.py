@@ -22,7 +22,6 @@ from limberlm.outcomes.refusals import refusal_outcomes
 from limberlm.outcomes.retention import loss_outcome, prose_outcome, skill_outcomes
 from limberlm.outcomes.scoring import Asked
 from limberlm.stages.adapter import AdapterSettings
-from limberlm.stages.data.content import digest
 from limberlm.stages.hand_over import checkpoint
 from limberlm.study.node.node import Report, left_by
 from limberlm.study.plan.tree import Node
@@ -73,8 +72,7 @@ def families(place: Workplace, node: Node) -> Iterator[Family]:
     """The outcome families that are measured of a node."""
     settings, skills = place.settings.outcomes, place.settings.skills
     asked = {"skills": list(skills), "items": settings.items}
-    held_out = {name: digest(place.held_out(name)) for name in place.settings.stages}
-    yield Family("retention", asked | {"held_out": held_out}, _retention)
+    yield Family("retention", asked | {"held_out": place.held_out_digests}, _retention)
     if settings.ood and skills:
         yield Family("ood", asked, _ood)
         if node.parent is None:

@@ -21,7 +21,7 @@ from limberlm.outcomes.table import outcome_table
 from limberlm.stages.hand_over.update_chain import stage_update
 from limberlm.study.node.families import Family, Subject, families
 from limberlm.study.node.node import Report, left_by
-from limberlm.study.plan.tree import Node, Plan
+from limberlm.study.plan.tree import Node
 from limberlm.study.plan.workplace import Workplace
 from limberlm.study.store.store import Publishing, Store
 
@@ -46,14 +46,13 @@ class Part:
         return content_digest({"algorithm": ALGORITHM, **self.decided_by}, bits=48)
 
 
-def parts_of(place: Workplace, node: Node, plan: Plan) -> list[Part]:
+def parts_of(place: Workplace, node: Node, *, is_end: bool) -> list[Part]:
     """The parts that a node has under the study's settings.
 
-    Inside a chain where only ends are measured it has none. A node in random directions is a yardstick for what a stage
-    changes, so what it could still learn is not asked of it (our choice).
+    Inside a chain where only ends are measured (`is_end`) it has none. A node in random directions is a yardstick for
+    what a stage changes, so what it could still learn is not asked of it (our choice).
     """
-    ends = {chain.nodes[index] for chain in plan.chains for index in (0, -1)}
-    if not place.settings.measure.every_stage and node.id not in ends:
+    if not place.settings.measure.every_stage and not is_end:
         return []
     outcomes = [part for part in _outcomes(place, node) if node.make != "random" or part.name in OF_RANDOM]
     parts = [_geometry(place, against_base=place.settings.measure.against_base and node.parent is not None), *outcomes]
@@ -62,9 +61,9 @@ def parts_of(place: Workplace, node: Node, plan: Plan) -> list[Part]:
     return [*parts, _updates(), *([_merged()] if place.settings.keep_merged else [])]
 
 
-def missing_parts(store: Store, node: Node, parts: Sequence[Part]) -> list[Part]:
-    """Those of the parts that are not there, or were decided by other settings."""
-    return [part for part in parts if store.part_identity(node.id, part.name) != part.identity]
+def missing_parts(store: Store, node: Node, parts: Sequence[tuple[Part, str]]) -> list[Part]:
+    """Those of the parts, each given with its identity, that are not there, or were decided by other settings."""
+    return [part for part, identity in parts if store.part_identity(node.id, part.name) != identity]
 
 
 def make_parts(

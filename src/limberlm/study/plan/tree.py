@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cached_property
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Literal
 
@@ -101,9 +103,13 @@ class Plan(_Record):
     balance: dict[str, Any] = {}
     advice: Names = ()
 
+    @cached_property
+    def _by_id(self) -> dict[str, Node]:
+        return {node.id: node for node in self.nodes}
+
     def node(self, identity: str) -> Node:
         """The node of that id."""
-        return next(node for node in self.nodes if node.id == identity)
+        return self._by_id[identity]
 
     def as_json(self) -> str:
         """The plan as it is written to `plan.json`."""
@@ -179,14 +185,24 @@ class _Tree:
         self.nodes[self.root] = Node(
             id=self.root, stage=BASE, parent=None, seed=settings.seeds[0], stage_seed=0, path=(self.root,), make="base"
         )
+        self.last: tuple[Sequence[Step], int, Names] = ((), settings.seeds[0], (self.root,))
 
     def chain(self, course: Course, seed: int) -> Chain:
-        path: Names = (self.root,)
-        for step in course.steps:
+        shared, path = self._beginning(course.steps, seed)
+        for step in course.steps[shared:]:
             path = (self._random if step.random else self._trained)(step, seed, path).path
+        self.last = (course.steps, seed, path)
         return Chain(
             name=course.name, ordering=course.ordering, seed=seed, nodes=path, arm=course.arm, control=course.control
         )
+
+    def _beginning(self, steps: Sequence[Step], seed: int) -> tuple[int, Names]:
+        """How many steps a chain shares with the one planned before it, and its path so far: no need to hash again."""
+        last, of, path = self.last
+        if seed != of:
+            return 0, (self.root,)
+        shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(steps, last, strict=False)))
+        return shared, path[: shared + 1]
 
     def _trained(self, step: Step, seed: int, path: Names) -> Node:
         derived = stage_seed(seed, step.name, step.occurrence)

@@ -20,6 +20,7 @@ from limberlm.outcomes.lm_eval import check_task
 from limberlm.stages import TRAINERS
 from limberlm.stages.controls.joint import joint_data
 from limberlm.stages.data import Row, StageData, load_stage_data, refuse_shared_rows, shared_rows
+from limberlm.stages.data.content import digest
 from limberlm.stages.grpo import rewarded
 from limberlm.stages.kind import TrainerKind
 from limberlm.stages.reward import check_reward, reward_digest
@@ -204,6 +205,11 @@ class Workplace:
                 names = (f"stages.{other} ({stage.source})", f"stages.{name} ({judged.source})")
                 refuse_shared_rows(names[0], train, names[1], rows)
         return rows
+
+    @cached_property
+    def held_out_digests(self) -> dict[str, str]:
+        """The digests of the rows on which each stage's held-out loss is read."""
+        return {name: digest(self.held_out(name)) for name in self.settings.stages}
 
     def _data_digest(self, step: Step, study_seed: int, seed: int) -> str:
         data = self._joint_rows(step.joined, study_seed) if step.joined else self.rows(step.stage, seed)

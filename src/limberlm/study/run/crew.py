@@ -10,7 +10,6 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import asdict
 from pathlib import Path
 from typing import IO
 
@@ -43,11 +42,11 @@ class _Worker:
         self.job: Job | None = None
         threading.Thread(target=self._listen, args=(heard,), daemon=True).start()
 
-    def give(self, job: Job, inputs: str) -> None:
+    def give(self, job: Job, order: str) -> None:
         self.job = job
         with suppress(BrokenPipeError):  # its death is heard
             stdin = self._pipe(self.process.stdin)
-            stdin.write(json.dumps({"kind": job.kind, "node": job.node.id, "inputs": inputs}) + "\n")
+            stdin.write(order + "\n")
             stdin.flush()
 
     def end(self) -> None:
@@ -75,7 +74,7 @@ class Crew:
     """So many workers on a run directory; one that dies is replaced. A context manager: at its end all are gone."""
 
     def __init__(self, board: Board, size: int) -> None:
-        self.root, self.size, self._inputs = board.store.root, size, board.inputs
+        self.root, self.size, self._order = board.store.root, size, board.order
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         self._threads = max(1, cores // size)
         self._heard: queue.Queue[tuple[_Worker, str | None]] = queue.Queue()
@@ -94,7 +93,7 @@ class Crew:
 
     def give(self, job: Job) -> None:
         """Give a job to a worker that has none."""
-        next(worker for worker in self._workers if worker.job is None).give(job, self._inputs)
+        next(worker for worker in self._workers if worker.job is None).give(job, self._order(job))
 
     def hear(self, timeout: float) -> list[tuple[Job, Message]]:
         """What workers have told since, waiting for the first of it so many seconds.
@@ -132,8 +131,3 @@ def _death(worker: _Worker) -> str:
     code = worker.process.wait()
     how = f"was killed by signal {-code}, as by the system when memory runs out" if code < 0 else f"ended with {code}"
     return f"its process {how}; see {worker.log}"
-
-
-def as_line(message: Message) -> str:
-    """A message as a line of JSON."""
-    return json.dumps(asdict(message)) + "\n"

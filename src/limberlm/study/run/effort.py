@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Literal
 
 import torch
 
 from limberlm.errors import NodeFailed, UserError, storage_problem
+from limberlm.study.plan.tree import Plan
+from limberlm.study.plan.workplace import Workplace
 from limberlm.study.run.jobs import Board, Job
 from limberlm.study.store.lease import LeaseLost, Leases
+from limberlm.study.store.store import Store
 
 NO_MEMORY = "out of memory: a smaller per_device_train_batch_size or max_length helps"
+
+
+Tell = Callable[["Message"], None]
 
 
 @dataclass(frozen=True)
@@ -31,15 +39,18 @@ class Message:
     value: float | None = None
     error: str = ""
 
+    def as_line(self) -> str:
+        """The message as a line of JSON."""
+        return json.dumps(asdict(self)) + "\n"
+
 
 class Effort:
     """Does jobs of a study, one after the other, as one owner of leases."""
 
-    def __init__(self, board: Board) -> None:
-        self.board = board
-        self.leases = Leases(board.store.root / "leases")
+    def __init__(self, board: Board, leases: Leases) -> None:
+        self.board, self.leases = board, leases
 
-    def make(self, job: Job, tell: Callable[[Message], None]) -> None:
+    def make(self, job: Job, tell: Tell) -> None:
         """Do a job, unless another process has it or it is done by now.
 
         Raises:
@@ -50,12 +61,12 @@ class Effort:
             tell(Message("elsewhere"))
             return
         with self.leases.kept(job.name):
-            if self.board.states()[job] != "ready":  # another process ended it between the look and the lease
+            if not self.board.is_ready(job):  # another process ended it between the look and the lease
                 tell(Message("elsewhere"))
                 return
             tell(self._made(job, tell))
 
-    def _made(self, job: Job, tell: Callable[[Message], None]) -> Message:
+    def _made(self, job: Job, tell: Tell) -> Message:
         def report(phase: str, done: int, total: int, value: float | None) -> None:
             tell(Message("progress", phase, done, total, value))
 
@@ -82,3 +93,18 @@ class Effort:
     def _failed(self, job: Job, error: str) -> Message:
         self.board.store.record_failure(job.name, error)
         return Message("failed", error=error)
+
+
+def carry_out(order: str, place: Workplace, leases: Leases, root: Path, tell: Tell) -> None:
+    """Do a job that another process wrote down (`Board.order`).
+
+    Raises:
+        UserError: this process finds other inputs than that one, or the study cannot go on.
+
+    """
+    content = json.loads(order)
+    plan = Plan.model_validate(content["plan"])
+    board, job = Board(place, Store(root), plan), Job(content["kind"], plan.nodes[-1])
+    if content["inputs"] != board.inputs(job):
+        raise UserError(f"{root}: the study's base, rows or probe changed while it ran; run it again")
+    Effort(board, leases).make(job, tell)

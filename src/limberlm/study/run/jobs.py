@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -10,9 +11,9 @@ from typing import Literal
 from limberlm.files import content_digest
 from limberlm.study.node.node import is_made, make_node
 from limberlm.study.node.parts import Part, make_parts, missing_parts, parts_of
-from limberlm.study.plan.tree import Node, Plan
+from limberlm.study.plan.tree import Chain, Node, Plan
 from limberlm.study.plan.workplace import Workplace
-from limberlm.study.store.store import Publishing, Store
+from limberlm.study.store.store import FAILED, Publishing, Store
 
 Kind = Literal["make", "measure"]
 State = Literal["done", "ready", "waiting", "failed", "blocked"]
@@ -47,14 +48,32 @@ class Board:
         return tuple(Job(kind, node) for node in self.plan.nodes for kind in kinds)
 
     @cached_property
-    def _parts(self) -> dict[str, list[Part]]:
-        return {node.id: parts_of(self.place, node, self.plan) for node in self.plan.nodes}
+    def _ends(self) -> dict[str, Chain]:
+        """The nodes that chains begin or end with, each with one of those chains."""
+        return {node: chain for chain in self.plan.chains for node in (chain.nodes[0], chain.nodes[-1])}
 
     @cached_property
-    def inputs(self) -> str:
-        """A digest of what every process on the study must find alike: its base, held-out rows, probe and the like."""
-        parts = {node: {part.name: part.identity for part in parts} for node, parts in self._parts.items()}
-        return content_digest([self.place.base_digest, parts])
+    def _known_parts(self) -> dict[tuple[bool, bool, bool], list[tuple[Part, str]]]:
+        return {}
+
+    def parts(self, node: Node) -> list[tuple[Part, str]]:
+        """The parts of a node with their identities, the same objects for all nodes that are measured alike."""
+        alike = (node.make == "random", node.parent is None, node.id in self._ends)
+        if alike not in self._known_parts:
+            parts = parts_of(self.place, node, is_end=node.id in self._ends)
+            self._known_parts[alike] = [(part, part.identity) for part in parts]
+        return self._known_parts[alike]
+
+    def inputs(self, job: Job) -> str:
+        """A digest of what every process must find alike to do a job: the base, held-out rows, probe and the like."""
+        return content_digest([self.place.base_digest, {part.name: is_ for part, is_ in self.parts(job.node)}])
+
+    def order(self, job: Job) -> str:
+        """A job as a line of JSON for another process, with as much of the plan as it takes."""
+        before = [other.node for other in self.before(job) if other.node != job.node]
+        chains = (self._ends[job.node.id],) if job.node.id in self._ends else ()
+        plan = Plan(nodes=(*before, job.node), chains=chains).model_dump(mode="json")
+        return json.dumps({"kind": job.kind, "inputs": self.inputs(job), "plan": plan})
 
     @cached_property
     def _heights(self) -> dict[str, int]:
@@ -65,38 +84,56 @@ class Board:
                 heights[before] = max(heights[before], heights[node.id] + 1)
         return heights
 
-    def urgency(self, job: Job) -> tuple[bool, int]:
-        """Sorts jobs so that the longest way through the tree is begun first, and measuring waits."""
-        return job.kind == "measure", -self._heights[job.node.id]
+    @cached_property
+    def by_urgency(self) -> list[Job]:
+        """All jobs, those before the longest way through the tree first, and measuring last."""
+        return sorted(self.jobs, key=lambda job: (job.kind == "measure", -self._heights[job.node.id]))
+
+    def before(self, job: Job) -> tuple[Job, ...]:
+        """The jobs that must be done first."""
+        after = job.node.after if job.kind == "make" else (job.node.id,)
+        return tuple(Job("make", self.plan.node(identity)) for identity in after)
 
     def states(self) -> dict[Job, State]:
         """How every job stands."""
-        made: dict[str, State] = {}
+        there = self.store.names()  # one look: asking for every node would take minutes on a slow file system
         found: dict[Job, State] = {}
         for job in self.jobs:
-            after = job.node.after if job.kind == "make" else (job.node.id,)
-            found[job] = self._state(job, {made[identity] for identity in after})
-            if job.kind == "make":
-                made[job.node.id] = found[job]
+            found[job] = self._state(job, there, {found[other] for other in self.before(job)})
         return found
 
-    def _state(self, job: Job, before: set[State]) -> State:
-        if job in self._done or self._is_done(job):
-            self._done.add(job)
+    def _state(self, job: Job, there: set[str], before: set[State]) -> State:
+        if job in self._done or (job.node.id in there and self.is_done(job)):
             return "done"
-        if self.store.failure(job.name) is not None:
+        if f"{job.name}{FAILED}" in there:
             return "failed"
         if before & {"failed", "blocked"}:
             return "blocked"
         return "ready" if before <= {"done"} else "waiting"
 
-    def _is_done(self, job: Job) -> bool:
+    def is_ready(self, job: Job) -> bool:
+        """Whether a job can be done now: what it needs is there, and it is neither done nor failed."""
+        if self.is_done(job) or self.has_failed(job):
+            return False
+        return all(map(self.is_done, self.before(job)))
+
+    def is_done(self, job: Job) -> bool:
+        """Whether a job is done, by a look at its own folder alone; what is done stays done."""
+        if job not in self._done and self._finds_done(job):
+            self._done.add(job)
+        return job in self._done
+
+    def has_failed(self, job: Job) -> bool:
+        """Whether a job failed, in this run or before."""
+        return self.store.failure(job.name) is not None
+
+    def _finds_done(self, job: Job) -> bool:
         if job.kind == "make":
             return is_made(self.store, job.node)
         return self.store.is_complete(job.node.id) and not self._missing(job.node)
 
     def _missing(self, node: Node) -> list[Part]:
-        return missing_parts(self.store, node, self._parts[node.id])
+        return missing_parts(self.store, node, self.parts(node))
 
     def perform(self, job: Job, report: Callable[[str, int, int, float | None], None], publishing: Publishing) -> None:
         """Do a job whose turn it is.

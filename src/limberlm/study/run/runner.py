@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from limberlm.errors import NodeFailed
 from limberlm.stages import TRAINERS
 from limberlm.study.plan.tree import Node, Plan
 from limberlm.study.plan.workplace import Workplace
-from limberlm.study.run.crew import Crew
-from limberlm.study.run.effort import Effort, Message
+from limberlm.study.run.agenda import POLL, Agenda
+from limberlm.study.run.effort import Message
+from limberlm.study.run.hands import Engine, Hands
 from limberlm.study.run.jobs import Board, Job
 from limberlm.study.settings.config import StudySettings
 from limberlm.study.settings.resolve import resolve
 from limberlm.study.store.run_folder import open_run
 
-POLL = 0.5  # seconds between looks at what other runners do
-ATTEMPTS = 2  # of a job whose process dies under it
+ATTEMPTS = 3  # of a job whose process dies under it (our choice)
 
 
 @dataclass(frozen=True)
@@ -45,6 +44,7 @@ class Event:
 
 
 Watch = Callable[[Event], None]
+HERE = Engine()
 
 
 def prepare(settings: StudySettings, folder: Path) -> tuple[Workplace, Plan]:
@@ -64,7 +64,7 @@ def run_study(
     folder: Path,
     watch: Watch = lambda event: None,
     *,
-    jobs: int = 1,
+    engine: Engine = HERE,
     retry: bool = False,
 ) -> Plan:
     """Run whatever of the study is not there yet, in `out`.
@@ -74,11 +74,11 @@ def run_study(
         out: its run directory.
         folder: where its relative paths start.
         watch: called with every event.
-        jobs: so many jobs at once, each in a process of its own; 1 works in this process.
+        engine: where, and how many jobs at once.
         retry: try again what failed before.
 
     Raises:
-        UserError: wrong settings, or a folder that cannot be used.
+        UserError: wrong settings, a folder that cannot be used, or a cluster that does not answer.
         NodeFailed: a node failed, now or before; all that does not depend on it is there.
 
     """
@@ -89,10 +89,10 @@ def run_study(
         board = Board(place, store, plan)
         runner = _Runner(board, watch)
         runner.say_what_is_there()
-        size = min(jobs, sum(state != "done" for state in board.states().values()))
-        with Crew(board, size) if jobs > 1 and size else nullcontext(_Here(board, runner.hear)) as hands:
+        with engine.hands(board, runner.hear) as hands:
             runner.run(hands)
-        failures = {job: store.failure(job.name) for job, state in board.states().items() if state == "failed"}
+        failed = [job for job, state in board.states().items() if state == "failed"]
+        failures = {job: store.failure(job.name) for job in failed} | runner.failed
     if failures:
         job, error = next(iter(failures.items()))
         error = next(iter(str(error).splitlines()), "")  # a traceback may follow, which is in the store
@@ -103,52 +103,33 @@ def run_study(
     return plan
 
 
-class _Here:
-    """This process as the only hand: it tells while it works, and has told all when a job is given back."""
-
-    size = 1
-
-    def __init__(self, board: Board, tell: Callable[[Job, Message], None]) -> None:
-        self._effort, self._tell = Effort(board), tell
-
-    def give(self, job: Job) -> None:
-        self._effort.make(job, partial(self._tell, job))
-
-    def hear(self, timeout: float) -> list[tuple[Job, Message]]:
-        return []
-
-
 class _Runner:
     def __init__(self, board: Board, watch: Watch) -> None:
         self.board, self.watch = board, watch
         self.positions = {node.id: position for position, node in enumerate(board.plan.nodes)}
         self.busy: set[Job] = set()
-        self.deaths: dict[Job, int] = {}
-        self.later: dict[Job, float] = {}
+        self.deaths: Counter[Job] = Counter()
+        self.failed: dict[Job, str] = {}
 
     def say_what_is_there(self) -> None:
-        states = self.board.states()
+        left = {job.node for job, state in self.board.states().items() if state != "done"}
         for node in self.board.plan.nodes:
-            if all(states[job] == "done" for job in self.board.jobs if job.node == node):
+            if node not in left:
                 self._say(node, "kept")
 
-    def run(self, hands: Crew | _Here) -> None:
+    def run(self, hands: Hands) -> None:
+        self.agenda = Agenda(self.board, in_order=hands.size == 1)
         while True:
-            ready = [job for job, state in self.board.states().items() if state == "ready"]
-            if not ready and not self.busy:
+            self._give(hands)
+            if not self.busy and self.agenda.is_empty:
                 return
-            self._give(hands, ready)
             for job, message in hands.hear(POLL if self.busy else 0):
                 self.hear(job, message)
-            if not self.busy and self.later:
+            if not self.busy and not self.agenda.has_turn:
                 time.sleep(POLL)
 
-    def _give(self, hands: Crew | _Here, ready: list[Job]) -> None:
-        now = time.monotonic()
-        free = [job for job in ready if job not in self.busy and self.later.get(job, now) <= now]
-        if hands.size > 1:
-            free.sort(key=self.board.urgency)
-        for job in free[: hands.size - len(self.busy)]:
+    def _give(self, hands: Hands) -> None:
+        while len(self.busy) < hands.size and (job := self.agenda.next()) is not None:
             self.busy.add(job)
             hands.give(job)
 
@@ -157,21 +138,28 @@ class _Runner:
             self._say(job.node, message.phase, message.done, message.total, message.value)
             return
         self.busy.discard(job)
-        self.later.pop(job, None)
         if message.kind == "elsewhere":
-            self.later[job] = time.monotonic() + POLL
+            self.agenda.put_off(job)
         elif message.kind == "died":
             self._died(job, message.error)
         elif message.kind == "failed":
-            self._say(job.node, "failed", error=message.error)
+            self._failed(job, message.error)
         else:
+            self.agenda.ended(job)
             self._say(job.node, "made" if job.kind == "make" else "done")
 
     def _died(self, job: Job, error: str) -> None:
-        self.deaths[job] = self.deaths.get(job, 0) + 1
-        if self.deaths[job] >= ATTEMPTS:
-            self.board.store.record_failure(job.name, error)
-            self._say(job.node, "failed", error=error)
+        self.deaths[job] += 1
+        if self.deaths[job] < ATTEMPTS:
+            self.agenda.again(job)
+            return
+        error = f"{error} ({ATTEMPTS} times)"
+        self.board.store.record_failure(job.name, error)
+        self._failed(job, error)
+
+    def _failed(self, job: Job, error: str) -> None:
+        self.failed[job] = error
+        self._say(job.node, "failed", error=error)
 
     def _say(
         self, node: Node, phase: str, done: int = 0, total: int = 1, value: float | None = None, error: str = ""

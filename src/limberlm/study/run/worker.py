@@ -11,13 +11,10 @@ from pathlib import Path
 from typing import IO
 
 from limberlm.errors import UserError
-from limberlm.study.plan.tree import Plan
 from limberlm.study.plan.workplace import Workplace
-from limberlm.study.run.crew import as_line
-from limberlm.study.run.effort import Effort, Message
-from limberlm.study.run.jobs import Board, Job
+from limberlm.study.run.effort import Message, carry_out
 from limberlm.study.settings.config import load_settings
-from limberlm.study.store.store import Store
+from limberlm.study.store.lease import LEASES, Leases
 
 
 def main(root: Path) -> None:
@@ -25,19 +22,15 @@ def main(root: Path) -> None:
     output = _own_output()
     jobs: queue.Queue[str] = queue.Queue()
     threading.Thread(target=_listen, args=(jobs,), daemon=True).start()
-    board = Board(Workplace(load_settings(root / "study.yaml")), Store(root), Plan.read(root / "plan.json"))
-    effort = Effort(board)
+    place, leases = Workplace(load_settings(root / "study.yaml")), Leases(root / LEASES)
 
     def tell(message: Message) -> None:
-        output.write(as_line(message))
+        output.write(message.as_line())
         output.flush()
 
     while True:
-        asked = json.loads(jobs.get())
         try:
-            if asked["inputs"] != board.inputs:
-                raise UserError(f"{root}: the study's base, rows or probe changed while it ran; run it again")
-            effort.make(Job(asked["kind"], board.plan.node(asked["node"])), tell)
+            carry_out(jobs.get(), place, leases, root, tell)
         except (UserError, OSError) as error:  # OSError: a lease that cannot be written
             output.write(json.dumps({"user_error": str(error)}) + "\n")
             output.flush()

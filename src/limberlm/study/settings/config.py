@@ -46,6 +46,14 @@ class _Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class ResourceSettings(_Settings):
+    """What a job of a stage takes of a cluster while the stage is trained or measured; it changes no result."""
+
+    cpus: int | None = Field(None, ge=1, description="processor cores, and threads of arithmetic; default: 1")
+    gpus: float | None = Field(None, ge=0, description="GPUs, or a part of one; default: one if the cluster has any")
+    custom: dict[str, Annotated[float, Field(gt=0)]] = Field({}, description="a cluster's own resources by name")
+
+
 class StageSettings(_Settings):
     """One stage: TRL's trainer, its data, and TRL's own arguments by name."""
 
@@ -59,6 +67,7 @@ class StageSettings(_Settings):
     config: str | None = Field(None, description="a YAML file for `trl sft` and the like; `args` go on top")
     task: str | None = Field(None, description="what it teaches; default: its testbed skill, or its own name")
     checkpoints: int = Field(0, ge=0, le=1000, description="keep the adapter at so many log-spaced steps")
+    resources: ResourceSettings = Field(ResourceSettings(), description="of a cluster; what is not named: the study's")
     args: dict[str, Any] = {}
 
     @field_validator("trainer")
@@ -175,6 +184,7 @@ class StudySettings(_Settings):
     interventions: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_]*$")], tuple[Change, ...]] = {NONE: ()}
     controls: tuple[Control, ...] = ()
     seeds: tuple[int, ...] = Field((0,), min_length=1)
+    resources: ResourceSettings = ResourceSettings()
     measure: MeasureSettings = MeasureSettings()
     outcomes: OutcomeSettings = OutcomeSettings()
 
@@ -226,6 +236,16 @@ class StudySettings(_Settings):
             return chosen.task
         data = chosen.data or ""
         return data.removeprefix("testbed:") if data.startswith("testbed:") else stage
+
+    def resources_of(self, stage: StageSettings | None) -> ResourceSettings:
+        """What a stage takes of a cluster, or the base: its own, or else the study's."""
+        every = self.resources
+        own = stage.resources if stage is not None else every
+        return ResourceSettings(
+            cpus=own.cpus or every.cpus or 1,
+            gpus=every.gpus if own.gpus is None else own.gpus,
+            custom=every.custom | own.custom,
+        )
 
     @property
     def skills(self) -> Names:

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from limberlm.errors import LimberError
 
+LEASES = "leases"  # the folder of a run directory that they lie in
 BEAT = 2.0  # seconds between signs of life
 STALE = 30.0  # seconds without one after which a lease may be taken over
 
@@ -37,14 +38,21 @@ class Leases:
         stale: seconds without a sign of life after which a lease may be taken over.
         beat: seconds between this process's signs of life.
         clock: seconds that never go back.
+        owner: whom its leases name; default: somebody new.
 
     """
 
     def __init__(
-        self, folder: Path, *, stale: float = STALE, beat: float = BEAT, clock: Callable[[], float] = time.monotonic
+        self,
+        folder: Path,
+        *,
+        stale: float = STALE,
+        beat: float = BEAT,
+        clock: Callable[[], float] = time.monotonic,
+        owner: str | None = None,
     ) -> None:
         self.folder, self.stale, self.beat, self.clock = folder, stale, beat, clock
-        self.owner = uuid.uuid4().hex
+        self.owner = owner or uuid.uuid4().hex
         self._seen: dict[str, tuple[str, float]] = {}
 
     def take(self, job: str) -> bool:
@@ -54,6 +62,15 @@ class Leases:
                 return False
             self._write(job, 0)
             return True
+
+    def clear(self, job: str, dead: str | None = None) -> bool:
+        """Remove a lease that is stale, or whose owner is known to be `dead`; False while another holds it."""
+        with self._guard():
+            content = self._read(job)
+            gone = content is None or _parsed(content).get("owner") == dead or self._is_free(job)
+            if gone:
+                self._path(job).unlink(missing_ok=True)
+            return gone
 
     def held_by_another(self, job: str) -> bool:
         """Whether another process, as far as is known alive, holds a lease; a look that writes nothing."""

@@ -44,6 +44,12 @@ class Store:
         """The folder of a node's part, whether or not it exists."""
         return self.node(identity) / name
 
+    def names(self) -> set[str]:
+        """What lies where the nodes are: folders, and records of failures."""
+        with suppress(FileNotFoundError):
+            return set(os.listdir(self.nodes))
+        return set()
+
     def is_complete(self, identity: str) -> bool:
         """Whether a node is there: what is measured of it may still be missing."""
         return (self.node(identity) / COMPLETE).is_file()

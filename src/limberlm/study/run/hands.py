@@ -1,0 +1,83 @@
+"""Whoever does jobs: this process, worker processes of this machine, or a cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from importlib.util import find_spec
+from typing import Literal, Protocol
+
+from limberlm.errors import UserError
+from limberlm.study.run.crew import Crew
+from limberlm.study.run.effort import Effort, Message
+from limberlm.study.run.jobs import Board, Job
+from limberlm.study.store.lease import LEASES, Leases
+
+Tell = Callable[[Job, Message], None]
+
+
+class Hands(Protocol):
+    """Whoever does jobs, so many at once."""
+
+    @property
+    def size(self) -> int:
+        """How many jobs at once."""
+
+    def give(self, job: Job) -> None:
+        """Let a job be done."""
+
+    def hear(self, timeout: float) -> list[tuple[Job, Message]]:
+        """What was told of jobs since, waiting at most so many seconds for the first of it."""
+
+
+@dataclass(frozen=True)
+class Engine:
+    """Where jobs are done.
+
+    Attributes:
+        name: `local`, on this machine, or `ray`, as tasks of a Ray cluster.
+        jobs: so many at once; None for one on this machine, and for as many as fit on a cluster.
+        address: the cluster's, as HOST:PORT or `auto`; None for `RAY_ADDRESS`, or a cluster of this machine alone.
+
+    """
+
+    name: Literal["local", "ray"] = "local"
+    jobs: int | None = None
+    address: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.address is not None and self.name != "ray":
+            raise UserError(f"--address {self.address} without --engine ray, its engine: add that, or leave it out")
+        if self.name == "ray" and find_spec("ray") is None:
+            raise UserError('--engine ray: Ray is not installed; pip install "limberlm[ray]"')
+
+    def hands(self, board: Board, tell: Tell) -> AbstractContextManager[Hands]:
+        """The hands on a study; `tell` hears of jobs that this process does.
+
+        Raises:
+            UserError: the engine is not installed, or its cluster does not answer.
+
+        """
+        if self.name == "ray":
+            from limberlm.study.run.ray import RayCrew
+
+            return RayCrew(board, self.jobs, self.address)
+        size = min(self.jobs or 1, sum(state != "done" for state in board.states().values()))
+        return Crew(board, size) if size > 1 else nullcontext(_Here(board, tell))
+
+
+class _Here:
+    """This process as the only hand: it tells while it works, and has told all when a job is given back."""
+
+    size = 1
+
+    def __init__(self, board: Board, tell: Tell) -> None:
+        self._effort, self._tell = Effort(board, Leases(board.store.root / LEASES)), tell
+
+    def give(self, job: Job) -> None:
+        self._effort.make(job, partial(self._tell, job))
+
+    def hear(self, timeout: float) -> list[tuple[Job, Message]]:
+        return []

@@ -1,0 +1,109 @@
+"""A Ray cluster: joined without noise, and what fits on it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from limberlm.errors import UserError
+from limberlm.study.settings.config import ResourceSettings
+
+ANSWER = 15  # seconds that a cluster has to answer
+AGAIN = 10.0  # seconds after which the cluster is looked at again: it may have grown
+
+
+class Cluster:
+    """A cluster at an address: HOST:PORT, `auto`, or None for `RAY_ADDRESS` or else one of this machine alone."""
+
+    def __init__(self, address: str | None) -> None:
+        self.address = address or os.environ.get("RAY_ADDRESS") or "local"
+        self._looked, self._machines = float("-inf"), list[dict[str, float]]()
+
+    def connect(self) -> None:
+        """Join the cluster, or start one.
+
+        Raises:
+            UserError: it does not answer.
+
+        """
+        if self.address.startswith("ray://"):
+            raise UserError(f"--address {self.address}: run on a machine of the cluster, and give HOST:PORT or auto")
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a cluster that is started here tells nobody
+        import ray
+
+        self.ray: Any = ray
+        if self.address not in ("local", "auto"):
+            self._refuse_silent()
+        logging.getLogger("ray").setLevel(logging.ERROR)
+        in_main = threading.current_thread() is threading.main_thread()
+        before = signal.getsignal(signal.SIGTERM) if in_main else None
+        try:
+            ray.init(self.address, include_dashboard=False, log_to_driver=False, configure_logging=False)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise UserError(f"--address {self.address}: {next(iter(str(error).splitlines()), error)}") from None
+        finally:
+            if in_main:
+                signal.signal(signal.SIGTERM, before)  # Ray puts its own in its place
+
+    def leave(self) -> None:
+        """Leave the cluster; one that was started here ends."""
+        self.ray.shutdown()
+
+    def machines(self) -> list[dict[str, float]]:
+        """The resources of every machine that is up."""
+        if time.monotonic() - self._looked > AGAIN:
+            self._machines = [node["Resources"] for node in self.ray.nodes() if node["Alive"]]
+            self._looked = time.monotonic()
+        return self._machines
+
+    def options(self, asked: ResourceSettings) -> dict[str, Any]:
+        """What Ray is told of a task; where nothing is said of GPUs it is one, if the cluster has any."""
+        some = any(machine.get("GPU") for machine in self.machines())
+        gpus = float(some) if asked.gpus is None else asked.gpus
+        return {"num_cpus": asked.cpus, "num_gpus": gpus, "resources": dict(asked.custom)}
+
+    def slots(self, wanted: Iterable[ResourceSettings]) -> int:
+        """How many tasks fit at once, if all were of the smallest kind."""
+        return max(sum(self._fits(asked)) for asked in wanted)
+
+    def refuse_what_fits_nowhere(self, wanted: Mapping[str, ResourceSettings]) -> None:
+        """Refuse a stage that would wait for ever.
+
+        Raises:
+            UserError: no machine has what it asks for.
+
+        """
+        for stage, asked in wanted.items():
+            if not any(self._fits(asked)):
+                text = ", ".join(f"{name}: {value:g}" for name, value in self._needs(asked).items())
+                raise UserError(
+                    f"resources of {stage} ({text}): no machine of the Ray cluster has as much; ask for less"
+                )
+
+    def _needs(self, asked: ResourceSettings) -> dict[str, float]:
+        options = self.options(asked)
+        return {"CPU": options["num_cpus"], "GPU": options["num_gpus"], **options["resources"]}
+
+    def _fits(self, asked: ResourceSettings) -> list[int]:
+        """How many such tasks fit on each machine."""
+        needs = {name: need for name, need in self._needs(asked).items() if need > 0}
+        return [
+            min(int(machine.get(name, 0) / need + 1e-9) for name, need in needs.items()) for machine in self.machines()
+        ]
+
+    def _refuse_silent(self) -> None:
+        """Ray itself would try for minutes."""
+        line = [sys.executable, "-m", "ray.scripts.scripts", "health-check", "--address", self.address]
+        try:
+            answered = subprocess.run(line, timeout=ANSWER, capture_output=True).returncode == 0
+        except subprocess.TimeoutExpired:
+            answered = False
+        if not answered:
+            raise UserError(f"--address {self.address}: no Ray cluster answers there; start one with ray start --head")

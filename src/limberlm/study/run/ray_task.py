@@ -1,0 +1,86 @@
+"""What a Ray worker does: one job, and how far it is in a file of the run directory."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from dataclasses import asdict
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+LOGS = "logs"
+BETWEEN = 1.0  # seconds between two notes of how far a job is
+
+
+def perform(order: str, root: str, mark: str, owner: str, threads: int) -> dict[str, Any]:
+    """Do a job, and return how it ended: a `Message`'s fields, or a `user_error`.
+
+    Args:
+        order: the job, as `Board.order` wrote it.
+        root: the run directory.
+        mark: a file in it that is there if this machine sees the folder that the runner sees.
+        owner: whom the job's lease names.
+        threads: of arithmetic, unless `OMP_NUM_THREADS` says otherwise.
+
+    """
+    if not Path(mark).is_file():
+        return {
+            "user_error": f"{root}: the machine {platform.node()} of the Ray cluster does not see it; put --out on "
+            "storage that every machine has under the same path"
+        }
+    _log(root)
+    import torch
+
+    from limberlm.errors import UserError
+    from limberlm.study.run.effort import carry_out
+    from limberlm.study.store.lease import LEASES, Leases
+
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", threads)))
+    note = _Note(progress_file(Path(root), owner))
+    try:
+        carry_out(order, _place(root), Leases(Path(root) / LEASES, owner=owner), Path(root), note)
+    except (UserError, OSError) as error:  # OSError: a lease that cannot be written
+        return {"user_error": str(error)}
+    return asdict(note.last)
+
+
+def progress_file(root: Path, owner: str) -> Path:
+    """Where a job tells how far it is."""
+    return root / LOGS / f"{owner}.progress"
+
+
+class _Note:
+    """Hears a job's messages: keeps the last one, and writes down now and then how far it is."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._phase, self._since = "", 0.0
+
+    def __call__(self, message: Any) -> None:
+        self.last = message
+        now = time.monotonic()
+        if message.kind == "progress" and (message.phase != self._phase or now - self._since >= BETWEEN):
+            self._phase, self._since = message.phase, now
+            draft = self.path.with_suffix(".tmp")
+            draft.write_text(message.as_line(), encoding="utf-8")
+            os.replace(draft, self.path)
+
+
+@cache
+def _place(root: str) -> Any:
+    """The study; Ray gives every run processes of its own, so it stays the same one."""
+    from limberlm.study.plan.workplace import Workplace
+    from limberlm.study.settings.config import load_settings
+
+    return Workplace(load_settings(Path(root) / "study.yaml"))
+
+
+@cache
+def _log(root: str) -> None:
+    """Whatever this process prints from now on lies in the run directory."""
+    path = Path(root) / LOGS / f"ray-{platform.node()}-{os.getpid()}.log"
+    log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    for stream in (1, 2):
+        os.dup2(log, stream)

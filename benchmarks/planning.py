@@ -6,11 +6,11 @@ import heapq
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from statistics import mean
+from statistics import mean, median
 from tempfile import TemporaryDirectory
 from time import process_time
 
-from benchmarks.harness import Figure, note
+from benchmarks.harness import Figure, Goal, in_turns
 from limberlm.study.plan.cost import NOTHING
 from limberlm.study.plan.steps import courses
 from limberlm.study.plan.tree import Plan, plan_study
@@ -25,23 +25,28 @@ TRAIN, MEASURE = 4.0, 1.0  # how long jobs take in the simulation, in units of o
 
 
 def figures(quick: bool) -> Iterator[Figure]:
-    """CPU of a plan, of a look at everything and of handing out a job; then what more machines gain, simulated."""
+    """CPU of a plan, of a look at everything and of handing out jobs; then what more machines gain, simulated."""
     settings = _settings(4, 1) if quick else _settings(7, 8)
-    began = process_time()
+    rounds = 1 if quick else 3
     plan = _plan(settings)
-    yield _seconds("planning/plan", f"CPU of planning {len(plan.nodes):,} nodes", process_time() - began, 10)
+    nodes = f"{len(plan.nodes):,} nodes"
+    planning = in_turns({"planning": lambda: _plan(settings)}, rounds)["planning"]
+    yield _seconds("planning/plan", f"CPU of planning {nodes}", planning, 10)
     with TemporaryDirectory() as scratch:
         board = _board(settings, plan, Path(scratch))
-        began = process_time()
         board.states()
-        what = f"CPU of one look at all jobs of {len(plan.nodes):,} nodes; a run takes three"
-        yield _seconds("planning/look", what, process_time() - began)
-        yield from handing_out(board)
-    yield from machines(4 if quick else 64)
+        look = in_turns({"look": board.states}, rounds)["look"]
+        yield _seconds("planning/look", f"CPU of one look at how all jobs of {nodes} stand; a run takes three", look)
+        each = handing_out(board)
+    tenth = len(each) // 10
+    thousands = [1000 * mean(each[start : start + tenth]) for start in range(0, 10 * tenth, tenth)]
+    what = f"CPU of handing out and ending 1,000 jobs of {nodes}; the range is that of tenths of {len(each):,} jobs"
+    yield _seconds("planning/thousand_jobs", what, thousands, 10)
+    yield from machines(8 if quick else 64)
 
 
-def handing_out(board: Board) -> Iterator[Figure]:
-    """Jobs handed out and ended one by one; of making them only the records."""
+def handing_out(board: Board) -> list[float]:
+    """CPU seconds of each job that is handed out and ended; of making them only the records, which do not count."""
     agenda, each = Agenda(board, in_order=False), list[float]()
     for node in board.plan.nodes[:2]:
         board.parts(node)  # reads the probe, once a run
@@ -54,23 +59,18 @@ def handing_out(board: Board) -> Iterator[Figure]:
         began = process_time()
         agenda.ended(job)
         each.append(took + process_time() - began)
-    half = len(each) // 2
-    note(
-        f"    {1e3 * mean(each[:half]):.3f} ms a job in the first half, {1e3 * mean(each[half:]):.3f} ms in the second"
-    )
-    what = f"CPU of handing out and ending 1,000 jobs of {len(board.plan.nodes):,} nodes"
-    yield _seconds("planning/thousand_jobs", what, 1000 * mean(each), 10)
+    return each
 
 
 def machines(most: int) -> Iterator[Figure]:
-    """Rounds of a study of some hundred nodes on one worker over those on several, by the agenda itself."""
+    """How much sooner several workers end a study of some hundred nodes than one, by the agenda that runs have."""
     settings = _settings(4, 6)
     plan = _plan(settings)
     alone = simulated(settings, plan, 1)
     for workers in (most // 4, most):
         gain = alone / simulated(settings, plan, workers)
         what = f"how much sooner {workers} workers end a study of {len(plan.nodes)} nodes than one, simulated"
-        yield Figure(f"planning/workers_{workers}", what, gain)
+        yield Figure(f"planning/workers_{workers}", what, gain, low=gain, high=gain)
 
 
 def simulated(settings: StudySettings, plan: Plan, workers: int) -> float:
@@ -122,5 +122,6 @@ def _board(settings: StudySettings, plan: Plan, folder: Path) -> Board:
     return Board(Workplace(settings), store, plan)
 
 
-def _seconds(name: str, what: str, seconds: float, most: float | None = None) -> Figure:
-    return Figure(name, what, seconds, None if most is None else ("<=", most), "seconds")
+def _seconds(name: str, what: str, seconds: list[float], most: float | None = None) -> Figure:
+    goal: Goal | None = None if most is None else ("<=", most)
+    return Figure(name, what, median(seconds), goal, "seconds", min(seconds), max(seconds))

@@ -9,7 +9,17 @@ from math import isfinite
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import folora, generation, infinigram, interventions, pass_overhead, runner, store_all, updates
+from benchmarks import (
+    folora,
+    generation,
+    infinigram,
+    interventions,
+    pass_overhead,
+    planning,
+    runner,
+    store_all,
+    updates,
+)
 from benchmarks.harness import Figure, compared, in_fresh_process
 
 FIELDS = {"name", "what", "value", "unit", "low", "high", "goal", "met", "machine"}
@@ -23,11 +33,22 @@ FIELDS = {"name", "what", "value", "unit", "low", "high", "goal", "met", "machin
         updates.figures,
         generation.figures,
         infinigram.times,
+        planning.figures,
         pytest.param(runner.figures, marks=pytest.mark.slow),
         pytest.param(interventions.steps, marks=pytest.mark.slow),
         pytest.param(folora.steps, marks=pytest.mark.slow),
     ],
-    ids=["pass_overhead", "times", "updates", "generation", "infinigram", "runner", "interventions", "folora"],
+    ids=[
+        "pass_overhead",
+        "times",
+        "updates",
+        "generation",
+        "infinigram",
+        "planning",
+        "runner",
+        "interventions",
+        "folora",
+    ],
 )
 def test_each_benchmark_yields_figures_that_json_can_hold(figures: Callable[[bool], Iterator[Figure]]) -> None:
     records = [json.loads(json.dumps(figure.record("here"))) for figure in figures(True)]

@@ -74,7 +74,7 @@ def test_several_gpus_for_one_stage_are_refused(
 @pytest.mark.slow
 def test_what_no_machine_has_is_refused_and_nothing_is_made(make_study: Callable[..., Path], tmp_path: Path) -> None:
     study = Study.load(make_study(resources={"custom": {"big": 1}}), tmp_path / "run")
-    with pytest.raises(UserError, match=r"^resources of base \(.*big: 1\): no machine of the cluster has as much"):
+    with pytest.raises(UserError, match=r"^resources of base \(.*big: 1\): no machine of the Ray cluster has as much"):
         study.run("ray")
     assert list((study.out / "nodes").iterdir()) == []
 

@@ -28,7 +28,6 @@ class _Given:
 
     job: Job
     owner: str
-    since: float
 
 
 class RayCrew:
@@ -96,7 +95,7 @@ class RayCrew:
         owner, options = uuid4().hex, self._cluster.options(self._resources(job.node))
         made = self._tasks[options["num_gpus"] > 0].options(name=job.name, max_retries=0, **options)
         task = made.remote(self._board.order(job), str(self._root), str(self._mark), owner, options["num_cpus"])
-        self._given[task] = _Given(job, owner, time.monotonic())
+        self._given[task] = _Given(job, owner)
 
     def hear(self, timeout: float) -> list[tuple[Job, Message]]:
         """What was told of jobs since, waiting at most so many seconds for one to end.

@@ -36,8 +36,8 @@ RESULTS, PAGE = ROOT / "benchmarks" / "results.json", ROOT / "docs" / "benchmark
 
 INTRO = """# Benchmarks
 
-Every figure is a ratio of two things measured side by side in one run (memory per token, rates a second and the seconds
-of an eigenproblem apart).
+Every figure is a ratio of two things measured side by side in one run (memory per token, rates a second, the seconds of
+an eigenproblem and of planning apart).
 Times are CPU seconds on one thread, the sides in turns, medians over up to five rounds; the range is that of the ratio,
 or of the rate, within a round.
 Memory is the peak resident size of a fresh process above that of a bare forward over the same tokens. Goals were set

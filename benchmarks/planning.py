@@ -26,7 +26,7 @@ TRAIN, MEASURE = 4.0, 1.0  # how long jobs take in the simulation, in units of o
 
 def figures(quick: bool) -> Iterator[Figure]:
     """CPU of a plan, of a look at everything and of handing out jobs; then what more machines gain, simulated."""
-    settings = _settings(4, 1) if quick else _settings(7, 8)
+    settings = _settings(5, 2) if quick else _settings(7, 8)
     rounds = 1 if quick else 3
     plan = _plan(settings)
     nodes = f"{len(plan.nodes):,} nodes"

@@ -17,6 +17,9 @@ from limberlm.study.settings.config import ResourceSettings
 
 ANSWER = 15  # seconds that a cluster has to answer
 AGAIN = 10.0  # seconds after which the cluster is looked at again: it may have grown
+# A cluster that is started here tells nobody of it, and what Ray tells of dead workers would stand among our results:
+# it prints that to standard output, whatever `log_to_driver` says.
+SILENT = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DEDUP_LOGS_SKIP_REGEX": "."}
 
 
 class Cluster:
@@ -35,7 +38,8 @@ class Cluster:
         """
         if self.address.startswith("ray://"):
             raise UserError(f"--address {self.address}: run on a machine of the cluster, and give HOST:PORT or auto")
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a cluster that is started here tells nobody
+        for name, value in SILENT.items():
+            os.environ.setdefault(name, value)
         import ray
 
         self.ray: Any = ray

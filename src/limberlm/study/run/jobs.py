@@ -10,7 +10,7 @@ from typing import Literal
 from limberlm.files import content_digest
 from limberlm.study.node.node import is_made, make_node
 from limberlm.study.node.parts import Part, make_parts, missing_parts, parts_of
-from limberlm.study.plan.tree import Node, Plan
+from limberlm.study.plan.plan import Node, Plan
 from limberlm.study.plan.workplace import Workplace
 from limberlm.study.store.store import Publishing, Store
 

@@ -10,8 +10,8 @@ from functools import partial
 from pathlib import Path
 
 from limberlm.errors import NodeFailed
-from limberlm.stages import TRAINERS
-from limberlm.study.plan.tree import Node, Plan
+from limberlm.stages.trainers import TRAINERS
+from limberlm.study.plan.plan import Node, Plan
 from limberlm.study.plan.workplace import Workplace
 from limberlm.study.run.crew import Crew
 from limberlm.study.run.effort import Effort, Message

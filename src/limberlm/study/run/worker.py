@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO
 
 from limberlm.errors import UserError
-from limberlm.study.plan.tree import Plan
+from limberlm.study.plan.plan import Plan
 from limberlm.study.plan.workplace import Workplace
 from limberlm.study.run.crew import as_line
 from limberlm.study.run.effort import Effort, Message

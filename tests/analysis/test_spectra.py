@@ -10,8 +10,8 @@ from limberlm.analysis.spectra import shares, spectra
 from limberlm.observe import Geometry
 from limberlm.report.study.spectra import spectrum_section
 from limberlm.study import Study
-from limberlm.study.node.parts import GEOMETRY
 from limberlm.study.results.results import Results
+from limberlm.study.store.names import GEOMETRY
 
 
 def test_shares_are_numpys_eigenvalues_at_few_ranks() -> None:

@@ -16,10 +16,11 @@ from limberlm.observe import Geometry
 from limberlm.outcomes.table import outcome_row, outcome_table
 from limberlm.study import Study
 from limberlm.study.node.node import task_of, versions
-from limberlm.study.node.parts import GEOMETRY, OUTCOMES, parts_of
-from limberlm.study.plan.tree import Node, Plan
+from limberlm.study.node.parts import parts_of
+from limberlm.study.plan.plan import Node, Plan
 from limberlm.study.plan.workplace import Workplace
 from limberlm.study.run.runner import prepare
+from limberlm.study.store.names import GEOMETRY, OUTCOMES
 from limberlm.study.store.run_folder import open_run
 from limberlm.study.store.store import Store
 from tests.analysis.gate.conftest import planted

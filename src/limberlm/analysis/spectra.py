@@ -11,9 +11,9 @@ from safetensors import safe_open
 
 from limberlm.observe.names import BAND_HIGH, BAND_LOW, RMS
 from limberlm.observe.table.geometry import STATISTICS
-from limberlm.study.node.parts import GEOMETRY
-from limberlm.study.plan.tree import Chain
+from limberlm.study.plan.plan import Chain
 from limberlm.study.results.results import Results
+from limberlm.study.store.names import GEOMETRY
 
 RANKS = 60
 """At most so many ranks are kept of each spectrum, evenly spread on the logarithmic scale."""

@@ -17,7 +17,7 @@ from limberlm.outcomes.score_matrix import ScoreMatrix
 from limberlm.report.study.data import Control, Key, ReportData
 from limberlm.report.study.foretold import OUTCOME, PERMUTATIONS
 from limberlm.study import Results
-from limberlm.study.plan.tree import Chain, Plan
+from limberlm.study.plan.plan import Chain, Plan
 from limberlm.study.results.derived import SCORES
 
 

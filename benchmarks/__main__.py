@@ -7,7 +7,17 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks import folora, generation, infinigram, interventions, pass_overhead, runner, store_all, updates
+from benchmarks import (
+    folora,
+    generation,
+    infinigram,
+    interventions,
+    pass_overhead,
+    processes,
+    runner,
+    store_all,
+    updates,
+)
 from benchmarks.harness import ROOT, machine, note
 
 BENCHMARKS = {
@@ -17,6 +27,7 @@ BENCHMARKS = {
     "updates": updates.figures,
     "generation": generation.figures,
     "infinigram": infinigram.figures,
+    "processes": processes.figures,
     "runner": runner.figures,
     "interventions": interventions.figures,
     "folora": folora.figures,

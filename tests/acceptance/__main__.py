@@ -44,11 +44,6 @@ NOT_HERE = (
         "",
     ),
     (
-        "a pass split over k processes, one of them empty, gives the sums of one",
-        "half: the sums add over processes, one of them without rows, but `measure` itself runs in one process",
-        "geometry/test_summing.py::test_all_reduce_sums_over_processes_about_the_first_ones_shift_also_where_it_has_no_rows",
-    ),
-    (
         "coverage over 300 runs, held by a test",
         "the test takes 200, and bounds of 0.92 to 0.985, to stay fast; the table takes 300",
         "geometry/test_uncertainty.py::test_intervals_cover_the_truth_as_often_as_they_say",

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
 import numpy as np
 import pandas as pd
 import torch
@@ -11,7 +17,7 @@ from limberlm.geometry import BlockProducts, mean_cosine, participation_ratio_de
 from limberlm.geometry.dimension import mle_dimension, twonn
 from limberlm.geometry.low_rank import Factored
 from limberlm.geometry.pairs import uniformity
-from limberlm.observe import ProbeSequence, ProbeSet, locate, measure
+from limberlm.observe import Geometry, ProbeSequence, ProbeSet, locate, measure
 from limberlm.observe.forward.observation import observe
 from limberlm.observe.forward.request import Request
 from limberlm.observe.metrics.summary import rows_of, summarise
@@ -43,6 +49,28 @@ def padded() -> Got:
         other = _table(**options)["value"].to_numpy()
         errors.append(np.nanmax(np.abs(other - base) / (1 + np.abs(base))))
     return tiny(float(max(errors)), 1e-6, "largest relative difference of a value")
+
+
+def shared() -> Got:
+    """Real processes, over gloo."""
+    numbers = differ = 0
+    with TemporaryDirectory() as out:
+        command = [sys.executable, "-m", "tests.observe.together.world", out, "core", "few"]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+        subprocess.run(command, check=True, env=environment)
+        for case, sizes in (("core", (2, 3, 4)), ("few", (4,))):
+            one = Geometry.load(Path(out, case, "1.0.geometry"))
+            for several in (Geometry.load(Path(out, case, f"{size}.0.geometry")) for size in sizes):
+                mine, theirs = (
+                    [*np.ravel(found.table["replicates"].tolist()), *found.table["value"], *found.table["std_error"]]
+                    for found in (several, one)
+                )
+                numbers += len(theirs)
+                differ += int(np.sum(~np.isclose(mine, theirs, rtol=0, atol=0, equal_nan=True)))
+                for name, tensor in one.statistics.items():
+                    numbers += tensor.numel()
+                    differ += int((several.statistics[name] != tensor).sum())
+    return Got(f"{differ} of {numbers:,} numbers differ", differ == 0)
 
 
 def unchanged() -> Got:
@@ -120,6 +148,17 @@ ROWS = (
             "geometry/test_statistics.py::test_constant_rows_have_exactly_zero_covariance",
         ),
         told,
+    ),
+    Row(
+        "a pass split over 2, 3 and 4 processes, and over 4 of which two have no data: table and statistics",
+        "those of one, bit for bit",
+        (
+            "observe/together/test_together.py::test_several_processes_give_the_bits_of_one",
+            "observe/together/test_together.py::test_a_process_without_blocks_still_summarises",
+            "geometry/test_summing.py::"
+            "test_all_reduce_sums_over_processes_about_the_first_ones_shift_also_where_it_has_no_rows",
+        ),
+        shared,
     ),
     Row(
         "invariances: rotation, positive scale, translation, row order, duplication (plug-in), LoRA gauge",

@@ -13,7 +13,7 @@ from limberlm.observe import ProbeSet, locate, measure
 from limberlm.observe.forward.budget import FEWEST_BLOCKS, Choice, fitted, parsed
 from limberlm.observe.forward.request import Request
 from limberlm.observe.names import band_sites
-from tests.observe.tiny import assert_same_bits, mixed_probe, random_probe, tiny, word_tokenizer
+from tests.observe.tiny import WIDTH, assert_same_bits, mixed_probe, random_probe, tiny, word_tokenizer
 
 PROBE = random_probe(40, domains=("math", "prose"))
 REQUEST = Request.of().headless
@@ -30,6 +30,16 @@ def _fitted(model, memory, *, request=REQUEST, layers_given=False, reference=Fal
     sites = locate(model)
     asked = Choice(16, 16, tuple(sites.names()))
     return fitted(sites, probe, request, asked, memory, layers_given=layers_given, reference=reference)
+
+
+def test_of_several_processes_each_holds_a_part_of_the_blocks(model):
+    sites = locate(model)
+    asked = Choice(16, 16, tuple(sites.names()))
+    fits = {"layers_given": False, "reference": True}
+    one, four = (fitted(sites, PROBE, REQUEST, asked, 2**40, **fits, processes=count) for count in (1, 4))
+    assert four.on_device == one.on_device
+    d, rows = WIDTH, len(REQUEST.collected) * len(asked.names)
+    assert one.on_host - four.on_host == 12 * rows * (2 * d * (d + 1) // 2 + d * d) * 4
 
 
 def _ladder(model, **options):

@@ -1,4 +1,4 @@
-"""`python -m tests.observe.together.world OUT`: measures by one process and by several, and failures, under OUT."""
+"""`python -m tests.observe.together.world OUT [CASE...]`: measures by one process and by several, and failures."""
 
 from __future__ import annotations
 
@@ -33,6 +33,9 @@ CASES: dict[str, tuple[dict, ProbeSet, tuple[int, ...]]] = {
 """Settings, probe, and the numbers of processes that a case is measured by."""
 
 
+ONLY = sys.argv[2:] if __name__ == "__main__" else []
+
+
 def damaged() -> tuple[dict, ProbeSet]:
     """A model with one bad token, and a probe whose last sequence, read by the last of all blocks, has it."""
     model = tiny()
@@ -46,7 +49,7 @@ def damaged() -> tuple[dict, ProbeSet]:
 
 def succeed(rank: int, size: int, out: Path) -> int:
     for name, (settings, probe, sizes) in CASES.items():
-        if size not in sizes:
+        if size not in sizes or (ONLY and name not in ONLY):
             continue
         more = {"reference": tiny(seed=1)} if "reference" in settings else {}
         found = measure(tiny(), probe, distributed=size > 1, **{**settings, **more})
@@ -82,5 +85,5 @@ if __name__ == "__main__":
     for count in (1, 2, 3, 4):
         codes = forked(count, lambda rank, size=count: succeed(rank, size, folder))
         assert codes == [0] * count, codes
-    for trouble in ("killed", "broken", "unlike", "damaged"):
+    for trouble in () if ONLY else ("killed", "broken", "unlike", "damaged"):
         (folder / f"{trouble}.codes").write_text(str(forked(3, failing(trouble, folder), patience=60)))

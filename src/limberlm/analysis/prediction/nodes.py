@@ -6,6 +6,9 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache, partial
+from typing import Any
+
+import pandas as pd
 
 from limberlm.analysis.prediction.cells import Rows, cell
 from limberlm.study.results.results import Results
@@ -64,34 +67,46 @@ def _read(results: Results, node: str, tokens: Callable[[str], float]) -> Readin
 
 
 def _outcomes(results: Results, node: str) -> Iterator[tuple[tuple[str, str, str], float]]:
-    means = (
-        results.load_outcomes(node).groupby(["outcome", "split", "task"], as_index=False)["value"].mean(skipna=False)
-    )
-    for outcome, split, task, value in means.itertuples(index=False):
-        yield (str(outcome), str(split), str(task)), float(value)
+    rows: dict[tuple[str, str, str], list[float]] = {}
+    for *key, value in _records(results.load_outcomes(node), "outcome", "split", "task", "value"):
+        rows.setdefault((key[0], key[1], key[2]), []).append(value)
+    for name in sorted(rows):
+        yield name, math.fsum(rows[name]) / len(rows[name])
 
 
 def _geometry(results: Results, node: str) -> Iterator[tuple[str, float]]:
     """The cells of the depth band and the logits over all domains, without bias-corrected doubles; rivals by name."""
-    rows = results.load_geometry(node).table[["site", "metric", "convention", "domain", "value"]]
-    chosen = rows[rows["site"].isin(_SITES) & (rows["domain"] == ALL) & ~rows["metric"].str.endswith("_corrected")]
-    for site, metric, convention, value in chosen.drop(columns="domain").itertuples(index=False):
-        yield _RIVALS.get((metric, site)) or cell(metric, site, convention), float(value)
+    names = ("site", "metric", "convention", "domain", "value")
+    for site, metric, convention, domain, value in _records(results.load_geometry(node).table, *names):
+        if site in _SITES and domain == ALL and not metric.endswith("_corrected"):
+            yield _RIVALS.get((metric, site)) or cell(metric, site, convention), value
 
 
 def _updates(results: Results, node: str) -> Iterator[tuple[str, float]]:
     """The norm of the whole change since the base, and what the node's own update is beside those before it."""
     if results.store.part_identity(node, UPDATES) is None:
         return
-    rows = results.load_updates(node)
-    alone, pairs = rows[rows["other"] == ""], rows[rows["other"] != ""]
-    own = [name for name in alone["stage"].unique() if name != "total"][-1]
-    whole = alone[alone["stage"] == ("total" if "total" in set(alone["stage"]) else own)]
-    yield "update_norm", float(whole.loc[whole["metric"] == "update_norm", "value"].iloc[0])
-    for metric, value in pairs[pairs["stage"] == own].groupby("metric")["value"].mean().items():
-        yield cell(str(metric), "updates", "earlier stages"), float(value)
-    for metric, value in alone[alone["stage"] == own].set_index("metric")["value"].items():
-        yield cell(str(metric), "updates", "own"), float(value)
+    rows = list(_records(results.load_updates(node), "stage", "other", "metric", "value"))
+    alone: dict[str, dict[str, float]] = {}
+    pairs: dict[str, list[float]] = {}
+    for stage, other, metric, value in rows:
+        if other == "":
+            alone.setdefault(stage, {})[metric] = value
+    own = [stage for stage in alone if stage != "total"][-1]
+    for stage, other, metric, value in rows:
+        if other != "" and stage == own and not math.isnan(value):
+            pairs.setdefault(metric, []).append(value)
+    yield "update_norm", alone.get("total", alone[own])["update_norm"]
+    for metric in sorted({metric for stage, other, metric, _ in rows if other != "" and stage == own}):
+        values = pairs.get(metric)
+        yield cell(metric, "updates", "earlier stages"), math.fsum(values) / len(values) if values else math.nan
+    for metric, value in alone[own].items():
+        yield cell(metric, "updates", "own"), value
+
+
+def _records(table: pd.DataFrame, *names: str) -> Iterator[tuple[Any, ...]]:
+    """Rows of plain values: a checkpoint's tables are small, and a study has many."""
+    return zip(*(table[name].tolist() for name in names), strict=True)
 
 
 def _of_stage(results: Results, node: str) -> float:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import zip_longest
 from math import nan
 from typing import Any
@@ -21,7 +21,7 @@ from limberlm.geometry import (
     holm,
     minimum_detectable_effect,
 )
-from limberlm.geometry.uncertainty import Centre, differences_of
+from limberlm.geometry.uncertainty import Centre, Scale, differences_of
 from limberlm.observe.table.geometry import Geometry, headline_site
 
 Floats = NDArray[np.float64]
@@ -63,13 +63,16 @@ def compare(a: Geometry, b: Geometry) -> Comparison:
     """
     if difference := unlike(a, b):
         raise UserError(f"{difference}; measure both checkpoints in the same way")
-    pairs = _paired(a, b)
-    if pairs.empty:
+    shared = _shared(_keys(a), _keys(b))
+    if not len(shared.ours):
         raise UserError("the two have no number in common; measure both with the same metrics and layers")
-    table = _table(pairs)
-    for chosen, adjust in ((table["headline"], holm), (~table["headline"], benjamini_hochberg)):
-        table.loc[chosen, "p_adjusted"] = adjust(table.loc[chosen, "p_value"].to_numpy())
-    return Comparison(table, a.manifest, b.manifest)
+    pair = (a.table.iloc[shared.ours], b.table.iloc[shared.theirs])
+    _refuse_other_tokens(*pair)
+    found = _differences(*pair, shared)
+    adjusted = np.full(len(shared.ours), nan)
+    for chosen, adjust in ((shared.headline, holm), (~shared.headline, benjamini_hochberg)):
+        adjusted[chosen] = adjust(found["p_value"][chosen])
+    return Comparison(_table(*pair, shared, found, adjusted), a.manifest, b.manifest)
 
 
 def unlike(a: Geometry, b: Geometry) -> str | None:
@@ -88,68 +91,94 @@ def unlike(a: Geometry, b: Geometry) -> str | None:
     return None
 
 
-def _paired(a: Geometry, b: Geometry) -> pd.DataFrame:
-    """The rows that both have, in a's order: a's columns with `_a`, b's with `_b`."""
-    left, right = (list(zip(*(one.table[key].tolist() for key in KEYS), strict=True)) for one in (a, b))
+@dataclass(frozen=True, eq=False)
+class _Shared:
+    """The rows of metrics that two tables have in common, in the first one's order, and what their keys alone say."""
+
+    ours: NDArray[np.intp]
+    theirs: NDArray[np.intp]
+    names: pd.DataFrame
+    scale: tuple[Scale, ...]
+    centre: tuple[Centre, ...]
+    headline: NDArray[np.bool_]
+
+
+Keys = tuple[tuple[str, str, str, str], ...]
+
+
+def _keys(geometry: Geometry) -> Keys:
+    return tuple(zip(*(geometry.table[key].tolist() for key in KEYS), strict=True))
+
+
+@lru_cache(maxsize=8)  # the checkpoints of a study have few kinds of tables, and are compared by the thousand
+def _shared(left: Keys, right: Keys) -> _Shared:
     places = {key: place for place, key in enumerate(right)}
-    shared = [key in places for key in left]
-    ours = a.table[shared]
-    theirs = b.table.iloc[[places[key] for key, known in zip(left, shared, strict=True) if known]]
-    read = ["depth", "value", "replicates", "n_tokens"]
-    parts = (each[read].reset_index(drop=True).add_suffix(end) for each, end in ((ours, "_a"), (theirs, "_b")))
-    pairs = pd.concat([ours[KEYS].reset_index(drop=True), *parts], axis=1)
-    unlike = pairs[pairs["n_tokens_a"] != pairs["n_tokens_b"]]
-    if len(unlike):
-        row = unlike.iloc[0]
+    both = [(i, places[key]) for i, key in enumerate(left) if key in places and key[1] in CATALOG]
+    keys = [left[i] for i, _ in both]
+    metrics = [CATALOG[metric] for _, metric, _, _ in keys]
+    return _Shared(
+        np.array([i for i, _ in both], dtype=np.intp),
+        np.array([j for _, j in both], dtype=np.intp),
+        pd.DataFrame(keys, columns=KEYS),
+        tuple(metric.scale for metric in metrics),
+        tuple("value" if metric.interval == "value" else "corrected" for metric in metrics),
+        np.array([_is_headline(m, c, s) for m, (s, _, c, _) in zip(metrics, keys, strict=True)], dtype=bool),
+    )
+
+
+def _refuse_other_tokens(ours: pd.DataFrame, theirs: pd.DataFrame) -> None:
+    one, other = (rows["n_tokens"].to_numpy() for rows in (ours, theirs))
+    for place in np.flatnonzero(one != other)[:1]:
+        row = ours.iloc[place]
         raise UserError(
-            f"n_tokens of {row['site']}, {row['convention']} differs: {row['n_tokens_a']} against "
-            f"{row['n_tokens_b']}; one checkpoint has states of zero norm there"
+            f"n_tokens of {row['site']}, {row['convention']} differs: {one[place]} against {other[place]}; "
+            "one checkpoint has states of zero norm there"
         )
-    return pairs[pairs["metric"].isin(list(CATALOG))].reset_index(drop=True)
 
 
-def _table(pairs: pd.DataFrame) -> pd.DataFrame:
-    metrics = [CATALOG[name] for name in pairs["metric"]]
-    scale = pd.Series([metric.scale for metric in metrics], dtype="str")
-    centre: list[Centre] = ["value" if metric.interval == "value" else "corrected" for metric in metrics]
-    found = _differences(pairs, scale, centre)
+def _table(
+    ours: pd.DataFrame, theirs: pd.DataFrame, shared: _Shared, found: dict[str, Floats], adjusted: Floats
+) -> pd.DataFrame:
+    names = shared.names
     return pd.DataFrame(
         {
-            "site": pairs["site"],
-            "depth": pairs["depth_a"],
-            "metric": pairs["metric"],
-            "convention": pairs["convention"],
-            "domain": pairs["domain"],
-            "a": pairs["value_a"],
-            "b": pairs["value_b"],
+            "site": names["site"],
+            "depth": ours["depth"].to_numpy(),
+            "metric": names["metric"],
+            "convention": names["convention"],
+            "domain": names["domain"],
+            "a": ours["value"].to_numpy(),
+            "b": theirs["value"].to_numpy(),
             "change": found["value"],
             "corrected": found["corrected"],
-            "scale": scale,
+            "scale": pd.Series(shared.scale, dtype="str"),
             "low": found["low"],
             "high": found["high"],
             "std_error": found["std_error"],
             "detectable": found["detectable"],
             "p_value": found["p_value"],
-            "p_adjusted": nan,
-            "headline": [_is_headline(*pair) for pair in zip(metrics, pairs["convention"], pairs["site"], strict=True)],
+            "p_adjusted": adjusted,
+            "headline": shared.headline,
         }
     )
 
 
-def _differences(pairs: pd.DataFrame, scale: pd.Series, centre: Sequence[Centre]) -> dict[str, Floats]:
+def _differences(ours: pd.DataFrame, theirs: pd.DataFrame, shared: _Shared) -> dict[str, Floats]:
     """The differences of all rows, those of one scale, centre and set of blocks at once; NaN where undefined."""
-    left, right = _replicates(pairs["replicates_a"]), _replicates(pairs["replicates_b"])
+    left, right = _replicates(ours["replicates"]), _replicates(theirs["replicates"])
     # the blocks agree, so NaN on one side only means that this side has no interval
     unknown = np.isnan(left).all(axis=1, keepdims=True) | np.isnan(right).all(axis=1, keepdims=True)
     there: NDArray[np.bool_] = ~np.isnan(left) & ~unknown
     if left.shape != right.shape or not np.array_equal(there, ~np.isnan(right) & ~unknown):
         raise ValueError("the two checkpoints were not measured on the same blocks")
     values = right - left
-    theta = _on_scale(pairs["value_b"], scale) - _on_scale(pairs["value_a"], scale)
-    kinds = pd.DataFrame({"scale": scale, "centre": centre, "blocks": [row.tobytes() for row in there]})
-    found = {name: np.full(len(pairs), nan) for name in _FIELDS}
-    for rows in kinds.groupby(["scale", "centre", "blocks"]).indices.values():
-        on, about = scale[rows[0]], centre[rows[0]]
+    log = np.array(shared.scale) == "log"
+    theta = _on_scale(theirs["value"].to_numpy(), log) - _on_scale(ours["value"].to_numpy(), log)
+    kinds: dict[tuple[Scale, Centre, bytes], list[int]] = {}
+    for place, kind in enumerate(zip(shared.scale, shared.centre, map(bytes, there), strict=True)):
+        kinds.setdefault(kind, []).append(place)
+    found = {name: np.full(len(theta), nan) for name in _FIELDS}
+    for (on, about, _), rows in kinds.items():
         kept = np.ascontiguousarray(values[rows][:, there[rows[0]]])
         each = differences_of(theta[rows], kept, scale=on, centre=about)
         each["detectable"] = _detectable(each["std_error"], kept.shape[1], on)
@@ -163,11 +192,10 @@ def _replicates(column: pd.Series) -> Floats:
     return np.array(list(zip_longest(*column, fillvalue=nan)), dtype=np.float64).T.reshape(len(column), -1)
 
 
-def _on_scale(values: pd.Series, scale: pd.Series) -> Floats:
+def _on_scale(values: Floats, log: NDArray[np.bool_]) -> Floats:
     """On the jackknife's scale; NaN where undefined."""
-    log = (scale == "log").to_numpy()
-    plain = values.to_numpy(np.float64)
-    return np.where(log, np.log(np.where(log & (plain > 0), plain, nan)), plain)
+    on_log: Floats = np.log(np.where(log & (values > 0), values, nan))
+    return np.where(log, on_log, values)
 
 
 def _detectable(std_error: Floats, blocks: int, scale: str) -> Floats:

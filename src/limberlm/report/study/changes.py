@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from limberlm.analysis.direction import RANK
@@ -84,10 +83,11 @@ class Changes:
 
 
 def _headline_records(comparisons: pd.DataFrame) -> list[dict[Any, Any]]:
-    names = comparisons["metric"].astype(str).str.removesuffix(words.CORRECTED)
-    cells = zip(names, comparisons["convention"], comparisons["site"], strict=True)
-    kept = np.array([CELLS.get(name) == (convention, site) for name, convention, site in cells], dtype=bool)
-    return comparisons[kept].assign(metric=names[kept]).to_dict("records")
+    cells = {f"{name}{end}": cell for name, cell in CELLS.items() for end in ("", words.CORRECTED)}
+    found = comparisons[comparisons["metric"].isin(cells)]
+    rows = found[["node", "against", "metric", "convention", "site", "corrected", "low", "high"]].to_dict("records")
+    known = [row for row in rows if cells[row["metric"]] == (row["convention"], row["site"])]
+    return [row | {"metric": row["metric"].removesuffix(words.CORRECTED)} for row in known]
 
 
 def _entry(row: Mapping[Any, Any]) -> tuple[tuple[str, str, str], Change]:

@@ -7,7 +7,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, Literal
 
 import pandas as pd
@@ -241,6 +241,7 @@ def _with_rates(outcomes: pd.DataFrame) -> pd.DataFrame:
     return outcomes.assign(rate=pd.Series([_rate(each) for each in said], index=outcomes.index, dtype="float64"))
 
 
+@cache
 def _rate(settings: object) -> float:
     found = json.loads(settings).get("learning_rate") if isinstance(settings, str) else None
     return math.nan if found is None else float(found)

@@ -83,6 +83,7 @@ class Sections:
         return f"This chain is not finished: {len(run.stages) - 1} of {planned} stages are there."
 
     def _scores(self, run: Run, outcomes: pd.DataFrame, key: str) -> Json:
+        outcomes = outcomes[outcomes["outcome"].isin(("accuracy", "pair_accuracy", "loss"))]
         heatmap = figures.accuracy_heatmap(outcomes, run.stages, self.data.targets)
         loss = figures.loss_by_stage(outcomes, run.stages)
         for name, figure in (("accuracy", heatmap), ("loss", loss)):
@@ -97,10 +98,11 @@ class Sections:
 
     def _plasticity(self, run: Run, outcomes: pd.DataFrame, key: str) -> list[tuple[str, str]]:
         found = []
-        for i, panel in enumerate(plasticity.panels(outcomes)):
+        losses = outcomes[outcomes["outcome"].isin(list(plasticity.LOSSES))]
+        for i, panel in enumerate(plasticity.panels(losses)):
             found.append((f"{key}|plasticity|{i}", panel.title))
             for rate in self.data.rates or (None,):
-                frame = plasticity.at_rate(outcomes, rate)
+                frame = plasticity.at_rate(losses, rate)
                 figure = figures.plasticity_curve(frame, run.stages, panel.task, panel.outcome)
                 self.drawn.put(f"{key}|plasticity|{i}|{plasticity.rate_name(rate)}", figure)
         return found

@@ -26,7 +26,7 @@ PIECE = 1600
 
 def figures(quick: bool) -> Iterator[Figure]:
     """Wall time of the whole command, imports and launcher included; then the peak memory of two probes."""
-    width, blocks, texts = (64, 2, 32) if quick else (512, 8, 512)
+    width, blocks, texts = (64, 2, 32) if quick else (512, 8, 768)
     with TemporaryDirectory() as scratch:
         folder = Path(scratch)
         tokenizer = load_tokenizer(BUNDLED_BASE)

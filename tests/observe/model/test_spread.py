@@ -11,6 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+import torch.distributed as dist
+from torch.distributed.tensor import Shard, distribute_tensor
 
 from limberlm.errors import UserError
 from limberlm.observe import load_model, measure
@@ -76,6 +79,20 @@ def test_what_cannot_be_spread_is_refused(sharded: Path) -> None:
         load_model(sharded, adapter="somewhere", device="auto")
     with pytest.raises(UserError, match="device=auto: the model in memory is on cpu; move it, or give its path"):
         measure(tiny(), PROBE, device="auto")
+
+
+def test_a_model_that_no_process_holds_whole_is_refused() -> None:
+    model = tiny()
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        weight = model.model.layers[1].mlp.up_proj.weight
+        model.model.layers[1].mlp.up_proj.weight = torch.nn.Parameter(
+            distribute_tensor(weight.detach(), dist.init_device_mesh("cpu", (1,)), [Shard(0)])
+        )
+        with pytest.raises(UserError, match=r"model: model.layers.1.mlp.up_proj.weight is split over processes"):
+            measure(model, PROBE)
+    finally:
+        dist.destroy_process_group()
 
 
 @pytest.mark.slow

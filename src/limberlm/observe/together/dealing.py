@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
 from limberlm.observe.forward.request import Request
-from limberlm.observe.names import FINAL_NORM
+from limberlm.observe.names import FINAL_NORM, LAST
 from limberlm.observe.probe.probe_set import ProbeSet
 
 T = TypeVar("T")
@@ -38,5 +38,5 @@ def block_loads(probe: ProbeSet, blocks: int) -> dict[int, float]:
 
 def site_loads(sites: Sequence[str], request: Request) -> dict[str, float]:
     """How many sets of spectra each site takes; the final norm has those of last tokens and of logits too."""
-    each = float(len(request.conventions))
+    each = float(len([name for name in request.conventions if name != LAST]))
     return {site: each + 2 if site == FINAL_NORM else each for site in sites}

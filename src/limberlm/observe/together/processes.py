@@ -45,11 +45,10 @@ class Processes:
         if not dist.is_initialized():
             if lacking := [name for name in LAUNCHED if name not in os.environ]:
                 raise UserError(f"distributed: {lacking[0]} is not set; start with torchrun or accelerate launch")
-            # gloo for the statistics, which are on the host; nccl beside it, where there is CUDA, for split models
             if torch.cuda.is_available():
                 torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
-            dist.init_process_group()
-            atexit.register(dist.destroy_process_group)
+            dist.init_process_group()  # gloo on the host, and nccl where there is CUDA, should a training follow
+            atexit.register(_leave)
         assert dist.group.WORLD is not None
         return cls(dist.get_rank(), dist.get_world_size(), _gloo(dist.group.WORLD))
 
@@ -128,6 +127,11 @@ def one_choice(choice: Choice, probe: ProbeSet, processes: Processes) -> Choice:
                 raise UserError(f"probe: that of process {rank} differs from that of process 0; give all the same")
     choices = [Choice(**{**fields, "names": tuple(fields["names"])}) for _, fields in told]
     return min(choices, key=lambda one: (len(one.names), one.blocks, one.batch_size))
+
+
+def _leave() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 @cache

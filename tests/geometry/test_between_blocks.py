@@ -322,6 +322,6 @@ def test_cka_gives_a_reason_where_it_has_no_value() -> None:
     with pytest.raises(Undefined, match="at least 4 blocks with rows, there are 3"):
         cka(cross_products(x[:3], y[:3]))
     with pytest.raises(Undefined, match="all states are equal"):
-        cka(cross_products(x, [torch.full_like(part, 0.3) for part in y]))
+        cka(cross_products(x, [torch.full_like(part, 0.5) for part in y]))  # whose sums are exact
     with pytest.raises(ValueError, match="do not hold the same rows"):
         CrossProducts.of([moments(p) for p in x[::-1]], [moments(p) for p in y], [cross(*p) for p in zip(x, y)])  # noqa: B905

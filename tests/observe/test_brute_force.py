@@ -91,6 +91,8 @@ def assert_equal(
             value = abs(cell["value"]) * (15 if shown == "corrected" else 1e-3)
             ends = 15 * max(abs(cell["value"]), size)
             atol = rtol * np.array([value, 15 * size, ends, ends, *(2 * size for _ in cell["replicates"])])
+        if key[2] == "distance_stability":  # of ranks: two distances nearer than rounding change places
+            near *= 2
         if not np.allclose(found, wanted, rtol=near, atol=atol, equal_nan=True):
             error = np.nanmax(np.abs(np.subtract(found, wanted)) / (atol + near * np.abs(wanted)))
             wrong.append(f"{site} {convention} {name}: {error:.3g} times too far; {row['value']} for {cell[shown]}")

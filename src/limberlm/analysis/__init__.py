@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from limberlm.analysis.agreement import Agreement, agreement  # now: once loaded, the module would have its name
 from limberlm.lazy import lazily
 
 if TYPE_CHECKING:
-    from limberlm.analysis.agreement import Agreement, agreement
     from limberlm.analysis.direction import Direction, stage_direction
     from limberlm.analysis.early_warning import callback_geometries, stage_early_warning, trace_early_warning
     from limberlm.analysis.phases import find_phases
@@ -40,8 +40,6 @@ __all__ = [
 __getattr__ = lazily(
     __name__,
     {
-        "Agreement": "agreement",
-        "agreement": "agreement",
         "Direction": "direction",
         "stage_direction": "direction",
         "callback_geometries": "early_warning",

@@ -84,7 +84,7 @@ def test_a_share_of_a_batch_is_read_as_in_the_whole(name: str) -> None:
 
 
 def test_packed_documents_are_read_as_in_their_row() -> None:
-    model = tiny("llama")
+    model = tiny("llama").double()  # the row's own mask takes another kernel, which rounds otherwise
     positions = torch.cat([torch.arange(length) for length in (4, 6, 3, 5)])[None]
     ids = torch.randint(5, 90, (1, 18), generator=torch.Generator().manual_seed(3))
     inputs = {"input_ids": ids, "position_ids": positions}
@@ -93,7 +93,7 @@ def test_packed_documents_are_read_as_in_their_row() -> None:
     batch = Batch(index[some], sequences[some], (1, 18), inputs, 0, 0, 0)
     found = held_to_its_start(model).states(batch, ["block.2"])["block.2"]
     (whole,) = states_at(model, inputs, ["block.2"])
-    torch.testing.assert_close(found, of(whole, batch), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(found, of(whole, batch))
 
 
 def test_nothing_above_the_deepest_site_is_run() -> None:

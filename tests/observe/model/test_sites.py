@@ -14,6 +14,7 @@ from tests.observe.tiny import LAYERS, VOCABULARY, WIDTH, assert_same_bits, rand
 
 IDS = torch.tensor([[5, 6, 7, 8], [9, 10, 11, 12]])
 PROBE = random_probe(16)
+LAST_PLACE = 8  # weights that lie elsewhere in memory are summed in another order on some processors
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2", "opt", "gpt_neox"])
@@ -192,14 +193,14 @@ def plain():
 
 @pytest.mark.parametrize("wrapper", WRAPPERS)
 def test_a_wrapped_model_has_the_geometry_of_the_plain_one(wrapper, plain):
-    assert_same_bits(measure(WRAPPERS[wrapper](tiny()), PROBE, layers=[1]).table, plain)
+    assert_same_bits(measure(WRAPPERS[wrapper](tiny()), PROBE, layers=[1]).table, plain, LAST_PLACE)
 
 
 @pytest.mark.parametrize("wrapper", OFFLOADED)
 def test_an_offloaded_model_has_the_geometry_of_the_plain_one(wrapper, plain, tmp_path):
     model = OFFLOADED[wrapper](tiny(), tmp_path)
     assert locate(model).device == torch.device("cpu")
-    assert_same_bits(measure(model, PROBE, layers=[1]).table, plain)
+    assert_same_bits(measure(model, PROBE, layers=[1]).table, plain, LAST_PLACE)
     assert any(parameter.is_meta for parameter in model.parameters())
 
 

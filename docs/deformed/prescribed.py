@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from transformers import LlamaConfig
+from transformers import GPTNeoXConfig
 
 from limberlm.observe.forward.observation import Observation, Subject, observe
 from limberlm.observe.forward.request import Request
@@ -32,7 +32,7 @@ class Prescribed(nn.Module):
 
     def __init__(self, sites: Sequence[Tensor]) -> None:
         super().__init__()
-        self.config = LlamaConfig(hidden_size=sites[0].shape[-1])
+        self.config = GPTNeoXConfig(hidden_size=sites[0].shape[-1], num_attention_heads=1)
         self.entering, *leaving = (states.flatten(0, 1) for states in sites)
         self.blocks = nn.ModuleList(Told(states) for states in leaving)
         self.anchor = nn.Parameter(torch.zeros(1))

@@ -11,7 +11,7 @@ from functools import cached_property, partial
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import LlamaConfig
+from transformers import GPTNeoXConfig
 
 from limberlm.observe import ProbeSequence, ProbeSet
 from limberlm.observe.forward.observation import Subject
@@ -47,7 +47,7 @@ class Told(nn.Module):
         super().__init__()
         self.ids: list[Tensor] = []
         self.first = next(iter(states.values()))
-        self.config = LlamaConfig(hidden_size=self.first.shape[-1])
+        self.config = GPTNeoXConfig(hidden_size=self.first.shape[-1], num_attention_heads=1)
         self.layers = nn.ModuleList(_Part(states.get(f"block.{i}"), self.ids) for i in range(BLOCKS))
         self.norm = _Part(states.get(FINAL_NORM), self.ids)
         self.anchor = nn.Parameter(torch.zeros(1))  # tells the device

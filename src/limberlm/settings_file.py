@@ -22,6 +22,8 @@ def read_settings(path: Path, what: str) -> dict[str, Any]:
         UserError: it is not there, cannot be read, or as in `parse_settings`.
     """
     try:
+        if path.exists() and not path.is_file():
+            raise ValueError("a folder, pipe or device, not a file")
         with path.open("rb") as file:
             content = file.read(LONGEST + 1)
         text = content.decode("utf-8-sig") if len(content) <= LONGEST else None

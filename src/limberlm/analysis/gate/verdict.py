@@ -14,6 +14,7 @@ import scipy
 
 from limberlm.analysis.gate.judgement import Case, Decision, Judgement, judge, judgement_of
 from limberlm.errors import UserError
+from limberlm.files import read_record
 from limberlm.version import __version__
 
 FORMAT = 1
@@ -106,7 +107,7 @@ class Verdict:
             UserError: the file cannot be read, or holds no verdict.
         """
         try:
-            return cls.from_json(json.loads(Path(path).read_text(encoding="utf-8")))
+            return cls.from_json(read_record(Path(path)))
         except (OSError, ValueError) as error:
             raise UserError(f"{path}: cannot be read as a verdict ({error})") from None
         except UserError as error:

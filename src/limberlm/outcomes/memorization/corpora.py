@@ -6,7 +6,6 @@ crosses it, and it has no probability of its own: the places right before it hav
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
 from limberlm.errors import UserError
+from limberlm.files import read_record
 from limberlm.observe.probe.rows import decode, encode, read_bytes
 from limberlm.outcomes.memorization.infinigram import Infinigram, token_type
 from limberlm.outcomes.memorization.suffix_array import Tokens
@@ -57,7 +57,7 @@ def load_rows(path: str | Path) -> PretrainingRows:
         if not file.is_file():
             raise UserError(f"{file}: no such file; give the folder of a `limber pretrain` run")
     try:
-        record = json.loads(record_path.read_text(encoding="utf-8"))
+        record = read_record(record_path)
         tokenizer, shape = str(record["tokenizer"]), (int(record["rows"]), int(record["length"]))
         vocab_size = int(record["vocab_size"])
     except (OSError, ValueError, KeyError, TypeError) as error:

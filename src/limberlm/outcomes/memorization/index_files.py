@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from limberlm.errors import UserError
-from limberlm.files import content_digest, file_digest, whole_folder
+from limberlm.files import content_digest, file_digest, read_record, whole_folder
 from limberlm.outcomes.memorization.suffix_array import Suffixes, Tokens
 from limberlm.version import __version__
 
@@ -77,7 +77,7 @@ def _mapped(path: Path, length: int) -> NDArray[Any]:
 def _manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+        manifest = read_record(path)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; give the folder of an infinity-gram index") from None
     except (OSError, ValueError) as error:

@@ -8,21 +8,25 @@ from dataclasses import replace
 from functools import cached_property
 from itertools import takewhile
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from limberlm.errors import UserError
-from limberlm.files import content_digest
+from limberlm.files import content_digest, read_text
 from limberlm.interventions.kinds import Chosen, plain
 from limberlm.study.plan.steps import Course, Step
 from limberlm.study.settings.config import Adapter, Names, StageSettings, StudySettings
 from limberlm.study.settings.orderings import OrderingSettings, advice, balance
+from limberlm.study.store.store import NODE_ID
 
 # Raised when a change to the code changes what a node's settings produce.
 ALGORITHM = 2
 BASE = "base"
 LONGEST = 150  # characters of a stage's name: with what is put behind it a file system takes 255
+
+
+NodeId = Annotated[str, Field(pattern=rf"^{NODE_ID}$")]
 
 
 class _Record(BaseModel):
@@ -50,7 +54,7 @@ class Node(_Record):
 
     """
 
-    id: str
+    id: NodeId
     stage: str
     parent: str | None
     seed: int
@@ -103,6 +107,13 @@ class Plan(_Record):
     balance: dict[str, Any] = {}
     advice: Names = ()
 
+    @model_validator(mode="after")
+    def _nodes_are_there(self) -> Plan:
+        named = {other for node in self.nodes for other in (*node.after, *node.path)}
+        if not named.union(*(chain.nodes for chain in self.chains)) <= self._by_id.keys():
+            raise ValueError("names a node that it does not hold")
+        return self
+
     @cached_property
     def _by_id(self) -> dict[str, Node]:
         return {node.id: node for node in self.nodes}
@@ -124,7 +135,7 @@ class Plan(_Record):
 
         """
         try:
-            return cls.model_validate_json(path.read_text(encoding="utf-8"))
+            return cls.model_validate_json(read_text(path))
         except OSError as error:
             raise UserError(f"{path}: cannot be read ({error.strerror}); give a folder made by limber run") from None
         except ValueError:

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from limberlm.errors import UserError, reason_of
+from limberlm.observe.probe.chat import rendered
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -181,8 +182,4 @@ def _chat(messages: Any, origin: str, tokenizer: PreTrainedTokenizerBase) -> lis
         raise UserError(f'{origin}: messages must be a list of objects with "role" and "content"')
     if tokenizer.chat_template is None:
         raise UserError(f"{origin}: holds messages, but the tokenizer has no chat template; use rows with a text")
-    try:
-        text = tokenizer.apply_chat_template(messages, tokenize=False)
-    except Exception as error:  # a template is a program of the checkpoint's author and may raise anything
-        raise UserError(f"{origin}: the chat template refuses these messages ({error})") from None
-    return encode(text, origin, tokenizer, special=False)
+    return encode(rendered(messages, origin, tokenizer), origin, tokenizer, special=False)

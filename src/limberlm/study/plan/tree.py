@@ -10,7 +10,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field
 
 from limberlm.errors import UserError
 from limberlm.files import content_digest, read_text
@@ -107,13 +107,6 @@ class Plan(_Record):
     balance: dict[str, Any] = {}
     advice: Names = ()
 
-    @model_validator(mode="after")
-    def _nodes_are_there(self) -> Plan:
-        named = {other for node in self.nodes for other in (*node.after, *node.path)}
-        if not named.union(*(chain.nodes for chain in self.chains)) <= self._by_id.keys():
-            raise ValueError("names a node that it does not hold")
-        return self
-
     @cached_property
     def _by_id(self) -> dict[str, Node]:
         return {node.id: node for node in self.nodes}
@@ -135,13 +128,17 @@ class Plan(_Record):
 
         """
         try:
-            return cls.model_validate_json(read_text(path))
+            plan = cls.model_validate_json(read_text(path))
         except OSError as error:
             raise UserError(f"{path}: cannot be read ({error.strerror}); give a folder made by limber run") from None
         except ValueError:
             raise UserError(
                 f"{path}: written by another version, or damaged; run the study again, in a new --out"
             ) from None
+        named = {other for node in plan.nodes for other in (*node.after, *node.path)}
+        if lost := named.union(*(chain.nodes for chain in plan.chains)) - plan._by_id.keys():
+            raise UserError(f"{path}: names {min(lost)!r}, which is none of its nodes; run the study again")
+        return plan
 
 
 def stage_seed(study_seed: int, stage: str, occurrence: int) -> int:

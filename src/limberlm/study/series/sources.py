@@ -164,7 +164,7 @@ def _tensors(path: Path) -> Iterator[tuple[str, str]]:
         OverflowError,
         struct.error,
     ) as error:
-        raise UserError(f"{path}: cannot be read as safetensors ({error})") from None
+        raise UserError(f"{path}: cannot be read as safetensors ({reason_of(error)})") from None
 
 
 def _tensor_digest(file: BinaryIO, start: int, about: dict[str, Any]) -> str:

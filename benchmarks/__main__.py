@@ -14,8 +14,10 @@ from benchmarks import (
     interventions,
     pass_overhead,
     planning,
+    processes,
     runner,
     store_all,
+    study_pages,
     updates,
 )
 from benchmarks.harness import ROOT, machine, note
@@ -27,17 +29,19 @@ BENCHMARKS = {
     "updates": updates.figures,
     "generation": generation.figures,
     "infinigram": infinigram.figures,
+    "processes": processes.figures,
     "runner": runner.figures,
     "planning": planning.figures,
     "interventions": interventions.figures,
     "folora": folora.figures,
+    "study_pages": study_pages.figures,
 }
 RESULTS, PAGE = ROOT / "benchmarks" / "results.json", ROOT / "docs" / "benchmarks.md"
 
 INTRO = """# Benchmarks
 
 Every figure is a ratio of two things measured side by side in one run (memory per token, rates a second, the seconds of
-an eigenproblem and of planning apart).
+an eigenproblem, of planning, and of what is made of a finished study apart).
 Times are CPU seconds on one thread, the sides in turns, medians over up to five rounds; the range is that of the ratio,
 or of the rate, within a round.
 Memory is the peak resident size of a fresh process above that of a bare forward over the same tokens. Goals were set
@@ -60,6 +64,10 @@ one adapter. Its preparation is held against the training that goes with it: the
 draws 2,000 texts for the proxy, so 50 rows for each text. Both sides are made up from rates of this run, for that
 training alone would take hours: a text's generation and moments, a task row's moments, a training step; the
 eigenproblems are timed as they are.
+
+What is made of a finished study (`study_pages`) is measured on a run directory of about 500 nodes: one real chain is
+trained and measured in all ways, and every node of the study has its numbers, each changed a little. Commands run in
+processes of their own, imports and all. The opening is wall time in headless Chromium, where there is one.
 
 ```bash
 make bench
@@ -102,7 +110,13 @@ def page(records: Sequence[dict[str, Any]]) -> str:
 
 
 def _row(record: dict[str, Any]) -> str:
-    units = {"ratio": "{:.2f}×", "bytes per token": "{:.2f} B/token", "per second": "{:,.0f}/s", "seconds": "{:.1f} s"}
+    units = {
+        "ratio": "{:.2f}×",
+        "bytes per token": "{:.2f} B/token",
+        "per second": "{:,.0f}/s",
+        "seconds": "{:.1f} s",
+        "MB": "{:.1f} MB",
+    }
     shown = units[record["unit"]]
     ends = "{:,.0f} to {:,.0f}" if record["unit"] == "per second" else "{:.2f} to {:.2f}"
     timed = record["low"] is not None

@@ -31,7 +31,7 @@ class Figure:
     what: str
     value: float
     goal: Goal | None = None
-    unit: Literal["ratio", "bytes per token", "per second", "seconds"] = "ratio"
+    unit: Literal["ratio", "bytes per token", "per second", "seconds", "MB"] = "ratio"
     low: float | None = None
     high: float | None = None
 

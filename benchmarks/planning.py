@@ -12,8 +12,9 @@ from time import process_time
 
 from benchmarks.harness import Figure, Goal, in_turns
 from limberlm.study.plan.cost import NOTHING
+from limberlm.study.plan.plan import Plan
 from limberlm.study.plan.steps import courses
-from limberlm.study.plan.tree import Plan, plan_study
+from limberlm.study.plan.tree import plan_study
 from limberlm.study.plan.workplace import Workplace
 from limberlm.study.run.agenda import Agenda
 from limberlm.study.run.jobs import Board, Job

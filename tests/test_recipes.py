@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from limberlm.stages import TRAINERS
 from limberlm.stages.settings.arguments import trainer_config
+from limberlm.stages.trainers import TRAINERS
 from limberlm.study import Study
-from limberlm.study.plan.tree import Plan
+from limberlm.study.plan.plan import Plan
 
 RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.yaml"))
 STUDIES = [path for path in RECIPES if "stages" in yaml.safe_load(path.read_text(encoding="utf-8"))]

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from limberlm.observe import Geometry, measure
-from limberlm.study.node.parts import GEOMETRY
-from limberlm.study.plan.tree import Node
+from limberlm.study.plan.plan import Node
+from limberlm.study.store.names import GEOMETRY
 from limberlm.study.store.store import COMPLETE, Store
 from tests.analysis.gate.conftest import TEXTS, nudged
 from tests.cli.conftest import Limber, Outcome

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
+from limberlm.outcomes.calibration import reliability_table
 from limberlm.report.study import ReportData, write_report
 from limberlm.report.study.changes import CELLS
 from tests.report.chromium import assert_offline_without_errors, column, errors, needs_chromium, show, webdriver
@@ -180,6 +182,16 @@ def test_choosing_a_confidence_source_shows_its_diagrams_alone(browser: webdrive
         ".map(f => [f.dataset.figure, f.querySelectorAll('.points path').length > 0])"
     )
     assert shown == [["r0|reliability|next_token|arithmetic", True], ["r0|reliability|next_token|programs", True]]
+    last = "return document.querySelector('[data-figure=\"r0|reliability|next_token|programs\"]').data.at(-1)"
+    drawn, data = browser.execute_script(last), judged()
+    rows = data.outcomes[(data.outcomes["stage"] == drawn["name"]) & (data.outcomes["task"] == "programs")]
+    c, y = (rows.loc[rows["outcome"] == f"{name}_next_token", "items"].iloc[0] for name in ("confidence", "correct"))
+    table = reliability_table(c, y, 10)
+    assert drawn["x"] == pytest.approx(table["confidence"].tolist(), rel=1e-6)
+    assert drawn["y"] == pytest.approx(table["accuracy"].tolist(), rel=1e-6)
+    for text, row in zip(drawn["customdata"], table.to_dict("records"), strict=True):
+        told = [float(number) for number in re.findall(r"[\d.]+", text[1].partition("<br>95 % interval")[2])]
+        assert told == pytest.approx([100 * row["low"], 100 * row["high"], row["n"]], rel=1e-5)
     assert errors(browser) == []
     narrow = {"width": 400, "height": 900, "deviceScaleFactor": 1, "mobile": True}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", narrow)

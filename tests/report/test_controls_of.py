@@ -8,7 +8,7 @@ from typing import Any
 
 from limberlm.report.study.read import controls_of
 from limberlm.study import Study
-from limberlm.study.plan.tree import Chain, Plan
+from limberlm.study.plan.plan import Chain, Plan
 
 
 def plan_of(make_study: Callable[..., Path], study_settings: dict[str, Any], **changes: Any) -> Plan:

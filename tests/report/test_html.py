@@ -19,6 +19,7 @@ from plotly.offline import get_plotlyjs
 from limberlm.errors import UserError
 from limberlm.report.packing import Numbers, from_planes, packed, unpacked
 from limberlm.report.study import ReportData, render_report, write_report
+from limberlm.report.words import is_ratio
 from tests.report.synthetic import build
 
 HOSTILE = '<script>window.hacked = 1</script><img src=x onerror="window.hacked = 1">'
@@ -71,7 +72,11 @@ def page_data(text: str) -> dict:
 def opened(text: str) -> str:
     """The page with all runs in their places, as a reader sees it who has looked at each."""
     kept = page_data(text)["kept"]
-    return re.sub(r' data-kept="(\d+)">', lambda found: f">{kept[int(found.group(1))]}", text)
+
+    def part(found: re.Match[str]) -> str:
+        return ">" + "".join(kept["pieces"][piece] for piece in kept["parts"][int(found.group(1))])
+
+    return re.sub(r' data-kept="(\d+)">', part, text)
 
 
 @pytest.fixture(scope="module")
@@ -151,8 +156,12 @@ def test_the_page_holds_every_comparison_to_seven_digits(study: ReportData, text
     }
     assert set(rows) == set(expected)
     for key, row in rows.items():
-        for name in ("a", "b", "corrected", "low", "high", "p_value", "p_adjusted"):
+        for name in ("a", "b", "corrected", "p_value", "p_adjusted"):
             assert row[name] == np.float32(expected[key][name]), (key, name)
+        half, centre = float(row["half"]), float(row["corrected"])
+        for name, sign in (("low", -1), ("high", 1)):
+            end = centre * math.exp(sign * half) if is_ratio(key[2]) else centre + sign * half
+            assert end == pytest.approx(expected[key][name], rel=3e-7, abs=3e-7 * half), (key, name)
 
 
 def test_a_node_that_lacks_a_metric_lacks_it_in_the_page(small: ReportData) -> None:

@@ -7,12 +7,13 @@ import pandas as pd
 import pytest
 
 from limberlm.outcomes.calibration import ece, ece_null, reliability_table
+from limberlm.report.packing import from_planes
 from limberlm.report.study import ReportData, calibration, render_report
 from limberlm.report.study.data import list_runs
 from limberlm.report.study.refusals import refusal_figure, refusal_lines
 from limberlm.report.study.updates import overlap_heatmap, overlaps
 from tests.report.controlled import STAGES, judged, place
-from tests.report.test_html import page_data
+from tests.report.test_html import block, page_data
 
 
 @pytest.fixture(scope="module")
@@ -25,15 +26,16 @@ def items(data: ReportData, name: str, stage: str, task: str) -> np.ndarray:
     return np.array(rows.loc[rows["task"] == task, "items"].iloc[0])
 
 
-def test_the_diagram_is_the_reliability_table_of_each_stage(data: ReportData) -> None:
-    run, tables = list_runs(data)[0], calibration.reliability(data, list_runs(data))
-    figure = calibration.reliability_diagram(tables, run.stages, "next_token", "programs")
-    assert [line["name"] for line in figure.data] == ["calibrated", *STAGES]
-    for line in figure.data[1:]:
-        c, y = (items(data, f"{name}_next_token", line["name"], "programs") for name in ("confidence", "correct"))
+def test_the_diagrams_are_drawn_from_the_reliability_table_of_each_stage(data: ReportData) -> None:
+    text = render_report(data)
+    page = page_data(text)
+    arrays = from_planes(block(text, "numbers"), page["arrays"])
+    assert [stage[0] for stage in page["runs"][0]] == list(STAGES)
+    for stage, _, node in page["runs"][0]:
+        c, y = (items(data, f"{name}_next_token", stage, "programs") for name in ("confidence", "correct"))
         expected = reliability_table(c, y, 10)
-        assert list(line["x"]) == expected["confidence"].tolist()
-        assert list(line["y"]) == expected["accuracy"].tolist()
+        for name, number in page["reliability"][node]["next_token|programs"].items():
+            assert arrays[number].tolist() == expected[name].astype("float32").tolist()
 
 
 def test_an_ece_stands_beside_its_null_value(data: ReportData) -> None:
@@ -53,7 +55,7 @@ def test_one_confidence_source_is_shown_at_a_time(data: ReportData) -> None:
     assert text.count('data-choice="source"') == 1
     assert 'data-when-source="next_token" hidden' in text
     assert 'data-when-source="choice_normalised" hidden' not in text
-    assert "r0|reliability|next_token|programs" in page_data(text)["figures"]
+    assert 'data-figure="r0|reliability|next_token|programs"' in text
 
 
 def test_a_model_that_diverged_has_no_diagram(data: ReportData) -> None:
@@ -61,10 +63,9 @@ def test_a_model_that_diverged_has_no_diagram(data: ReportData) -> None:
     gone = (outcomes["stage"] == "math") & outcomes["outcome"].str.startswith("confidence")
     outcomes.loc[gone, "items"] = pd.Series([[np.nan] * 200] * int(gone.sum()), index=outcomes.index[gone])
     broken = dataclasses.replace(data, outcomes=outcomes)
-    run, tables = list_runs(broken)[0], calibration.reliability(broken, list_runs(broken))
-    figure = calibration.reliability_diagram(tables, run.stages, "next_token", "programs")
-    assert [line["name"] for line in figure.data] == ["calibrated", "base", "sft"]
-    assert render_report(broken)
+    page = page_data(render_report(broken))
+    drawn = [stage for stage, _, node in page["runs"][0] if "next_token|programs" in page["reliability"].get(node, {})]
+    assert drawn == ["base", "sft"]
 
 
 def test_every_judge_is_shown_on_both_sides_and_splits(data: ReportData) -> None:

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from limberlm.errors import UserError
-from limberlm.stages import TRAINERS
 from limberlm.stages.dpo import DPO, LOSSES, SMOOTHED, first_loss
 from limberlm.stages.settings.arguments import trainer_config
+from limberlm.stages.trainers import TRAINERS
 from tests.stages.runs import run_stage
 
 

@@ -18,10 +18,11 @@ from peft import PeftModel
 from safetensors.torch import load_file
 
 from limberlm.errors import NodeFailed, UserError
-from limberlm.stages import TRAINERS, AdapterSettings
 from limberlm.stages.dpo import DPO
 from limberlm.stages.kind import TrainerKind
+from limberlm.stages.settings.adapter import AdapterSettings
 from limberlm.stages.sft import SFT
+from limberlm.stages.trainers import TRAINERS
 from tests.stages.conftest import Trained
 from tests.stages.runs import ADAPTER, Displaced, load, run_stage
 

@@ -19,7 +19,7 @@ from limberlm.analysis.arms import KEYS, ends, paired
 from limberlm.analysis.prediction.nodes import Reader, reader
 from limberlm.errors import UserError
 from limberlm.geometry.uncertainty import holm
-from limberlm.study.plan.tree import Chain
+from limberlm.study.plan.plan import Chain
 from limberlm.study.results.results import Results
 
 Floats = NDArray[np.float64]

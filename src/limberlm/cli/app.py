@@ -135,3 +135,5 @@ def _quiet_libraries(debug: bool) -> None:
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if copies() > 1:
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")  # that a process is lost we tell ourselves

@@ -9,7 +9,7 @@ from limberlm.cli.console import print_json, print_table, say
 
 if TYPE_CHECKING:
     from limberlm.study import Study
-    from limberlm.study.plan.tree import Plan
+    from limberlm.study.plan.plan import Plan
 
 
 def print_plan(study: Study, as_json: bool) -> None:

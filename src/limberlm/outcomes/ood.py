@@ -6,10 +6,9 @@ import json
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from limberlm.outcomes.encoding import context_limit, encode_sample
 from limberlm.outcomes.retention import loss_row, skill_outcomes
@@ -17,6 +16,9 @@ from limberlm.outcomes.samples import OUT_OF_DOMAIN, draw_samples
 from limberlm.outcomes.scoring import Asked
 from limberlm.outcomes.table import Row, item_changes, outcome_row
 from limberlm.testbed import SKILLS
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 def shift_of(name: str) -> dict[str, Any]:

@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from limberlm.outcomes.ood import shift_of
 from limberlm.outcomes.samples import OUT_OF_DOMAIN, draw_samples
@@ -22,6 +21,9 @@ from limberlm.outcomes.table import Row, outcome_row
 from limberlm.testbed import Sample
 from limberlm.testbed.refusals import REFUSAL, REFUSALS, compliant, forbidden
 from limberlm.testbed.skill import Split, same_text
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 TASK = REFUSALS.name
 BOTH: tuple[Split, ...] = ("in_domain", OUT_OF_DOMAIN)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from limberlm.errors import UserError
 from limberlm.outcomes.encoding import Example, context_limit, encode_row, pad_id
@@ -17,6 +16,9 @@ from limberlm.outcomes.table import Row, outcome_row
 from limberlm.testbed import Sample
 from limberlm.testbed.prose import passages
 from limberlm.testbed.skill import Split
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 def skill_outcomes(

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from limberlm.outcomes.encoding import (
     IGNORED,
@@ -24,6 +24,9 @@ from limberlm.outcomes.encoding import (
 from limberlm.outcomes.samples import draw_samples
 from limberlm.testbed import Sample, Skill
 from limberlm.testbed.skill import Split
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 def next_logits(model: PreTrainedModel, batch: Batch) -> tuple[Tensor, Tensor]:

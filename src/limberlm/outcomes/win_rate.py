@@ -6,15 +6,17 @@ After the win rates of overtrained models' tunings (2509.23024, where a language
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from limberlm.outcomes.samples import OUT_OF_DOMAIN, draw_samples, find_skill
 from limberlm.outcomes.scoring import exact_answers, sample_losses
 from limberlm.outcomes.table import Row, outcome_row
 from limberlm.testbed.skill import Split
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 Judge = Literal["verifier", "likelihood"]
 

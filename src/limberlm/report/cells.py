@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
+from markupsafe import escape
 
 from limberlm.report import words
 
 Show = Callable[[float], str]
+_NONE = ' class="none"'
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,15 @@ class Cell:
     remark: str = ""
     low: float = math.nan
     high: float = math.nan
+
+    def __html__(self) -> str:
+        """As a cell of a table."""
+        text = f'<td data-value="{self.value}"{_NONE if self.text == "–" else ""}>{escape(self.text)}'
+        if self.interval:
+            text += f"<small>{escape(self.interval)}</small>"
+        if self.remark:
+            text += f'<small class="remark">{escape(self.remark)}</small>'
+        return f"{text}</td>"
 
 
 NOTHING = Cell(math.nan, words.number(math.nan))

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import base64
 import gzip
+import re
 from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import pandas as pd
+
+_TABLE_CELLS = re.compile(r"(?=<tr>|<td )")
 
 
 def packed(content: str | bytes) -> str:
@@ -61,17 +64,29 @@ def from_planes(planes: bytes, lengths: Iterable[int]) -> list[np.ndarray]:
 
 
 class Kept:
-    """Parts of HTML that a page holds packed until they are shown."""
+    """Parts of HTML that a page holds packed until they are shown.
+
+    They are cut at the rows and cells of tables, of which each is kept once: chains share checkpoints.
+    """
 
     def __init__(self) -> None:
-        self.parts: list[str] = []
+        self._parts: list[list[int]] = []
+        self._pieces: dict[str, int] = {}
 
     def __call__(self, html: str) -> int:
         """The number of a part."""
-        self.parts.append(str(html))
-        return len(self.parts) - 1
+        pieces = _TABLE_CELLS.split(str(html))
+        self._parts.append([self._pieces.setdefault(piece, len(self._pieces)) for piece in pieces])
+        return len(self._parts) - 1
+
+    @property
+    def page(self) -> dict[str, Any]:
+        """As the page has them: the pieces, and of each part the numbers of its own."""
+        return {"pieces": list(self._pieces), "parts": self._parts}
 
 
 def _floats(values: Iterable[Any]) -> np.ndarray:
     with np.errstate(over="ignore"):
+        if isinstance(values, np.ndarray) and values.dtype.kind in "iuf":
+            return values.astype("<f8").astype("<f4")
         return pd.to_numeric(pd.Series(list(values), dtype=object), errors="coerce").to_numpy("<f8").astype("<f4")

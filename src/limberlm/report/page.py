@@ -43,14 +43,13 @@ def render(
         **page,
         "templates": {"light": style.template(dark=False), "dark": style.template(dark=True)},
         "arrays": arrays.lengths,
-        "kept": kept.parts,
     }
     return environment.get_template(template).render(
         style=_own("report.css"),
         script=Markup("\n").join(_own(name) for name in (*LOADER, *scripts)),
         plotly=packed_plotly(),
         kept=kept,
-        page=lambda: packed(page_json(whole)),  # when the body is there, and with it what it kept
+        page=lambda: packed(page_json(whole | {"kept": kept.page})),  # when the body is there, and with it what it kept
         numbers=packed(arrays.planes()),
         **values,
     )

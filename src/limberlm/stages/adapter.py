@@ -1,4 +1,4 @@
-"""The LoRA adapter that a stage trains."""
+"""Whether an adapter that is there is of the settings that a stage asks for."""
 
 from __future__ import annotations
 
@@ -7,35 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, TaskType, get_peft_model, get_peft_model_state_dict
-from pydantic import BaseModel, ConfigDict, Field
+from peft import get_peft_model, get_peft_model_state_dict
 from transformers import AutoModelForCausalLM
 
 from limberlm.errors import UserError
 from limberlm.observe.model.weights import headers, read_json
 from limberlm.observe.updates.adapters import CONFIG, WEIGHTS
-
-
-class AdapterSettings(BaseModel):
-    """LoRA settings under PEFT's own names; the defaults are those reported for the collapse suite (2605.30524)."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    r: int = Field(16, ge=1)
-    lora_alpha: int = Field(32, ge=1)
-    lora_dropout: float = Field(0.05, ge=0, lt=1)
-    target_modules: str | tuple[str, ...] = "all-linear"
-
-    def lora(self) -> LoraConfig:
-        """The PEFT configuration of a fresh adapter."""
-        modules = self.target_modules
-        return LoraConfig(
-            r=self.r,
-            lora_alpha=self.lora_alpha,
-            lora_dropout=self.lora_dropout,
-            target_modules=modules if isinstance(modules, str) else list(modules),
-            task_type=TaskType.CAUSAL_LM,
-        )
+from limberlm.stages.settings.adapter import AdapterSettings
 
 
 def refuse_other_settings(settings: AdapterSettings, folder: Path, model: Any) -> None:

@@ -15,13 +15,13 @@ import pandas as pd
 from transformers import PreTrainedTokenizerBase, PrinterCallback, TrainerCallback
 
 from limberlm.errors import NodeFailed, UserError
-from limberlm.stages.adapter import AdapterSettings
 from limberlm.stages.data import StageData
 from limberlm.stages.hand_over import HandOver, HandOverReport, Left, Start, stage_start
 from limberlm.stages.hand_over.keep import FOLDER, Keeper, Save, save_adapter, save_model
 from limberlm.stages.hand_over.rounding import fixed_logits
 from limberlm.stages.hand_over.verify import drops_out, same_function, same_reference, verified_rounding
 from limberlm.stages.kind import TrainerKind
+from limberlm.stages.settings.adapter import AdapterSettings
 
 Progress = Callable[[int, int, float], None]  # step, steps, the kind's headline quantity
 Equip = Callable[

@@ -7,7 +7,7 @@ from typing import Literal
 
 import pandas as pd
 
-from limberlm.study.plan.tree import Plan
+from limberlm.study.plan.plan import Plan
 from limberlm.study.results.results import Results, TableName
 from limberlm.study.run.hands import Engine
 from limberlm.study.run.runner import Watch, prepare, run_study

@@ -33,7 +33,8 @@ from limberlm.outcomes.calibration import (
     temperature,
 )
 from limberlm.outcomes.calibration.intervals import error_spread, grouped, share_row
-from limberlm.outcomes.calibration.sources import SOURCES, _places, choice_logits, token_source
+from limberlm.outcomes.calibration.names import SOURCES
+from limberlm.outcomes.calibration.sources import _places, choice_logits, token_source
 from limberlm.outcomes.choices import Questions, choice_outcomes
 from limberlm.outcomes.encoding import encode_sample
 from limberlm.outcomes.table import COLUMNS, outcome_table

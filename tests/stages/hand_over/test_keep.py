@@ -13,9 +13,9 @@ from peft import get_peft_model
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
-from limberlm.stages import TRAINERS
 from limberlm.stages.hand_over.keep import kept_steps, save_adapter
 from limberlm.stages.kind import TrainerKind
+from limberlm.stages.trainers import TRAINERS
 from tests.stages.runs import ADAPTER, load, run_stage
 
 EACH = pytest.mark.parametrize(

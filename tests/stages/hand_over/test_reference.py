@@ -13,8 +13,9 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 
 from limberlm.errors import NodeFailed, UserError
-from limberlm.stages import TRAINERS, AdapterSettings
 from limberlm.stages.hand_over import Left
+from limberlm.stages.settings.adapter import AdapterSettings
+from limberlm.stages.trainers import TRAINERS
 from tests.stages.conftest import Trained
 from tests.stages.runs import ADAPTER, Opened, load, run_stage
 

@@ -11,9 +11,9 @@ import torch
 from pydantic import TypeAdapter
 
 from limberlm.errors import UserError
-from limberlm.stages import TRAINERS
 from limberlm.stages.settings.arguments import trainer_config
 from limberlm.stages.settings.decided import AGAINST, OWNED
+from limberlm.stages.trainers import TRAINERS
 
 EACH = pytest.mark.parametrize("trainer", TRAINERS)
 

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from limberlm.study import Study
-from limberlm.study.plan.tree import Plan, stage_seed
+from limberlm.study.plan.plan import Plan
+from limberlm.study.plan.tree import stage_seed
 
 THREE = ("a", "b", "c")
 

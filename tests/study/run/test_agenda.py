@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from limberlm.study import Study
-from limberlm.study.plan.tree import Plan
+from limberlm.study.plan.plan import Plan
 from limberlm.study.plan.workplace import Workplace
 from limberlm.study.run.agenda import POLL, Agenda
 from limberlm.study.run.jobs import Board, Job

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from limberlm.study import Results, Study
-from limberlm.study.plan.tree import Chain
+from limberlm.study.plan.plan import Chain
 
 CONTROLS = ["zero_learning_rate", "random_adapter", "repeat", "joint", "equal_tokens", "full"]
 

@@ -87,7 +87,7 @@ def _of_folder(folder: Path) -> Side:
 
 
 def _of_node(folder: Path) -> Side:
-    from limberlm.study.node.parts import GEOMETRY, OUTCOMES  # with them come the trainers, which take seconds
+    from limberlm.study.store.names import GEOMETRY, OUTCOMES
     from limberlm.study.store.store import Store
 
     place = folder.resolve()

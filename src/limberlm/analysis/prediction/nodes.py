@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from functools import cache, partial
 
 from limberlm.analysis.prediction.cells import Rows, cell
-from limberlm.study.node.parts import GEOMETRY, UPDATES
 from limberlm.study.results.results import Results
+from limberlm.study.store.names import GEOMETRY, UPDATES
 
 ALL = "all"
 _SITES = ("band", "logits")

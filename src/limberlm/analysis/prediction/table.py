@@ -12,9 +12,8 @@ from limberlm.analysis.prediction.cells import COVARIATES, RIVALS, ChainKey, Out
 from limberlm.analysis.prediction.nodes import Reader, reader
 from limberlm.analysis.prediction.splits import connected
 from limberlm.errors import UserError
-from limberlm.study.plan.tree import Chain
+from limberlm.study.plan.plan import Chain
 from limberlm.study.results.results import Results
-from limberlm.study.settings.config import load_settings
 
 _NAMES = ("y", "node", "chain", "chains", "touches", "set", "prefix", "ordering", "arm", "seed")
 NOT_GEOMETRY = {*COVARIATES, *RIVALS, *_NAMES}
@@ -44,7 +43,7 @@ def design_table(results: Results, outcome: str = "loss_after", read: Reader | N
 
     """
     wanted = outcome_named(outcome)
-    family = str(load_settings(results.store.root / "study.yaml").base)
+    family = results.base
     chains = [chain for chain in results.chains if chain.control is None]
     on = _chains_of(chains, family)
     read = read or reader(results)

@@ -45,7 +45,7 @@ def rendered(
 
 @contextmanager
 def _at_most(seconds: float) -> Iterator[None]:
-    """Ends what is inside by `_Endless`; nothing is limited where somebody else's alarm is set, or off the main thread."""
+    """Ends what is inside by `_Endless`; nothing where another alarm is set, or off the main thread."""
     if threading.current_thread() is not threading.main_thread() or signal.getitimer(signal.ITIMER_REAL)[0]:
         yield
         return

@@ -89,7 +89,15 @@ def unlike(a: Geometry, b: Geometry) -> str | None:
 
 
 def _paired(a: Geometry, b: Geometry) -> pd.DataFrame:
-    pairs = a.table.merge(b.table, on=KEYS, suffixes=("_a", "_b"))
+    """The rows that both have, in a's order: a's columns with `_a`, b's with `_b`."""
+    left, right = (list(zip(*(one.table[key].tolist() for key in KEYS), strict=True)) for one in (a, b))
+    places = {key: place for place, key in enumerate(right)}
+    shared = [key in places for key in left]
+    ours = a.table[shared]
+    theirs = b.table.iloc[[places[key] for key, known in zip(left, shared, strict=True) if known]]
+    read = ["depth", "value", "replicates", "n_tokens"]
+    parts = (each[read].reset_index(drop=True).add_suffix(end) for each, end in ((ours, "_a"), (theirs, "_b")))
+    pairs = pd.concat([ours[KEYS].reset_index(drop=True), *parts], axis=1)
     unlike = pairs[pairs["n_tokens_a"] != pairs["n_tokens_b"]]
     if len(unlike):
         row = unlike.iloc[0]

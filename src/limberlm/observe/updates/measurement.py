@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -91,19 +91,37 @@ class Updates:
         Raises:
             UserError: it is not there, damaged, or of another format.
         """
-        try:
-            table = pq.read_table(path)
-            metadata = json.loads((table.schema.metadata or {}).get(_METADATA, b"{}"))
-        except Exception as error:  # pyarrow has several classes for damage
-            raise UserError(
-                f"{path}: cannot be read ({reason_of(error)}); give a file written by `limber updates`"
-            ) from None
-        if metadata.get("format") != FORMAT or not table.schema.remove_metadata().equals(SCHEMA):
-            raise UserError(f"{path}: no update table of format {FORMAT}; run `limber updates` again")
+        table = _read(path, pq.read_table)
+        metadata = _metadata(path, table.schema)
         frame = table.to_pandas()
         frame["detail"] = [values.tolist() for values in frame["detail"]]
-        numbers = dict.fromkeys(("value", "null_value", "null_sd", "z", "lower_quartile", "upper_quartile"), "float64")
-        return cls(frame, pd.DataFrame(metadata["summary"]).astype(numbers), metadata["manifest"])
+        return cls(frame, _summary(metadata), metadata["manifest"])
+
+    @staticmethod
+    def load_summary(path: str | Path) -> pd.DataFrame:
+        """The summary alone of a file written by `save`; errors as in `load`."""
+        return _summary(_metadata(path, _read(path, pq.read_schema)))
+
+
+def _read(path: str | Path, reader: Callable[[str | Path], Any]) -> Any:
+    try:
+        return reader(path)
+    except Exception as error:  # pyarrow has several classes for damage
+        raise UserError(
+            f"{path}: cannot be read ({reason_of(error)}); give a file written by `limber updates`"
+        ) from None
+
+
+def _metadata(path: str | Path, schema: pa.Schema) -> dict[str, Any]:
+    metadata: dict[str, Any] = _read(path, lambda _: json.loads((schema.metadata or {}).get(_METADATA, b"{}")))
+    if metadata.get("format") != FORMAT or not schema.remove_metadata().equals(SCHEMA):
+        raise UserError(f"{path}: no update table of format {FORMAT}; run `limber updates` again")
+    return metadata
+
+
+def _summary(metadata: Mapping[str, Any]) -> pd.DataFrame:
+    numbers = dict.fromkeys(("value", "null_value", "null_sd", "z", "lower_quartile", "upper_quartile"), "float64")
+    return pd.DataFrame(metadata["summary"]).astype(numbers)
 
 
 def measure_updates(

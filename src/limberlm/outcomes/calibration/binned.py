@@ -139,13 +139,21 @@ def reliability_table(
     [[9.0, 2.0, 0.5], [13.0, 2.0, 1.0]]
     """
     binned = (Binned.equal_mass if adaptive else Binned.equal_width)(confidence, correct, bins)
-    rows = []
-    for number in np.unique(binned.bin):
-        own = binned.bin == number
-        c, right, n = binned.confidence[own], int(binned.correct[own].sum()), int(own.sum())
-        rows.append((int(number), n, c.min(), c.max(), c.mean(), right / n, *wilson(right / n, n)))
-    columns = ["bin", "n", "lowest", "highest", "confidence", "accuracy", "low", "high"]
-    return pd.DataFrame(rows, columns=columns)
+    order = np.argsort(binned.bin, kind="stable")
+    numbers, starts, n = np.unique(binned.bin[order], return_index=True, return_counts=True)
+    c, right = binned.confidence[order], np.add.reduceat(binned.correct[order], starts)
+    intervals = [wilson(share, int(count)) for share, count in zip((right / n).tolist(), n.tolist(), strict=True)]
+    columns = {
+        "bin": numbers,
+        "n": n,
+        "lowest": np.minimum.reduceat(c, starts),
+        "highest": np.maximum.reduceat(c, starts),
+        "confidence": np.add.reduceat(c, starts) / n,
+        "accuracy": right / n,
+        "low": [low for low, _ in intervals],
+        "high": [high for _, high in intervals],
+    }
+    return pd.DataFrame(columns)
 
 
 def checked(confidence: ArrayLike, correct: ArrayLike) -> tuple[Floats, Floats]:

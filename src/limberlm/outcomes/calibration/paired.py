@@ -12,8 +12,8 @@ import numpy as np
 from limberlm.errors import UserError
 from limberlm.outcomes.calibration.binned import Binned, Floats
 from limberlm.outcomes.calibration.intervals import RESAMPLES, error_spread, scored_row, student_point
+from limberlm.outcomes.calibration.names import SOURCES
 from limberlm.outcomes.calibration.outcomes import OUTCOMES
-from limberlm.outcomes.calibration.sources import SOURCES
 from limberlm.outcomes.table import Row, item_changes, outcome_row
 
 ERRORS = {"ece": "confidence", "ece_adaptive": "confidence", "ece_tempered": "confidence_tempered"}

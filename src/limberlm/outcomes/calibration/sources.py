@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from limberlm.observe.model.sites import Sites, locate
 from limberlm.observe.names import FINAL_NORM
 from limberlm.outcomes.calibration.binned import BINS, Floats
 from limberlm.outcomes.calibration.intervals import RESAMPLES
+from limberlm.outcomes.calibration.names import SOURCES, Source
 from limberlm.outcomes.calibration.scores import Reading, read_logits
 from limberlm.outcomes.choices import Questions, choice_rows, questions
 from limberlm.outcomes.encoding import Example, batches, context_limit, pad_id
@@ -26,8 +27,6 @@ from limberlm.outcomes.scoring import answer_losses
 from limberlm.outcomes.table import Row
 from limberlm.testbed.prose import passages
 
-Source = Literal["choice_normalised", "choice_summed", "next_token"]
-SOURCES: tuple[Source, ...] = get_args(Source)
 Reader = Callable[[float], Reading]  # at which inverse temperature -> what the model says of the questions
 CHUNK = 2**22  # logits that exist at a time: 32 MB in float64
 

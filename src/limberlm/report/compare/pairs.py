@@ -13,7 +13,7 @@ import pandas as pd
 from limberlm.analysis.arms import GEOMETRY, QUANTITIES, Quantity, ends, paired
 from limberlm.observe import Geometry
 from limberlm.study import Results
-from limberlm.study.node.parts import GEOMETRY as GEOMETRY_PART
+from limberlm.study.store.names import GEOMETRY as GEOMETRY_PART
 
 SAME = 1e-6
 """How far the base's number may differ between studies, relatively, to count as the same measurement: our choice."""

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from limberlm.outcomes.calibration import reliability_table
 from limberlm.outcomes.calibration.binned import BINS
-from limberlm.outcomes.calibration.sources import SOURCES
-from limberlm.report import drawing, words
+from limberlm.outcomes.calibration.names import SOURCES
+from limberlm.report import words
 from limberlm.report.cells import Cell
-from limberlm.report.drawing import Drawn, Figure, escaped
+from limberlm.report.packing import Numbers
+from limberlm.report.page import Json
 from limberlm.report.study.data import ReportData, Run, Stage
 from limberlm.report.study.outcomes import Outcomes
 
@@ -41,6 +43,9 @@ CAPTION = (
     "ECE is above zero for a calibrated model too: beside it what it would then read on average, with the same "
     "confidences."
 )
+MADE_FROM = ("confidence", "correct", "ece")
+READ = ("node", "outcome", "task", "items", "settings")
+DRAWN = ("confidence", "accuracy", "n")
 Tables = Mapping[tuple[str, str, str], pd.DataFrame]
 
 
@@ -60,17 +65,25 @@ def sources(measured: Container[str]) -> list[str]:
 
 def reliability(data: ReportData, runs: Sequence[Run]) -> Tables:
     """The reliability table of every node of the runs, source and task whose confidences are known."""
-    found: dict[tuple[str, str, str], pd.DataFrame] = {}
-    shown = data.outcomes["node"].isin({stage.node for run in runs for stage in run.stages})
-    for source in sources(data.measured):
-        for (node, task), own in _of(data.outcomes[shown], source).groupby(["node", "task"], sort=False):
-            rows = own.drop_duplicates("outcome").set_index("outcome")
-            if not {"confidence", "correct", "ece"} <= set(rows.index):
-                continue
-            c, y = (np.asarray(rows.loc[name, "items"], dtype=np.float64) for name in ("confidence", "correct"))
-            if len(c) and len(c) == len(y) and np.isfinite(c).all():
-                found[str(node), source, str(task)] = reliability_table(c, y, _bins(rows.loc["ece", "settings"]))
-    return found
+    shown = {stage.node for run in runs for stage in run.stages}
+    parts = {f"{name}_{source}": (name, source) for source in sources(data.measured) for name in MADE_FROM}
+    frame = data.outcomes.loc[data.outcomes["outcome"].isin(parts)].reindex(columns=READ)
+    read: dict[tuple[str, str, str], dict[str, Any]] = {}
+    for node, outcome, *more in zip(*(frame[name].tolist() for name in READ), strict=True):
+        name, source = parts[outcome]
+        if node in shown:
+            read.setdefault((node, source, more[0]), {}).setdefault(name, more[1:])
+    tables = {key: _table(found) for key, found in read.items() if len(found) == len(MADE_FROM)}
+    return {key: table for key, table in tables.items() if table is not None}
+
+
+def reliability_numbers(tables: Tables, pool: Numbers) -> Json:
+    """For the page, which draws the diagrams: by node, then by source and task, the arrays of `DRAWN`."""
+    nodes: Json = {}
+    for (node, source, task), table in tables.items():
+        arrays = {name: pool.add(table[name].to_numpy()) for name in DRAWN}
+        nodes.setdefault(node, {})[f"{source}|{task}"] = arrays
+    return nodes
 
 
 def panels(data: ReportData, run: Run) -> list[Panel]:
@@ -89,34 +102,10 @@ def panels(data: ReportData, run: Run) -> list[Panel]:
     return found
 
 
-def reliability_diagram(tables: Tables, stages: Sequence[Stage], source: str, task: str) -> Figure:
-    """Accuracy over confidence, one line per stage, and the diagonal."""
-    diagonal = {
-        "type": "scatter",
-        "x": [0, 1],
-        "y": [0, 1],
-        "mode": "lines",
-        "name": "calibrated",
-        "line": drawing.DASHED,
-        "hoverinfo": "skip",
-    }
-    drawn: list[Drawn] = [diagonal]
-    for position, stage in enumerate(stages):
-        table = tables.get((stage.node, source, task))
-        if table is not None:
-            label = escaped(stage.label)
-            curve = drawing.line(table["confidence"].tolist(), table["accuracy"].tolist(), label, position, position)
-            drawn.append(curve | {"customdata": [(label, text) for text in _bin_texts(table)]})
-    xaxis = {"title": {"text": "Confidence"}, "range": [-0.02, 1.02]}
-    yaxis = {"title": {"text": "Share right"}, "range": [-0.02, 1.02]}
-    return Figure(drawn, drawing.layout(360, xaxis, yaxis))
-
-
-def _of(outcomes: pd.DataFrame, source: str) -> pd.DataFrame:
-    """What diagrams are made from, of one source: the outcomes without its name."""
-    names = {f"{name}_{source}": name for name in ("confidence", "correct", "ece")}
-    own = outcomes[outcomes["outcome"].isin(names)]
-    return own.assign(outcome=own["outcome"].map(names))
+def _table(found: Mapping[str, Any]) -> pd.DataFrame | None:
+    c, y = (np.asarray(found[name][0], dtype=np.float64) for name in ("confidence", "correct"))
+    known = len(c) and len(c) == len(y) and np.isfinite(c).all()
+    return reliability_table(c, y, _bins(found["ece"][1])) if known else None
 
 
 def _cell(outcomes: Outcomes, stage: Stage, outcome: str, task: str) -> Cell:
@@ -126,11 +115,3 @@ def _cell(outcomes: Outcomes, stage: Stage, outcome: str, task: str) -> Cell:
 
 def _bins(settings: object) -> int:
     return int(json.loads(settings).get("bins", BINS)) if isinstance(settings, str) else BINS
-
-
-def _bin_texts(table: pd.DataFrame) -> Iterator[str]:
-    columns = (table[name].tolist() for name in ("confidence", "accuracy", "low", "high", "n"))
-    for confidence, accuracy, low, high, n in zip(*columns, strict=True):
-        span = drawing.interval_text(100 * low, 100 * high, " %")
-        right = f"right {words.number(100 * accuracy, 3)} %{span}"
-        yield f"confidence {words.number(confidence, 3)}: {right}<br>{n:.0f} answers"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from limberlm.analysis.direction import RANK
-from limberlm.outcomes.calibration.sources import SOURCES
+from limberlm.outcomes.calibration.names import SOURCES
 from limberlm.outcomes.samples import OUT_OF_DOMAIN
 from limberlm.report import words
 from limberlm.report.cells import NOTHING, Cell, Show, mean_cell, number_cell

@@ -68,6 +68,7 @@ class ReportData:
     `twins` has the node with an update of the same size in random directions for each trained node that has one.
     `balance` is that of the plan. `ends` is `analysis.arms.ends`, empty where there is no finished chain (`why_no_ends`
     says so); `prediction` is None where nothing can be asked (`why_no_prediction`), and so is `mediation`.
+    `spectra` is `analysis.spectra.spectra` of the chain `spectra_of`.
 
     Raises:
         ValueError: a frame that is not empty lacks a column (`COLUMNS`).
@@ -95,6 +96,8 @@ class ReportData:
     why_no_prediction: str = ""
     mediation: Mediation | None = None
     why_no_mediation: str = ""
+    spectra: pd.DataFrame = field(default_factory=pd.DataFrame)
+    spectra_of: str = ""
 
     def __post_init__(self) -> None:
         for name, columns in COLUMNS.items():

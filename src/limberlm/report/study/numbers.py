@@ -20,7 +20,7 @@ from limberlm.report.study.data import ReportData, Run
 Json = dict[str, Any]
 
 GEOMETRY = ("value", "low", "high", "null_value", "n_tokens", "n_sequences")
-COMPARISON = ("a", "b", "corrected", "low", "high", "p_value", "p_adjusted")
+COMPARISON = ("a", "b", "corrected", "half", "p_value", "p_adjusted")
 BAND_FIRST = -1.0  # sites sort by depth, the band before all of them
 
 
@@ -39,10 +39,13 @@ def geometry_numbers(data: ReportData, runs: Sequence[Run], pool: Numbers) -> Js
 def comparison_numbers(data: ReportData, runs: Sequence[Run], pool: Numbers) -> Json:
     """As `geometry_numbers`, for every node and what it is compared with.
 
-    A cell has the sort key of its site, what no change is, and whether it is of the headline family.
+    Intervals are kept as half their widths, on the logarithmic scale where a change is a ratio: they are centred on
+    the corrected change. A cell has the sort key of its site, what no change is, and whether it is of the headline
+    family.
     """
     keys = ["node", "against", "metric", "convention", "site"]
     frame = _of_runs(data.comparisons, runs).drop_duplicates(keys)
+    frame = frame.assign(half=_half_widths(frame))
     names = _cells(frame, ["metric", "convention", "site", "depth", "headline"])
     nodes: Json = {}
     for (node, against), own in frame.groupby(["node", "against"], sort=False):
@@ -52,6 +55,14 @@ def comparison_numbers(data: ReportData, runs: Sequence[Run], pool: Numbers) -> 
         for m, c, s, d, h in names
     ]
     return {"cells": cells, "nodes": nodes}
+
+
+def _half_widths(frame: pd.DataFrame) -> np.ndarray:
+    ratio = frame["metric"].map({name: words.is_ratio(name) for name in frame["metric"].unique()}).to_numpy(bool)
+    low, high = (frame[name].to_numpy(np.float64) for name in ("low", "high"))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        widths: np.ndarray = np.where(ratio, np.log(high / low), high - low)
+    return widths / 2
 
 
 def _of_runs(frame: pd.DataFrame, runs: Sequence[Run]) -> pd.DataFrame:
@@ -68,7 +79,7 @@ def _columns(own: pd.DataFrame, names: Sequence[tuple[Any, ...]], columns: Seque
     places = {name[:3]: place for place, name in enumerate(names)}
     order = [places[key] for key in zip(own["metric"], own["convention"], own["site"], strict=True)]
     sorted_rows = own.iloc[np.argsort(order, kind="stable")]
-    found: Json = {column: pool.add(sorted_rows[column]) for column in columns}
+    found: Json = {column: pool.add(sorted_rows[column].to_numpy()) for column in columns}
     if len(order) < len(names):
         found["cells"] = pool.add(sorted(order))
     return found

@@ -18,17 +18,17 @@ class Outcomes:
     """The rows of one run's outcomes; of several that are of the same, the first."""
 
     def __init__(self, rows: pd.DataFrame) -> None:
-        self._rows: dict[tuple[int, str, str, str | None], Row] = {}
-        names = [name for name in KEPT if name in rows.columns]
-        for values in zip(*(rows[name].tolist() for name in names), strict=True):
-            row = dict(zip(names, values, strict=True))
-            place = (int(row["stage_index"]), str(row["outcome"]), str(row["task"]))
-            self._rows.setdefault((*place, str(row["split"])), row)
-            self._rows.setdefault((*place, None), row)
+        self._columns = {name: rows[name].tolist() for name in KEPT if name in rows.columns}
+        names = (self._columns[name] for name in ("stage_index", "outcome", "task", "split"))
+        places = list(zip(*names, range(len(rows)), strict=True))[::-1]  # of several the first is looked up
+        self._any = {key[:3]: key[4] for key in places}
+        self._of_split = {key[:4]: key[4] for key in places}
 
     def row(self, stage: Stage, outcome: str, task: str, split: str | None = None) -> Row | None:
         """The row of an outcome of a task at a stage, on any split where none is named; None if there is none."""
-        return self._rows.get((stage.index, outcome, task, split))
+        key = (stage.index, outcome, task)
+        place = self._any.get(key) if split is None else self._of_split.get((*key, split))
+        return None if place is None else {name: values[place] for name, values in self._columns.items()}
 
     def cell(
         self,

@@ -34,7 +34,7 @@ from limberlm.report.study.data import ORDINARY, ReportData, Run, list_runs
 from limberlm.report.study.numbers import comparison_numbers, geometry_numbers
 from limberlm.report.study.section import Figures, Sections
 
-SCRIPTS = ("table.js", "report_numbers.js", "report_geometry.js", "report.js")
+SCRIPTS = ("table.js", "report_numbers.js", "report_geometry.js", "report_reliability.js", "report.js")
 HEADS = (
     *("Stage", "Against", "Metric", "Convention", "Site"),
     *("Before", "After", "Change", "95 % interval", "p", "p adjusted"),
@@ -56,13 +56,17 @@ def render_report(data: ReportData) -> str:
     """The whole report as HTML text. The same data give the same text."""
     runs = list_runs(data)
     drawn, pool = Figures(), Numbers()
-    sections = Sections(data, runs, drawn, calibration.reliability(data, runs))
+    sections = Sections(data, runs, drawn)
     shown = [sections.of(run, f"r{i}") for i, run in enumerate(runs)]
     told = whole.told(data)
     for section in told:
         drawn.figures.update({f"{section.key}|{i}": each.figure for i, each in enumerate(section.pictures)})
     metrics = _metrics(data.geometry)
-    numbers = {"geometry": geometry_numbers(data, runs, pool), "comparisons": comparison_numbers(data, runs, pool)}
+    numbers = {
+        "geometry": geometry_numbers(data, runs, pool),
+        "comparisons": comparison_numbers(data, runs, pool),
+        "reliability": calibration.reliability_numbers(calibration.reliability(data, runs), pool),
+    }
     choices = _choices(data)
     return render(
         "report.html.j2",

@@ -11,12 +11,13 @@ from limberlm.analysis.mediation import Mediation, mediation
 from limberlm.analysis.prediction import Prediction, design_table, prediction_of, reader
 from limberlm.analysis.prediction.cells import outcome_named
 from limberlm.analysis.prediction.nodes import Reader
+from limberlm.analysis.spectra import spectra
 from limberlm.errors import UserError
 from limberlm.outcomes.score_matrix import ScoreMatrix
 from limberlm.report.study.data import Control, Key, ReportData
 from limberlm.report.study.foretold import OUTCOME, PERMUTATIONS
 from limberlm.study import Results
-from limberlm.study.plan.tree import Chain, Plan
+from limberlm.study.plan.plan import Chain, Plan
 from limberlm.study.results.derived import SCORES
 
 
@@ -50,6 +51,8 @@ def report_data(results: Results, title: str) -> ReportData:
         why_no_prediction=unpredicted,
         mediation=mediated,
         why_no_mediation=unmediated,
+        spectra=spectra(results, runs[0]),
+        spectra_of=f"{runs[0].name}, seed {runs[0].seed}",
     )
 
 

@@ -47,7 +47,6 @@ class Sections:
     data: ReportData
     runs: Sequence[Run]
     drawn: Figures
-    tables: calibration.Tables
 
     def of(self, run: Run, key: str) -> Json:
         """What the template shows of a run; its figures have keys that start with `key`."""
@@ -114,9 +113,6 @@ class Sections:
         found = []
         for panel in calibration.panels(self.data, run):
             name = f"{key}|reliability|{panel.source}|{panel.task}"
-            if any((stage.node, panel.source, panel.task) in self.tables for stage in run.stages):
-                figure = calibration.reliability_diagram(self.tables, run.stages, panel.source, panel.task)
-                self.drawn.put(name, figure)
             found.append({"figure": name, "source": panel.source, "task": panel.task, "rows": panel.rows})
         return found
 

@@ -1,15 +1,19 @@
 loadPage(function (page, floats) {
   const all = (selector, root) => Array.from((root || document).querySelectorAll(selector));
   const numbers = makeNumbers(page, floats), geometry = makeGeometry(page, numbers);
+  const reliability = makeReliability(page, numbers, geometry);
   const state = { run: "r0", metric: Object.keys(page.metrics)[0], convention: null, choices: page.choices };
   const stagesOf = (key) => page.runs[Number(key.slice(1))] || [];
 
-  // A figure's key as the template has it, or with what the reader chose at its end. Those of the geometry are made when
-  // they are first shown.
+  // A figure's key as the template has it, or with what the reader chose at its end. Those of geometry and calibration
+  // are made when they are first shown.
   function keyOf(node) {
-    const [run, kind] = node.dataset.figure.split("|");
+    const [run, kind, source, ...task] = node.dataset.figure.split("|");
     const follows = node.dataset.follows;
     if (follows) return node.dataset.figure + "|" + state.choices[follows];
+    if (kind === "reliability" && !(node.dataset.figure in page.figures)) {
+      page.figures[node.dataset.figure] = reliability(stagesOf(run), source, task.join("|"));
+    }
     if (kind !== "depth" && kind !== "stage") return page.aliases[node.dataset.figure] || node.dataset.figure;
     const key = [run, kind, state.metric, state.convention].join("|");
     if (!(key in page.figures)) page.figures[key] = geometry[kind](stagesOf(run), state.metric, state.convention);
@@ -54,7 +58,7 @@ loadPage(function (page, floats) {
   // A run's part of a section, which is kept packed until it is first shown.
   function fill(node) {
     if (!node.dataset.kept) return;
-    node.innerHTML = page.kept[Number(node.dataset.kept)];
+    node.innerHTML = page.kept.parts[Number(node.dataset.kept)].map((piece) => page.kept.pieces[piece]).join("");
     delete node.dataset.kept;
     Object.entries(state.choices).forEach(([name, value]) => follow(name, value));
     pickMetric(state.metric);

@@ -167,5 +167,5 @@ function makeGeometry(page, numbers) {
     return { data: data, layout: layout(360, axis, valueAxis(known, metric)) };
   }
 
-  return { depth: depth, stage: byStage };
+  return { depth: depth, stage: byStage, line: line, layout: layout };
 }

@@ -54,6 +54,12 @@ function makeNumbers(page, floats) {
     });
   }
 
+  // The bins of a node's reliability diagram, of one source and task.
+  function bins(node, key) {
+    const columns = (page.reliability[node] || {})[key];
+    return columns ? rows(Array.from(unpack(columns.n)), columns) : [];
+  }
+
   const known = new Map();
 
   // The geometry of a node: rows of one metric under one convention.
@@ -80,6 +86,9 @@ function makeNumbers(page, floats) {
   function comparison(row, stage, against) {
     const [metric, convention, site, place, none, headline] = row.cell;
     const ratio = none === 1;
+    // An interval is centred on the change: what four bytes hold of its ends.
+    const [low, high] = [-row.half, row.half].map((half) =>
+      Number((ratio ? row.corrected * Math.exp(half) : row.corrected + half).toPrecision(7)));
     const other = page.words.against[against] || against;
     const adjusted = Number.isNaN(row.p_adjusted) ? "–" : words.p(row.p_adjusted) + (headline ? " Holm" : " BH");
     const title = page.words.titles[metric];
@@ -88,10 +97,10 @@ function makeNumbers(page, floats) {
       stage, [other, other], [title, title], [convention, convention], [page.words.sites[site], place],
       [words.number(row.a), key(row.a)], [words.number(row.b), key(row.b)],
       [words.change(ratio, row.corrected), key(row.corrected - none)],
-      [words.changeInterval(ratio, row.low, row.high) || "–", key(row.low - none)],
+      [words.changeInterval(ratio, low, high) || "–", key(low - none)],
       [words.p(row.p_value), key(row.p_value)], [adjusted, key(row.p_adjusted)],
     ];
   }
 
-  return { geometry: geometry, comparisons: comparisons };
+  return { geometry: geometry, comparisons: comparisons, bins: bins };
 }

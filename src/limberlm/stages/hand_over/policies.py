@@ -25,8 +25,9 @@ from transformers import PreTrainedModel
 
 from limberlm.observe.model.loading import load_model, put_on
 from limberlm.observe.updates.changes import HandOver
-from limberlm.stages.adapter import AdapterSettings, refuse_other_settings
+from limberlm.stages.adapter import refuse_other_settings
 from limberlm.stages.hand_over.rounding import ADAPTER, MergeRounding, fixed_logits
+from limberlm.stages.settings.adapter import AdapterSettings
 
 
 @dataclass(frozen=True)

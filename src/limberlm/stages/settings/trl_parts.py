@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from limberlm.errors import UserError, nearest
-from limberlm.stages.adapter import AdapterSettings
 from limberlm.stages.data.sources import TESTBED
+from limberlm.stages.settings.adapter import AdapterSettings
 from limberlm.stages.settings.arguments import checked
 
 _LORA = {

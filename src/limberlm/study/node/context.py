@@ -10,7 +10,7 @@ from pathlib import Path
 from limberlm.interventions.context import Rows, StageContext
 from limberlm.stages.data import Row, sample_row
 from limberlm.stages.hand_over import Left
-from limberlm.study.plan.tree import Node
+from limberlm.study.plan.plan import Node
 from limberlm.study.plan.workplace import Workplace
 from limberlm.study.store.store import Store
 from limberlm.testbed import SKILLS

@@ -21,10 +21,10 @@ from limberlm.outcomes.refusals import TASK as REFUSALS
 from limberlm.outcomes.refusals import refusal_outcomes
 from limberlm.outcomes.retention import loss_outcome, prose_outcome, skill_outcomes
 from limberlm.outcomes.scoring import Asked
-from limberlm.stages.adapter import AdapterSettings
 from limberlm.stages.hand_over import checkpoint
+from limberlm.stages.settings.adapter import AdapterSettings
 from limberlm.study.node.node import Report, left_by
-from limberlm.study.plan.tree import Node
+from limberlm.study.plan.plan import Node
 from limberlm.study.plan.workplace import Workplace
 from limberlm.study.store.store import Store
 from limberlm.testbed import SKILLS

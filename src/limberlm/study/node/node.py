@@ -18,14 +18,14 @@ import torch
 from limberlm.errors import NodeFailed, UserError
 from limberlm.files import file_digest
 from limberlm.interventions.kinds import callbacks, changed_rows, equipped, from_plain
-from limberlm.stages.adapter import AdapterSettings
 from limberlm.stages.controls.random_adapter import random_adapter, random_update
 from limberlm.stages.hand_over import Left, checkpoint
 from limberlm.stages.hand_over.keep import kept_steps
+from limberlm.stages.settings.adapter import AdapterSettings
 from limberlm.stages.settings.arguments import trainer_config
 from limberlm.stages.train import train_stage
 from limberlm.study.node.context import stage_context
-from limberlm.study.plan.tree import Node
+from limberlm.study.plan.plan import Node
 from limberlm.study.plan.workplace import Workplace
 from limberlm.study.store.store import Publishing, Store
 from limberlm.testbed.pretrain import log_spaced

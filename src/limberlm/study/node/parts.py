@@ -21,15 +21,14 @@ from limberlm.outcomes.table import outcome_table
 from limberlm.stages.hand_over.update_chain import stage_update
 from limberlm.study.node.families import Family, Subject, families
 from limberlm.study.node.node import Report, left_by
-from limberlm.study.plan.tree import Node
+from limberlm.study.plan.plan import Node
 from limberlm.study.plan.workplace import Workplace
+from limberlm.study.store.names import GEOMETRY, MERGED, OUTCOMES, UPDATES
 from limberlm.study.store.store import Publishing, Store
 
 # Raised when a change to the code changes what is measured.
 ALGORITHM = 1
-OUTCOMES = "outcomes.parquet"
 OF_RANDOM = ("retention",)  # the outcomes of a node in random directions
-GEOMETRY, UPDATES, MERGED = "geometry", "updates", "merged"
 
 
 @dataclass(frozen=True)

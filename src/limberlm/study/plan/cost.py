@@ -9,10 +9,10 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from limberlm.stages import TRAINERS
 from limberlm.stages.data import StageData
 from limberlm.stages.settings.arguments import trainer_config
-from limberlm.study.settings.config import StageSettings
+from limberlm.stages.trainers import TRAINERS
+from limberlm.study.settings.stage import StageSettings
 
 SAMPLE = 64  # rows whose lengths stand for all
 

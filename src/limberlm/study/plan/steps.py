@@ -15,7 +15,8 @@ from limberlm.errors import UserError
 from limberlm.interventions.kinds import KINDS
 from limberlm.interventions.settings import InterventionSettings
 from limberlm.study.plan.cost import Cost
-from limberlm.study.settings.config import NONE, Adapter, Change, Control, Names, StageSettings, StudySettings
+from limberlm.study.settings.config import NONE, Change, Control, StudySettings
+from limberlm.study.settings.stage import Adapter, Names, StageSettings
 
 Costs = Callable[["Step"], Cost]
 

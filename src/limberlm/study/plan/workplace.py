@@ -17,7 +17,6 @@ from limberlm.interventions.seats.activations import chosen_sites
 from limberlm.observe import ProbeSet, load_model, load_tokenizer
 from limberlm.observe.model.sites import locate
 from limberlm.outcomes.lm_eval import check_task
-from limberlm.stages import TRAINERS
 from limberlm.stages.controls.joint import joint_data
 from limberlm.stages.data import Row, StageData, load_stage_data, refuse_shared_rows, shared_rows
 from limberlm.stages.data.content import digest
@@ -25,11 +24,14 @@ from limberlm.stages.grpo import rewarded
 from limberlm.stages.kind import TrainerKind
 from limberlm.stages.reward import check_reward, reward_digest
 from limberlm.stages.settings.arguments import trainer_config
+from limberlm.stages.trainers import TRAINERS
 from limberlm.study.plan.cost import NOTHING, Cost
+from limberlm.study.plan.plan import Node, Plan
 from limberlm.study.plan.steps import Step, courses, distinct
-from limberlm.study.plan.tree import Node, Plan, plan_study, stage_seed
-from limberlm.study.settings.config import Names, StageSettings, StudySettings
+from limberlm.study.plan.tree import plan_study, stage_seed
+from limberlm.study.settings.config import StudySettings
 from limberlm.study.settings.resolve import BUNDLED
+from limberlm.study.settings.stage import Names, StageSettings
 from limberlm.testbed import BUNDLED_BASE
 from limberlm.testbed.probe import probe_source
 

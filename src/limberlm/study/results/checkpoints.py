@@ -14,7 +14,7 @@ from limberlm.errors import UserError, nearest
 from limberlm.stages.hand_over import Left, ingredients
 from limberlm.stages.hand_over.keep import FOLDER, kept_steps
 from limberlm.study.node.node import left_in
-from limberlm.study.plan.tree import Chain
+from limberlm.study.plan.plan import Chain
 from limberlm.study.results.results import Results
 from limberlm.study.settings.config import load_settings
 from limberlm.testbed.pretrain import checkpoint_folder

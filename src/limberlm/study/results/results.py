@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import yaml
 
 from limberlm.errors import UserError
 from limberlm.observe import Geometry, compare
@@ -18,9 +20,9 @@ from limberlm.observe.table.comparison import unlike
 from limberlm.observe.updates.measurement import Updates
 from limberlm.outcomes.score_matrix import ScoreMatrix, score_matrix
 from limberlm.outcomes.table import outcome_table
-from limberlm.study.node.parts import GEOMETRY, OUTCOMES, UPDATES
-from limberlm.study.plan.tree import Chain, Node, Plan
+from limberlm.study.plan.plan import Chain, Node, Plan
 from limberlm.study.results.derived import SCORES, Scores, derived_rows, items_of
+from limberlm.study.store.names import GEOMETRY, OUTCOMES, UPDATES
 from limberlm.study.store.store import PLAN, Store, refuse_no_run
 
 TableName = Literal["geometry", "outcomes", "training", "updates", "comparisons"]
@@ -77,6 +79,11 @@ class Results:
     def chains(self) -> tuple[Chain, ...]:
         """The chains of the plan."""
         return self.plan.chains
+
+    @property
+    def base(self) -> str:
+        """The base, as the study names it."""
+        return str(yaml.safe_load(self.settings)["base"])
 
     @cached_property
     def nodes(self) -> dict[str, Node]:
@@ -138,11 +145,11 @@ class Results:
         """
         if node not in self._geometries:
             folder = self.store.part(node, GEOMETRY)
-            whole = replace(Geometry.load(folder / GEOMETRY), statistics={})
-            other = next(iter(self._geometries.values()), whole)
-            if difference := unlike(other, whole):
+            found = Geometry.load(folder / GEOMETRY, statistics=False)
+            other = next(iter(self._geometries.values()), found)
+            if difference := unlike(other, found):
                 raise UserError(f"{folder}: not measured as other checkpoints: {difference}; run the study again")
-            self._geometries[node] = whole
+            self._geometries[node] = found
         return self._geometries[node]
 
     def load_training(self, node: str) -> pd.DataFrame:
@@ -156,15 +163,16 @@ class Results:
         """What a node changed in the weights, over modules, as `limberlm.Updates.summary`."""
         if node not in self._changed:
             part = self.store.part(node, UPDATES)
-            self._changed[node] = Updates.load(self.store.checked(part, "updates.parquet") / "updates.parquet").summary
+            self._changed[node] = Updates.load_summary(self.store.checked(part, "updates.parquet") / "updates.parquet")
         return self._changed[node]
 
     def load_outcomes(self, node: str) -> pd.DataFrame:
         """The outcomes of a node, all families one below the other."""
         if node not in self._read:
             parts = sorted(path.parent for path in self.store.node(node).glob(f"*/{OUTCOMES}"))
-            frames = [pd.read_parquet(self.store.checked(part, OUTCOMES) / OUTCOMES) for part in parts]
-            self._read[node] = pd.concat(frames, ignore_index=True) if frames else outcome_table([])
+            # a file at a time through pandas takes several times as long
+            tables = [pq.ParquetFile(self.store.checked(part, OUTCOMES) / OUTCOMES).read() for part in parts]
+            self._read[node] = pa.concat_tables(tables).to_pandas() if tables else outcome_table([])
         return self._read[node]
 
     def _geometry(self) -> list[Labelled]:

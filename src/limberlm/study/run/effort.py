@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 
 from limberlm.errors import NodeFailed, UserError, storage_problem
-from limberlm.study.plan.tree import Plan
+from limberlm.study.plan.plan import Plan
 from limberlm.study.plan.workplace import Workplace
 from limberlm.study.run.jobs import Board, Job
 from limberlm.study.store.lease import LeaseLost, Leases

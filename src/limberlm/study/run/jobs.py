@@ -11,7 +11,7 @@ from typing import Literal
 from limberlm.files import content_digest
 from limberlm.study.node.node import is_made, make_node
 from limberlm.study.node.parts import Part, make_parts, missing_parts, parts_of
-from limberlm.study.plan.tree import Chain, Node, Plan
+from limberlm.study.plan.plan import Chain, Node, Plan
 from limberlm.study.plan.workplace import Workplace
 from limberlm.study.store.store import FAILED, Publishing, Store
 

@@ -11,12 +11,12 @@ from typing import Any
 from uuid import uuid4
 
 from limberlm.errors import UserError
-from limberlm.study.plan.tree import Node
+from limberlm.study.plan.plan import Node
 from limberlm.study.run.effort import Message
 from limberlm.study.run.jobs import Board, Job
 from limberlm.study.run.ray_cluster import Cluster
 from limberlm.study.run.ray_task import LOGS, perform, progress_file
-from limberlm.study.settings.config import ResourceSettings
+from limberlm.study.settings.stage import ResourceSettings
 from limberlm.study.store.lease import LEASES, Leases
 
 LOOK = 1.0  # seconds between looks at how far tasks are

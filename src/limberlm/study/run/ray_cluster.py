@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from limberlm.errors import UserError
-from limberlm.study.settings.config import ResourceSettings
+from limberlm.study.settings.stage import ResourceSettings
 
 ANSWER = 15  # seconds that a cluster has to answer
 AGAIN = 10.0  # seconds after which the cluster is looked at again: it may have grown

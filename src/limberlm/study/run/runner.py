@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from limberlm.errors import NodeFailed
-from limberlm.stages import TRAINERS
-from limberlm.study.plan.tree import Node, Plan
+from limberlm.stages.trainers import TRAINERS
+from limberlm.study.plan.plan import Node, Plan
 from limberlm.study.plan.workplace import Workplace
 from limberlm.study.run.agenda import POLL, Agenda
 from limberlm.study.run.effort import Message

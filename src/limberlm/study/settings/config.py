@@ -24,18 +24,16 @@ from limberlm.interventions.settings import InterventionSettings
 from limberlm.outcomes.calibration import CalibrationSettings
 from limberlm.outcomes.diversity import DiversitySettings
 from limberlm.outcomes.lm_eval import LmEvalTask
-from limberlm.outcomes.plasticity import FUTURE_TASKS, PlasticitySettings
+from limberlm.outcomes.plasticity import PlasticitySettings
 from limberlm.problems import first_problem
 from limberlm.settings_file import read_settings
-from limberlm.stages import TRAINERS, AdapterSettings
-from limberlm.stages.reward import VERIFIER
+from limberlm.stages.settings.adapter import AdapterSettings
 from limberlm.study.settings.orderings import OrderingSettings, expand
+from limberlm.study.settings.stage import Adapter, Names, ResourceSettings, StageSettings
 from limberlm.testbed import SKILLS
 
 NONE = "none"  # the arm without an intervention
-Adapter = AdapterSettings | Literal["full"]
 Control = Literal["zero_learning_rate", "random_adapter", "repeat", "joint", "equal_tokens", "full"]
-Names = tuple[str, ...]
 T = TypeVar("T")
 _SWITCH = BeforeValidator(lambda given: ({} if given else None) if isinstance(given, bool) else given)
 Switched = Annotated[T | None, _SWITCH]
@@ -44,71 +42,6 @@ Switched = Annotated[T | None, _SWITCH]
 
 class _Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class ResourceSettings(_Settings):
-    """What a job of a stage takes of a cluster while the stage is trained or measured; it changes no result."""
-
-    cpus: int | None = Field(None, ge=1, description="processor cores, and threads of arithmetic; default: 1")
-    gpus: float | None = Field(None, ge=0, description="GPUs, or a part of one; default: one if the cluster has any")
-    custom: dict[str, Annotated[float, Field(gt=0)]] = Field({}, description="a cluster's own resources by name")
-
-
-class StageSettings(_Settings):
-    """One stage: TRL's trainer, its data, and TRL's own arguments by name."""
-
-    trainer: str
-    data: str | None = Field(None, description="testbed:SKILL, a .jsonl or .parquet file, a Dataset's folder, a hub id")
-    split: str | None = Field(None, description="of a hub id, or of a folder with several: which split; train")
-    subset: str | None = Field(None, description="of a hub id: which configuration")
-    reward: str | None = Field(None, description="grpo: `verifier`, or a function of yours as package.module:function")
-    rows: int | None = Field(None, ge=1, le=10**7, description="at most this many training rows")
-    adapter: Adapter | None = Field(None, description="this stage's own adapter, or `full`; default: the study's")
-    config: str | None = Field(None, description="a YAML file for `trl sft` and the like; `args` go on top")
-    task: str | None = Field(None, description="what it teaches; default: its testbed skill, or its own name")
-    checkpoints: int = Field(0, ge=0, le=1000, description="keep the adapter at so many log-spaced steps")
-    resources: ResourceSettings = Field(ResourceSettings(), description="of a cluster; what is not named: the study's")
-    args: dict[str, Any] = {}
-
-    @field_validator("trainer")
-    @classmethod
-    def _known(cls, trainer: str) -> str:
-        if trainer not in TRAINERS:
-            raise ValueError(f'"{trainer}" is none of {", ".join(TRAINERS)}{nearest(trainer, TRAINERS)}')
-        return trainer
-
-    @model_validator(mode="after")
-    def _fields_fit(self) -> StageSettings:
-        if self.trainer == "grpo" and self.reward is None:
-            raise ValueError("trainer: grpo has no reward: add `reward: verifier`, or a function of yours")
-        if self.trainer != "grpo" and self.reward is not None:
-            raise ValueError(
-                f"reward: {self.reward} and trainer: {self.trainer}, which takes none: remove the reward, or use grpo"
-            )
-        if self.reward not in (None, VERIFIER) and ":" not in str(self.reward):
-            raise ValueError(f"reward: {self.reward} is neither `verifier` nor written package.module:function")
-        if self.data is None and self.config is None:
-            raise ValueError("no data: add `data:`, or a `config:` that names a dataset")
-        if (self.data or "").removeprefix("testbed:") in FUTURE_TASKS:
-            raise ValueError(
-                f"data: {self.data} is a future task, which plasticity is measured on and which no chain may train on: "
-                "choose another skill"
-            )
-        if self.data is not None and self.data.startswith("testbed:") and (self.split or self.subset):
-            raise ValueError(f"data: {self.data} and split or subset, which only other data have: remove them")
-        return self
-
-    @property
-    def source(self) -> str:
-        """Where the rows come from.
-
-        Raises:
-            ValueError: it is not known before the stage's `config` is read.
-
-        """
-        if self.data is None:
-            raise ValueError("the stage's config is not read yet")
-        return self.data
 
 
 class _Change(_Settings):

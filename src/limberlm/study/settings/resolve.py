@@ -11,11 +11,13 @@ import yaml
 from limberlm.errors import UserError
 from limberlm.interventions.kinds import located
 from limberlm.outcomes.lm_eval import LmEvalTask
-from limberlm.stages import TRAINERS, AdapterSettings
 from limberlm.stages.data.sources import local_path
 from limberlm.stages.reward import VERIFIER
+from limberlm.stages.settings.adapter import AdapterSettings
 from limberlm.stages.settings.trl_yaml import read_trl_yaml
-from limberlm.study.settings.config import Change, StageSettings, StudySettings
+from limberlm.stages.trainers import TRAINERS
+from limberlm.study.settings.config import Change, StudySettings
+from limberlm.study.settings.stage import StageSettings
 
 BUNDLED = "bundled"
 TESTBED = "testbed"

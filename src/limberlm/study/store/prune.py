@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from limberlm.files import folder_size
-from limberlm.study.node.parts import MERGED
 from limberlm.study.results.results import Results
+from limberlm.study.store.names import MERGED
 from limberlm.study.store.store import COMPLETE, FAILED
 
 

@@ -17,11 +17,10 @@ from uuid import uuid4
 
 from limberlm.errors import UserError
 from limberlm.files import PARTIAL, file_digest, known_digest, read_record, remove_drafts, sync, write_text
+from limberlm.study.store.names import NODE_ID
 
 PLAN = "plan.json"
 COMPLETE = "COMPLETE"
-NODE_ID = r"[A-Za-z0-9][A-Za-z0-9._-]*"
-"""What a node may be called: the name of a folder, and no way out of it."""
 FAILED = ".failed.json"
 
 Publishing = Callable[[], AbstractContextManager[None]]

@@ -119,11 +119,10 @@ def read_text(path: Path) -> str:
         ValueError: it is longer, or no UTF-8.
     """
     _refuse_no_file(path)
-    with path.open("rb") as file:
-        content = file.read(LONGEST + 1)
-    if len(content) > LONGEST:
+    if path.stat().st_size > LONGEST:
         raise ValueError(f"longer than {LONGEST >> 20} MiB, as no such file is")
-    return content.decode("utf-8")
+    with path.open("rb") as file:
+        return file.read(LONGEST).decode("utf-8")
 
 
 def read_record(path: Path) -> Any:

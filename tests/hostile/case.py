@@ -8,9 +8,9 @@ from pathlib import Path
 
 from tests.hostile.world import World
 
-Words = list[object]
+Words = list[object] | Callable[[], object]
 Make = Callable[[World, Path], Words]
-"""Makes the files in a folder, and gives the words after `limber`."""
+"""Makes the files in a folder, and gives the words after `limber`; or a call, where no command reads such a file."""
 
 
 @dataclass(frozen=True)

@@ -127,6 +127,7 @@ def rows(*records: dict[str, Any]) -> Damage:
     return lambda path: path.write_text("".join(json.dumps(record) + "\n" for record in records))
 
 
+ONE = "criteria:\n- {metric: anisotropy, margin: 1}\n"
 ITEM = {"outcome": "accuracy", "task": "t", "item": "1", "value": 1.0}
 NAN = torch.full((4,), float("nan"))
 
@@ -166,9 +167,13 @@ CASES: dict[str, Case] = {
         "no.yaml",
         "no such policy file",
     ),
-    "policy: unknown field": case(gated("criteria: []\nconfidense: 0.9\n"), "policy.yaml", 'did you mean "confidence"'),
+    "policy: unknown field": case(
+        gated(ONE + "confidense: 0.9\n"),
+        "policy.yaml",
+        'did you mean "confidence"',
+    ),
     "policy: a wrong type": case(gated("criteria: 5\n"), "policy.yaml", "criteria"),
-    "policy: out of range": case(gated("criteria: []\nconfidence: -1\n"), "policy.yaml", "confidence"),
+    "policy: out of range": case(gated(ONE + "confidence: -1\n"), "policy.yaml", "confidence"),
     "policy: a margin that is none": case(
         gated("criteria:\n- {metric: effective_rank, margin: [1]}\n"), "policy.yaml", "criteria.0.margin"
     ),

@@ -113,7 +113,7 @@ CASES: dict[str, Case] = {
     "probe: a device": case(measured("p.txt.xz", lambda path: path.symlink_to("/dev/zero")), "p.txt.xz", "device"),
     "probe: a link to itself": case(measured("p.jsonl", lambda path: path.symlink_to(path)), "p.jsonl"),
     "probe: a name too long": case(
-        lambda world, place: ["measure", world.root / MODEL, "--probe", "x" * 5000 + ".jsonl", "--out", place / "o"],
+        lambda world, place: ["measure", world.root / MODEL, "--probe", "x" * 999 + ".jsonl", "--out", place / "o"],
         "xxx.jsonl",
     ),
     "checkpoint: a name with NUL": case(

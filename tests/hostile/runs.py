@@ -10,7 +10,9 @@ from typing import Any
 
 import pandas as pd
 
-from limberlm import files
+from limberlm import Verdict, files
+from limberlm.analysis.trace import analyse_trace
+from limberlm.report.trace import trace_report
 from tests.hostile.case import Case, Make, Words, case
 from tests.hostile.world import MODEL, RUN, TRACE, World, series, sign_record, study, write_yaml
 
@@ -90,12 +92,33 @@ def piped(name: str) -> Damage:
 
 
 def traced(damage: Damage) -> Make:
-    """`limber report` of a trace that was damaged."""
+    """The report of a trace that was damaged."""
 
     def make(world: World, place: Path) -> Words:
         folder = world.copy(TRACE, place)
         damage(folder)
-        return ["report", folder]
+        return lambda: trace_report(folder)
+
+    return make
+
+
+def analysed(damage: Damage) -> Make:
+    """The phases of a trace that was damaged."""
+
+    def make(world: World, place: Path) -> Words:
+        folder = world.copy(TRACE, place)
+        damage(folder)
+        return lambda: analyse_trace(folder)
+
+    return make
+
+
+def verdict(data: bytes) -> Make:
+    """A file as a verdict."""
+
+    def make(world: World, place: Path) -> Words:
+        (place / "v.json").write_bytes(data)
+        return lambda: Verdict.load(place / "v.json")
 
     return make
 
@@ -160,5 +183,16 @@ CASES: dict[str, Case] = {
     "trace: phases of a list": case(traced(replaced("phases.json", b"[]")), "phases.json"),
     "trace: a series of no YAML": case(traced(replaced("series.yaml", b"[")), "series.yaml"),
     "trace: a series of python": case(traced(replaced("series.yaml", b"a: !!python/name:os.system")), "series.yaml"),
+    "trace: settings of python, analysed": case(
+        analysed(replaced("series.yaml", b"a: !!python/name:os.system")), "series.yaml, line 1"
+    ),
+    "trace: checkpoints that nest, analysed": case(analysed(replaced("checkpoints.json", b"[" * 99_999)), "trace"),
+    "verdict: no JSON": case(verdict(b"{"), "v.json", "cannot be read"),
+    "verdict: nests": case(verdict(b"[" * 99_999), "v.json", "too deeply"),
+    "verdict: a list": case(verdict(b"[]"), "v.json", "format 1"),
+    "verdict: something missing": case(verdict(b'{"format": 1}'), "v.json", "missing"),
+    "verdict: judgements of text": case(
+        verdict(json.dumps({"format": 1} | dict.fromkeys(Verdict.__dataclass_fields__, "x")).encode()), "v.json"
+    ),
     "trace: into a folder of something else": case(into_trace, "kept"),
 }

@@ -22,6 +22,7 @@ from limberlm.study.series.settings import PhaseSettings
 from limberlm.study.trace.tables import CHECKPOINTS, TRACE
 
 PHASES, SERIES = "phases.json", "series.yaml"
+COLUMNS = frozenset(("label", "stage", "step", "tokens", "x", "site", "convention", "metric", "value", "replicates"))
 WHOLE = "all stages"
 """The name of the record where a series of several stages is read as one curve."""
 
@@ -62,7 +63,10 @@ def _read(out: Path) -> tuple[pd.DataFrame, dict[str, Any], PhaseSettings]:
         table = pd.read_parquet(out / TRACE)
         listed = read_record(out / CHECKPOINTS)
         settings = read_settings(out / SERIES, "series file")["phases"]
-        return table, dict(listed), PhaseSettings.model_validate(settings)
+        checkpoints = [{name: str(one[name]) for name in ("stage", "node")} for one in listed["checkpoints"]]
+        if lacking := COLUMNS.difference(table.columns):
+            raise ValueError(f"{TRACE} lacks the column {min(lacking)}")
+        return table, {"x": listed["x"], "checkpoints": checkpoints}, PhaseSettings.model_validate(settings)
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = str(error).partition("\n")[0]
         raise UserError(f"{out}: cannot be read as a trace ({reason})") from None

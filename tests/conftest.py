@@ -25,10 +25,8 @@ from limberlm.testbed.prose import documents
 from limberlm.testbed.tokenizer import train_tokenizer
 
 
-@pytest.fixture(scope="session")
-def tiny_model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def make_tiny_model(folder: Path) -> Path:
     """A random Llama of width 32 with 2 blocks, and a chat tokenizer of 400 tokens."""
-    folder = tmp_path_factory.mktemp("tiny") / "model"
     samples = (f"{s.prompt}\n{s.answer}" for skill in SKILLS.values() for s in islice(skill.stream("train"), 200))
     tokenizer = train_tokenizer([documents("train")[0][:20_000], *samples], 400)
     config = LlamaConfig(
@@ -49,6 +47,12 @@ def tiny_model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         LlamaForCausalLM(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The model of `make_tiny_model`."""
+    return make_tiny_model(tmp_path_factory.mktemp("tiny") / "model")
 
 
 @pytest.fixture(scope="session")

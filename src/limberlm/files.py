@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
@@ -16,6 +17,9 @@ from typing import Any
 from uuid import uuid4
 
 from limberlm.errors import UserError, storage_problem
+
+LONGEST = 2**28
+"""Bytes of a file of records, such as a manifest or a plan: a study of ten thousand nodes has a tenth of it."""
 
 PARTIAL = ".partial"
 """How the names of drafts end, so that whoever finds one that was left behind knows it for what it is."""
@@ -107,6 +111,33 @@ def remove_drafts(folder: Path) -> None:
             draft.unlink(missing_ok=True)
 
 
+def read_text(path: Path) -> str:
+    """The text of a file of records, UTF-8 and at most `LONGEST` bytes.
+
+    Raises:
+        OSError: it cannot be read, or is a folder, pipe or device.
+        ValueError: it is longer, or no UTF-8.
+    """
+    _refuse_no_file(path)
+    if path.stat().st_size > LONGEST:
+        raise ValueError(f"longer than {LONGEST >> 20} MiB, as no such file is")
+    with path.open("rb") as file:
+        return file.read(LONGEST).decode("utf-8")
+
+
+def read_record(path: Path) -> Any:
+    """What a file holds as JSON. Raises as `read_text`, and ValueError where it is no JSON."""
+    try:
+        return json.loads(read_text(path))
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def _refuse_no_file(path: Path) -> None:
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError(errno.EINVAL, "a folder, pipe or device, not a file", str(path))
+
+
 def sync(path: Path) -> None:
     """Make a file, or the names in a folder, survive a power cut."""
     descriptor = os.open(path, os.O_RDONLY)
@@ -127,7 +158,12 @@ def folder_size(folder: Path) -> int:
 
 
 def file_digest(path: Path) -> str:
-    """BLAKE2b of a file's bytes, 128 bits, in hexadecimal."""
+    """BLAKE2b of a file's bytes, 128 bits, in hexadecimal.
+
+    Raises:
+        OSError: it cannot be read, or is a folder, pipe or device.
+    """
+    _refuse_no_file(path)
     with path.open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from limberlm.errors import UserError
+from limberlm.errors import UserError, reason_of
 
 MOST = 100_000
 """Values in a file, counted as often as its anchors repeat them."""
@@ -22,6 +22,8 @@ def read_settings(path: Path, what: str) -> dict[str, Any]:
         UserError: it is not there, cannot be read, or as in `parse_settings`.
     """
     try:
+        if path.exists() and not path.is_file():
+            raise ValueError("a folder, pipe or device, not a file")
         with path.open("rb") as file:
             content = file.read(LONGEST + 1)
         text = content.decode("utf-8-sig") if len(content) <= LONGEST else None
@@ -45,7 +47,9 @@ def parse_settings(text: str, where: str, what: str) -> dict[str, Any]:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
-        raise UserError(f"{where}{line}: not valid YAML ({getattr(error, 'problem', None) or error})") from None
+        raise UserError(
+            f"{where}{line}: not valid YAML ({getattr(error, 'problem', None) or reason_of(error)})"
+        ) from None
     except RecursionError:
         raise UserError(f"{where}: nested too deeply for a {what}") from None
     except (ValueError, AttributeError) as error:  # a number or a date that is none

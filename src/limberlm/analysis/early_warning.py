@@ -7,7 +7,6 @@ given with the least and the most that it can be. Our choice throughout.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -20,6 +19,7 @@ import numpy as np
 import pandas as pd
 
 from limberlm.errors import UserError
+from limberlm.files import read_record
 from limberlm.interventions.guard.margin import Margin, State, metric_margin
 from limberlm.observe import Geometry, compare
 from limberlm.outcomes.table import item_changes, outcome_row, outcome_table
@@ -220,7 +220,7 @@ def _columns(of: str, left: Left) -> dict[str, int | None]:
 
 def _listed(trace: Path) -> list[dict[str, str]]:
     try:
-        return list(json.loads((trace / CHECKPOINTS).read_text(encoding="utf-8"))["checkpoints"])
+        return list(read_record(trace / CHECKPOINTS)["checkpoints"])
     except FileNotFoundError:
         raise UserError(f"{trace / CHECKPOINTS}: no such file; give a folder written by `limber trace`") from None
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -9,19 +9,20 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-import yaml
 
 from limberlm.analysis.curve import Floats
 from limberlm.analysis.direction import ALPHA, HEAD_REMOVED, RANK, stage_direction
 from limberlm.analysis.phases import find_phases
 from limberlm.analysis.records import Phases
 from limberlm.errors import UserError
-from limberlm.files import write_text
+from limberlm.files import read_record, write_text
 from limberlm.observe import Geometry
+from limberlm.settings_file import read_settings
 from limberlm.study.series.settings import PhaseSettings
 from limberlm.study.trace.tables import CHECKPOINTS, TRACE
 
 PHASES, SERIES = "phases.json", "series.yaml"
+COLUMNS = frozenset(("label", "stage", "step", "tokens", "x", "site", "convention", "metric", "value", "replicates"))
 WHOLE = "all stages"
 """The name of the record where a series of several stages is read as one curve."""
 
@@ -60,10 +61,13 @@ def _read(out: Path) -> tuple[pd.DataFrame, dict[str, Any], PhaseSettings]:
             raise UserError(f"{out / name}: no such file; give a folder written by `limber trace`")
     try:
         table = pd.read_parquet(out / TRACE)
-        listed = json.loads((out / CHECKPOINTS).read_text(encoding="utf-8"))
-        settings = yaml.safe_load((out / SERIES).read_text(encoding="utf-8"))["phases"]
-        return table, dict(listed), PhaseSettings.model_validate(settings)
-    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
+        listed = read_record(out / CHECKPOINTS)
+        settings = read_settings(out / SERIES, "series file")["phases"]
+        checkpoints = [{name: str(one[name]) for name in ("stage", "node")} for one in listed["checkpoints"]]
+        if lacking := COLUMNS.difference(table.columns):
+            raise ValueError(f"{TRACE} lacks the column {min(lacking)}")
+        return table, {"x": listed["x"], "checkpoints": checkpoints}, PhaseSettings.model_validate(settings)
+    except (OSError, ValueError, KeyError, TypeError) as error:
         reason = str(error).partition("\n")[0]
         raise UserError(f"{out}: cannot be read as a trace ({reason})") from None
 

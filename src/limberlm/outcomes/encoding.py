@@ -13,6 +13,8 @@ from torch import Tensor
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from limberlm.observe.probe.chat import rendered
+
 IGNORED = -100  # the label that cross-entropy skips
 
 
@@ -48,7 +50,7 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Any) -> list[int]:
     """A question up to where the answer starts: chat messages through the template, text as it is."""
     if isinstance(prompt, str):
         return list(tokenizer(prompt)["input_ids"])
-    text = tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
+    text = rendered(prompt, str(tokenizer.name_or_path), tokenizer, add_generation_prompt=True)
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
@@ -62,7 +64,7 @@ def encode_answered(tokenizer: PreTrainedTokenizerBase, prompt: Any, answer: Any
         whole = list(tokenizer(prompt + answer)["input_ids"])
         whole += [tokenizer.eos_token_id] if whole[-1:] != [tokenizer.eos_token_id] else []
     else:
-        text = tokenizer.apply_chat_template([*prompt, *answer], tokenize=False)
+        text = rendered([*prompt, *answer], str(tokenizer.name_or_path), tokenizer)
         whole = tokenizer(text, add_special_tokens=False)["input_ids"]
     context = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(question, whole, strict=False)))
     return Example(tuple(whole[:limit]), min(context, limit))
@@ -91,7 +93,7 @@ def encode_row(tokenizer: PreTrainedTokenizerBase, row: dict[str, Any], limit: i
     whole: Any = row.get("text", row.get("messages", row.get("chosen")))
     if isinstance(whole, list) and len(whole) > 1:
         return encode_answered(tokenizer, whole[:-1], whole[-1:], limit)
-    text = whole if isinstance(whole, str) else tokenizer.apply_chat_template(whole, tokenize=False)
+    text = whole if isinstance(whole, str) else rendered(whole, str(tokenizer.name_or_path), tokenizer)
     return Example(tuple(tokenizer(text, add_special_tokens=whole is text)["input_ids"][:limit]), 1)
 
 

@@ -31,17 +31,25 @@ def read_items(path: Path) -> pd.DataFrame:
     """
     if path.suffix not in _READERS:
         raise UserError(f"{path}: outcomes are read from {', '.join(_READERS)}; give one of these")
+    if path.exists() and not path.is_file():
+        raise UserError(f"{path}: a folder, pipe or device; give a table of outcomes")
     try:
         table = _READERS[path.suffix](path)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; give a table of outcomes") from None
     except Exception as error:  # three formats, each with its own exceptions for damage
         raise UserError(f"{path}: cannot be read as a table ({reason_of(error)})") from None
-    table = _with_defaults(table)
     wanted = ("outcome", "task", "items") if "items" in table else ("outcome", "task", "item", "value")
     for column in wanted:
         if column not in table:
             raise UserError(f'{path}: no column "{column}"; a row has {", ".join(wanted)}')
+    try:
+        table = _with_defaults(table)
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{path}: step is no whole number ({reason_of(error)})") from None
+    for column in OF_OUTCOME[:3]:
+        for place in np.flatnonzero([not isinstance(cell, str) for cell in table[column]]):
+            raise UserError(f"{path}, row {place + 1}: {column} {table[column].iloc[place]!r} is no name")
     return _checked(table, path) if "items" in table else _gathered(table, path)
 
 

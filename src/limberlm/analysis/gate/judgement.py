@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, FiniteFloat
 
 from limberlm.analysis.gate.paired import FEWEST, Paired, quantile
 from limberlm.analysis.gate.policy import Harmful
 from limberlm.analysis.gate.power import POWER, detectable, needed, pass_probability
 
 Decision = Literal["pass", "fail", "inconclusive"]
+Margin = Annotated[FiniteFloat, Field(gt=0)]
 
 
 @dataclass(frozen=True)
@@ -25,8 +28,8 @@ class Case:
     name: str
     harmful: Harmful
     scale: Literal["log", "linear"]
-    margin: float
-    noise: tuple[float, ...] = ()
+    margin: Margin
+    noise: tuple[FiniteFloat, ...] = ()
     baseline: float | None = None
     candidate: float | None = None
     size: int = 0

@@ -8,6 +8,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import FiniteFloat
 from scipy.special import stdtrit
 
 Kind = Literal["blocks", "counts", "items"]
@@ -38,7 +39,7 @@ class Paired:
     """
 
     kind: Kind
-    values: tuple[float, ...]
+    values: tuple[FiniteFloat, ...]
 
     def degrees(self) -> float:
         """Degrees of freedom of the interval; infinite for counts."""

@@ -7,13 +7,15 @@ import platform
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy
 import scipy
+from pydantic import Field, TypeAdapter, ValidationError
 
 from limberlm.analysis.gate.judgement import Case, Decision, Judgement, judge, judgement_of
 from limberlm.errors import UserError
+from limberlm.files import read_record
 from limberlm.version import __version__
 
 FORMAT = 1
@@ -32,8 +34,8 @@ class Verdict:
 
     decision: Decision
     judgements: tuple[Judgement, ...]
-    confidence: float
-    seed: int
+    confidence: Annotated[float, Field(ge=0.5, lt=1)]
+    seed: Annotated[int, Field(ge=0)]
     policy: dict[str, Any]
     baseline: dict[str, Any]
     candidate: dict[str, Any]
@@ -94,8 +96,13 @@ class Verdict:
         try:
             own = {name: record[name] for name in cls.__dataclass_fields__}
             own["judgements"] = tuple(judgement_of(one) for one in own["judgements"])
-            return cls(**own | {"noise": tuple(own["noise"])})
-        except (KeyError, TypeError) as error:
+            found = cls(**own | {"noise": tuple(own["noise"])})
+            return TypeAdapter(cls).validate_python(asdict(found))
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"]))
+            raise UserError(f"a verdict that none wrote ({where}: {first['msg']}); run `limber gate` again") from None
+        except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"a verdict with something missing or added ({error}); run `limber gate` again") from None
 
     @classmethod
@@ -106,7 +113,7 @@ class Verdict:
             UserError: the file cannot be read, or holds no verdict.
         """
         try:
-            return cls.from_json(json.loads(Path(path).read_text(encoding="utf-8")))
+            return cls.from_json(read_record(Path(path)))
         except (OSError, ValueError) as error:
             raise UserError(f"{path}: cannot be read as a verdict ({error})") from None
         except UserError as error:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from limberlm.errors import UserError, reason_of
-from limberlm.files import write_text
+from limberlm.files import read_record, write_text
 from limberlm.interventions.guard.decision import Seen
 
 FILE = "limber-guard.json"
@@ -64,7 +64,7 @@ def same_when_read(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def _read(path: Path, step: int) -> Record:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_record(path)
         return Record(content["settings"], float(content["start"]), tuple(map(_seen, content["seen"])))
     except FileNotFoundError:
         raise UserError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from limberlm.errors import UserError, reason_of
+from limberlm.files import read_record
 
 INDEX, SINGLE, CONFIG = "model.safetensors.index.json", "model.safetensors", "config.json"
 
@@ -154,8 +154,8 @@ def read_json(file: Path) -> dict[str, Any]:
         UserError: it cannot be read, or holds something else.
     """
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        content = read_record(file)
+    except (OSError, ValueError) as error:
         raise UserError(f"{file}: cannot be read ({reason_of(error)})") from None
     if not isinstance(content, dict):
         raise UserError(f"{file}: holds no JSON object")

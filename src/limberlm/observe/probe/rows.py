@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from limberlm.errors import UserError, reason_of
+from limberlm.observe.probe.chat import rendered
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -20,6 +21,9 @@ Row = Mapping[str, Any]
 
 COLUMNS = ("text", "messages", "prompt", "completion", "domain")
 """The columns of a Parquet file that are read."""
+
+LONGEST = 2**30
+"""Bytes of a text file, unpacked: a few kilobytes of .xz can hold any number."""
 
 BATCH = 256
 """Rows of a Parquet file that are in memory at a time."""
@@ -36,11 +40,15 @@ def read_bytes(path: Path) -> bytes:
     if path.exists() and not path.is_file():
         raise UserError(f"{path}: a folder, pipe or device; give a .jsonl, .parquet, .txt or .txt.xz file as the probe")
     try:
-        return lzma.decompress(path.read_bytes()) if path.suffix == ".xz" else path.read_bytes()
+        with lzma.open(path) if path.suffix == ".xz" else path.open("rb") as file:
+            data = file.read(LONGEST + 1)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; give a .jsonl, .parquet, .txt or .txt.xz file as the probe") from None
     except (OSError, lzma.LZMAError, EOFError) as error:
         raise UserError(f"{path}: cannot be read ({error})") from None
+    if len(data) > LONGEST:
+        raise UserError(f"{path}: more than {LONGEST >> 30} GiB of text; give a part of it, or a .parquet file")
+    return data
 
 
 def decode(data: bytes, origin: str, first_line: int = 1) -> str:
@@ -174,8 +182,4 @@ def _chat(messages: Any, origin: str, tokenizer: PreTrainedTokenizerBase) -> lis
         raise UserError(f'{origin}: messages must be a list of objects with "role" and "content"')
     if tokenizer.chat_template is None:
         raise UserError(f"{origin}: holds messages, but the tokenizer has no chat template; use rows with a text")
-    try:
-        text = tokenizer.apply_chat_template(messages, tokenize=False)
-    except Exception as error:  # a template is a program of the checkpoint's author and may raise anything
-        raise UserError(f"{origin}: the chat template refuses these messages ({error})") from None
-    return encode(text, origin, tokenizer, special=False)
+    return encode(rendered(messages, origin, tokenizer), origin, tokenizer, special=False)

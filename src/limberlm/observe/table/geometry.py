@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from limberlm.errors import UserError, nearest, reason_of
-from limberlm.files import content_digest, file_digest, whole_folder
+from limberlm.files import content_digest, file_digest, read_record, whole_folder
 from limberlm.geometry import CATALOG, Metric
 from limberlm.observe.names import BAND, EMBED, FINAL_NORM, LOGITS, RMS
 
@@ -192,7 +192,7 @@ def _read(path: Path, reader: Callable[[Path], Any]) -> Any:
 
 
 def _manifest(folder: Path) -> dict[str, Any]:
-    manifest = _read(folder / MANIFEST, lambda path: json.loads(path.read_text(encoding="utf-8")))
+    manifest = _read(folder / MANIFEST, read_record)
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         found = manifest.get("format") if isinstance(manifest, dict) else None
         raise UserError(f"{folder / MANIFEST}: format {found!r}, this limberlm reads {FORMAT}; measure again")

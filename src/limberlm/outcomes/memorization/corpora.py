@@ -6,7 +6,6 @@ crosses it, and it has no probability of its own: the places right before it hav
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
-from limberlm.errors import UserError
+from limberlm.errors import UserError, reason_of
+from limberlm.files import read_record
 from limberlm.observe.probe.rows import decode, encode, read_bytes
 from limberlm.outcomes.memorization.infinigram import Infinigram, token_type
 from limberlm.outcomes.memorization.suffix_array import Tokens
@@ -57,15 +57,15 @@ def load_rows(path: str | Path) -> PretrainingRows:
         if not file.is_file():
             raise UserError(f"{file}: no such file; give the folder of a `limber pretrain` run")
     try:
-        record = json.loads(record_path.read_text(encoding="utf-8"))
+        record = read_record(record_path)
         tokenizer, shape = str(record["tokenizer"]), (int(record["rows"]), int(record["length"]))
         vocab_size = int(record["vocab_size"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{record_path}: not the record of a corpus ({error!r}); pretrain again") from None
     try:
         rows = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read ({str(error).splitlines()[0]}); pretrain again") from None
+    except Exception as error:  # numpy reads a header as Python's literals, with whatever that raises
+        raise UserError(f"{path}: cannot be read ({reason_of(error)}); pretrain again") from None
     if rows.shape != shape or not np.issubdtype(rows.dtype, np.unsignedinteger):
         said = f"{record_path.name} says {shape} unsigned"
         raise UserError(f"{path}: {rows.dtype} of shape {rows.shape}, {said}; pretrain again")

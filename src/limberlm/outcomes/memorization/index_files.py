@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from limberlm.errors import UserError
-from limberlm.files import content_digest, file_digest, whole_folder
+from limberlm.errors import UserError, reason_of
+from limberlm.files import content_digest, file_digest, read_record, whole_folder
 from limberlm.outcomes.memorization.suffix_array import Suffixes, Tokens
 from limberlm.version import __version__
 
@@ -65,8 +65,8 @@ def read(folder: Path, verify: bool) -> tuple[Tokens, Suffixes, Manifest]:
 def _mapped(path: Path, length: int) -> NDArray[Any]:
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read ({str(error).splitlines()[0]}); {_AGAIN}") from None
+    except Exception as error:  # numpy reads a header as Python's literals, with whatever that raises
+        raise UserError(f"{path}: cannot be read ({reason_of(error)}); {_AGAIN}") from None
     if array.dtype.str not in _TYPES[path.name] or array.shape != (length,):
         wanted = " or ".join(_TYPES[path.name])
         raise UserError(f"{path}: {array.dtype.str} of shape {array.shape}, not {wanted} of ({length},); {_AGAIN}")
@@ -77,7 +77,7 @@ def _mapped(path: Path, length: int) -> NDArray[Any]:
 def _manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+        manifest = read_record(path)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; give the folder of an infinity-gram index") from None
     except (OSError, ValueError) as error:

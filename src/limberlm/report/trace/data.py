@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -12,13 +11,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
-import yaml
 from numpy.typing import NDArray
 
 from limberlm.analysis.wording import Unit
-from limberlm.errors import UserError
+from limberlm.errors import UserError, reason_of
+from limberlm.files import read_record, read_text
 from limberlm.observe.names import BAND, FINAL_NORM
 from limberlm.report.trace.axis import Axis
+from limberlm.settings_file import parse_settings
 
 CHECKPOINT = ("stage", "step", "tokens")
 INTERVAL = ("value", "low", "high")
@@ -155,8 +155,8 @@ def read_trace(folder: str | Path) -> Trace:
     if tables[TRACE].empty:
         raise UserError(f"{root / TRACE}: holds no checkpoint; run `limber trace` again")
     text = _text(root / SERIES)
-    series = _parsed(root / SERIES, text, yaml.safe_load) or {}
-    phases, measured = (_parsed(root / name, _text(root / name), json.loads) or {} for name in (PHASES, CHECKPOINTS))
+    series = parse_settings(text, str(root / SERIES), "series file") if text else {}
+    phases, measured = (_record(root / name) for name in (PHASES, CHECKPOINTS))
     return Trace(str(series.get("name") or root.resolve().name), root, tables, phases, series, measured, text)
 
 
@@ -187,16 +187,16 @@ def _names(path: Path) -> list[str]:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8") if path.is_file() else ""
-    except (OSError, UnicodeDecodeError) as error:
+        return read_text(path) if path.is_file() else ""
+    except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read ({error})") from None
 
 
-def _parsed(path: Path, text: str, read: Any) -> Any:
+def _record(path: Path) -> dict[str, Any]:
     try:
-        found = read(text) if text else None
-    except (ValueError, yaml.YAMLError) as error:
-        raise UserError(f"{path}: cannot be read ({str(error).splitlines()[0]})") from None
-    if found is not None and not isinstance(found, dict):
+        found = read_record(path) if path.is_file() else {}
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read ({reason_of(error)})") from None
+    if not isinstance(found, dict):
         raise UserError(f"{path}: holds a {type(found).__name__}, not named fields; write it again with `limber trace`")
     return found

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from limberlm.errors import UserError
+from limberlm.files import read_text
 from limberlm.study.settings.stage import Adapter, Names, StageSettings
+from limberlm.study.store.names import NODE_ID
+
+NodeId = Annotated[str, Field(pattern=rf"^{NODE_ID}$")]
 
 
 class _Record(BaseModel):
@@ -37,7 +41,7 @@ class Node(_Record):
 
     """
 
-    id: str
+    id: NodeId
     stage: str
     parent: str | None
     seed: int
@@ -111,10 +115,14 @@ class Plan(_Record):
 
         """
         try:
-            return cls.model_validate_json(path.read_text(encoding="utf-8"))
+            plan = cls.model_validate_json(read_text(path))
         except OSError as error:
             raise UserError(f"{path}: cannot be read ({error.strerror}); give a folder made by limber run") from None
         except ValueError:
             raise UserError(
                 f"{path}: written by another version, or damaged; run the study again, in a new --out"
             ) from None
+        named = {other for node in plan.nodes for other in (*node.after, *node.path)}
+        if lost := named.union(*(chain.nodes for chain in plan.chains)) - plan._by_id.keys():
+            raise UserError(f"{path}: names {min(lost)!r}, which is none of its nodes; run the study again")
+        return plan

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from limberlm.errors import UserError
+from limberlm.errors import UserError, reason_of
+from limberlm.files import read_record
 from limberlm.observe import Geometry, compare
 from limberlm.observe.table.comparison import unlike
 from limberlm.observe.updates.measurement import Updates
@@ -111,7 +112,10 @@ class Results:
 
     def record(self, node: str) -> dict[str, Any]:
         """What `node.json` holds: the node, its task, how it was handed over, and the versions that made it."""
-        return dict(json.loads((self.store.checked(self.store.node(node), "node.json") / "node.json").read_text()))
+        path = self.store.checked(self.store.node(node), "node.json") / "node.json"
+        with _told(path):
+            record = dict(read_record(path))
+            return record | {name: record[name] for name in ("task", "versions")}
 
     def _places(self, part: str | None = None) -> Iterator[tuple[Chain, int, str]]:
         """Every finished place of every chain: the chain, the stage's index in it, and the node that has the part."""
@@ -156,7 +160,8 @@ class Results:
         """The trainer's log of a node."""
         if node not in self._trained:
             path = self.store.checked(self.store.node(node), "training.parquet") / "training.parquet"
-            self._trained[node] = pd.read_parquet(path)
+            with _told(path):
+                self._trained[node] = pd.read_parquet(path)
         return self._trained[node]
 
     def load_updates(self, node: str) -> pd.DataFrame:
@@ -171,8 +176,9 @@ class Results:
         if node not in self._read:
             parts = sorted(path.parent for path in self.store.node(node).glob(f"*/{OUTCOMES}"))
             # a file at a time through pandas takes several times as long
-            tables = [pq.ParquetFile(self.store.checked(part, OUTCOMES) / OUTCOMES).read() for part in parts]
-            self._read[node] = pa.concat_tables(tables).to_pandas() if tables else outcome_table([])
+            tables = [_outcome_rows(self.store.checked(part, OUTCOMES) / OUTCOMES) for part in parts]
+            with _told(self.store.node(node)):
+                self._read[node] = pa.concat_tables(tables).to_pandas() if tables else outcome_table([])
         return self._read[node]
 
     def _geometry(self) -> list[Labelled]:
@@ -257,3 +263,17 @@ def _together(pieces: Sequence[Labelled]) -> pd.DataFrame:
     places = np.repeat(np.arange(len(pieces)), [len(frame) for _, frame in pieces])
     rows = pd.concat([frame for _, frame in pieces], ignore_index=True)
     return pd.concat([labels.iloc[places].reset_index(drop=True), rows], axis=1)
+
+
+def _outcome_rows(path: Path) -> pa.Table:
+    with _told(path):
+        return pq.ParquetFile(path).read()
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """Whatever a library makes of a file that is as it was recorded, and none that a run writes."""
+    try:
+        yield
+    except Exception as error:
+        raise UserError(f"{path}: cannot be read ({reason_of(error)}); remove it and run the study again") from None

@@ -13,6 +13,7 @@ from typing import Any, BinaryIO
 from transformers import AutoConfig
 
 from limberlm.errors import UserError, reason_of
+from limberlm.files import read_record
 from limberlm.observe import load_tokenizer
 from limberlm.observe.model.loading import NO_CODE
 from limberlm.testbed.tokenizer import tokenizer_digest
@@ -33,6 +34,8 @@ ADAPTER_FIELDS = (
 )
 """What of an adapter's card decides what its weights do."""
 PIECE = 1 << 24
+HEADER = 10**8
+"""Bytes of a safetensors header, at most: the format's own limit."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +99,7 @@ def missing_shards(folder: Path) -> list[str]:
     if not (folder / INDEX).is_file():
         return []
     try:
-        named = set(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values())
+        named = set(read_record(folder / INDEX)["weight_map"].values())
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise UserError(f"{folder / INDEX}: cannot be read ({error})") from None
     return sorted(name for name in named if not (folder / str(name)).is_file())
@@ -147,12 +150,21 @@ def _tensors(path: Path) -> Iterator[tuple[str, str]]:
     try:
         with path.open("rb") as file:
             length = struct.unpack("<Q", file.read(8))[0]
-            header = json.loads(file.read(length))
+            header = json.loads(file.read(min(length, HEADER)))
             for name, about in header.items():
                 if name != "__metadata__":
                     yield name, _tensor_digest(file, 8 + length, about)
-    except (OSError, ValueError, KeyError, TypeError, struct.error, OverflowError, MemoryError) as error:
-        raise UserError(f"{path}: cannot be read as safetensors ({error})") from None
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+        OverflowError,
+        struct.error,
+    ) as error:
+        raise UserError(f"{path}: cannot be read as safetensors ({reason_of(error)})") from None
 
 
 def _tensor_digest(file: BinaryIO, start: int, about: dict[str, Any]) -> str:
@@ -173,7 +185,7 @@ def _adapter_digest(folder: Path) -> str:
     if not (folder / ADAPTER_WEIGHTS).is_file():
         raise UserError(f"{folder}: not an adapter: {ADAPTER_WEIGHTS} is not in it")
     try:
-        card = json.loads((folder / ADAPTER_CARD).read_text(encoding="utf-8"))
+        card = read_record(folder / ADAPTER_CARD)
         fields = {name: card.get(name) for name in ADAPTER_FIELDS}
     except (OSError, ValueError, AttributeError) as error:
         raise UserError(f"{folder / ADAPTER_CARD}: cannot be read ({error})") from None
@@ -188,6 +200,6 @@ def _digest(data: bytes) -> str:
 def adapter_base(folder: Path) -> str:
     """What an adapter's card names as its base; empty where it names none."""
     try:
-        return str(json.loads((folder / ADAPTER_CARD).read_text(encoding="utf-8")).get("base_model_name_or_path") or "")
+        return str(read_record(folder / ADAPTER_CARD).get("base_model_name_or_path") or "")
     except (OSError, ValueError, AttributeError):
         return ""

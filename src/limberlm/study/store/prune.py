@@ -24,12 +24,17 @@ class Removable:
 def removable(results: Results, *, unplanned: bool = False) -> list[Removable]:
     """Merged weights, which are the base plus adapters that stay; with `unplanned` the nodes of former settings too."""
     found = []
-    for folder in sorted(path for path in results.store.nodes.iterdir() if (path / COMPLETE).is_file()):
+    for folder in sorted(path for path in results.store.nodes.iterdir() if _is_ours(path)):
         if unplanned and folder.name not in results.nodes:
             found.append(Removable(folder, "not in the plan", folder_size(folder)))
-        elif (folder / MERGED).is_dir():
+        elif (folder / MERGED).is_dir() and not (folder / MERGED).is_symlink():
             found.append(Removable(folder / MERGED, "can be merged again", folder_size(folder / MERGED)))
     return found
+
+
+def _is_ours(node: Path) -> bool:
+    """Whether a node is there; a link leads to somebody else's files."""
+    return (node / COMPLETE).is_file() and not node.is_symlink()
 
 
 def remove(found: list[Removable]) -> None:

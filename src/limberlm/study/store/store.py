@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -15,7 +16,8 @@ from typing import Any
 from uuid import uuid4
 
 from limberlm.errors import UserError
-from limberlm.files import PARTIAL, file_digest, known_digest, remove_drafts, sync, write_text
+from limberlm.files import PARTIAL, file_digest, known_digest, read_record, remove_drafts, sync, write_text
+from limberlm.study.store.names import NODE_ID
 
 PLAN = "plan.json"
 COMPLETE = "COMPLETE"
@@ -94,7 +96,7 @@ class Store:
 
     def _record(self, path: Path) -> dict[str, Any]:
         try:
-            record = dict(json.loads(path.read_text()))
+            record = dict(read_record(path))
             dict(record["digests"])
             return record
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -144,7 +146,7 @@ class Store:
     def failure(self, job: str) -> str | None:
         """Why a job failed the last time; None if it did not."""
         try:
-            return str(json.loads((self.nodes / f"{job}{FAILED}").read_text())["error"])
+            return str(read_record(self.nodes / f"{job}{FAILED}")["error"])
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError):
@@ -162,10 +164,10 @@ class Store:
     def remove_leftovers(self) -> None:
         """Remove what an interrupted run left: scratch folders, and nodes and parts without a COMPLETE record."""
         remove_drafts(self.nodes)
-        for folder in self.nodes.glob("*/"):
+        for folder in (path for path in self.nodes.glob("*/") if not path.is_symlink()):
             if (folder / COMPLETE).is_file():
                 remove_drafts(folder)
-            elif not folder.is_symlink():
+            else:
                 shutil.rmtree(folder)
 
 
@@ -178,12 +180,15 @@ def planned_nodes(root: Path) -> dict[str, str | None]:
     """
     refuse_no_run(root)
     try:
-        plan = json.loads((root / PLAN).read_text(encoding="utf-8"))
-        return {str(node["id"]): node["parent"] for node in plan["nodes"]}
+        plan = read_record(root / PLAN)
+        found = {str(node["id"]): node["parent"] for node in plan["nodes"]}
     except OSError as error:
         raise UserError(f"{root / PLAN}: cannot be read ({error.strerror}); give a folder made by limber run") from None
     except (ValueError, KeyError, TypeError):
         raise UserError(f"{root / PLAN}: damaged; run the study again, in a new --out") from None
+    if astray := [name for name in found if not re.fullmatch(NODE_ID, name)]:
+        raise UserError(f"{root / PLAN}: {astray[0]!r} is no node's name; run the study again, in a new --out")
+    return found
 
 
 def refuse_no_run(root: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerBase
 
 from limberlm.errors import UserError
-from limberlm.files import PARTIAL, remove_drafts, whole_folder, write_text
+from limberlm.files import PARTIAL, read_record, remove_drafts, whole_folder, write_text
 from limberlm.observe import load_tokenizer
 from limberlm.settings_file import read_settings
 from limberlm.study.series.hub import fetch, is_cached, refuse_too_large, release, size_of
@@ -216,7 +216,7 @@ def _read_facts(out: Path) -> dict[str, Facts]:
     if not path.is_file():
         return {}
     try:
-        return {key: Facts(**facts) for key, facts in json.loads(path.read_text()).items()}
+        return {key: Facts(**facts) for key, facts in read_record(path).items()}
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: cannot be read ({error}); delete it and run again") from None
 

@@ -16,9 +16,9 @@ from limberlm.observe import Geometry
 from limberlm.outcomes.table import outcome_row, outcome_table
 from limberlm.study import Study
 from limberlm.study.node.node import task_of, versions
-from limberlm.study.node.parts import parts_of
-from limberlm.study.plan.plan import Node, Plan
+from limberlm.study.plan.plan import Node
 from limberlm.study.plan.workplace import Workplace
+from limberlm.study.run.jobs import Board
 from limberlm.study.run.runner import prepare
 from limberlm.study.store.names import GEOMETRY, OUTCOMES
 from limberlm.study.store.run_folder import open_run
@@ -50,10 +50,11 @@ def plant(
     study = Study.load(folder / "study.yaml", folder / "run")
     place, plan = prepare(study.settings, study.folder)
     with open_run(study.out, place.settings, plan.as_json()) as store:
+        board = Board(place, store, plan)
         for node in plan.nodes:
             if not lacks(node, "make") and all(store.is_complete(other) for other in node.after):
                 _node(place, store, node)
-                _parts(place, plan, store, node, geometry, change, lacks)
+                _parts(board, node, geometry, change, lacks)
     return study.out
 
 
@@ -66,16 +67,15 @@ def _node(place: Workplace, store: Store, node: Node) -> None:
             log.to_parquet(folder / "training.parquet", index=False)
 
 
-def _parts(
-    place: Workplace, plan: Plan, store: Store, node: Node, geometry: Geometry, change: Change, lacks: Lacks
-) -> None:
+def _parts(board: Board, node: Node, geometry: Geometry, change: Change, lacks: Lacks) -> None:
+    settings = board.place.settings
     rng = np.random.default_rng(int(node.id.rpartition("-")[2], 16))
     numbers = change(node, _noise(rng, len(node.path) - 1))
-    tasks = [place.settings.task(name) for name in place.settings.stages]
-    for part in parts_of(place, node, plan):
+    tasks = [settings.task(name) for name in settings.stages]
+    for part, identity in board.parts(node):
         if part.name not in (GEOMETRY, "retention", "ood", "plasticity") or lacks(node, part.name):
             continue
-        with store.writing_part(node.id, part.name, part.identity) as folder:
+        with board.store.writing_part(node.id, part.name, identity) as folder:
             if part.name == GEOMETRY:
                 _geometry(geometry, node, numbers).save(folder / GEOMETRY)
             else:

@@ -17,9 +17,10 @@ from limberlm.analysis.phases import find_phases
 from limberlm.analysis.records import Phases
 from limberlm.errors import UserError
 from limberlm.files import write_text
+from limberlm.formats import check_format
 from limberlm.observe import Geometry
 from limberlm.study.series.settings import PhaseSettings
-from limberlm.study.trace.tables import CHECKPOINTS, TRACE
+from limberlm.study.trace.tables import AGAIN, CHECKPOINTS, TRACE
 
 PHASES, SERIES = "phases.json", "series.yaml"
 WHOLE = "all stages"
@@ -61,6 +62,7 @@ def _read(out: Path) -> tuple[pd.DataFrame, dict[str, Any], PhaseSettings]:
     try:
         table = pd.read_parquet(out / TRACE)
         listed = json.loads((out / CHECKPOINTS).read_text(encoding="utf-8"))
+        check_format("trace", listed, out / CHECKPOINTS, AGAIN)
         settings = yaml.safe_load((out / SERIES).read_text(encoding="utf-8"))["phases"]
         return table, dict(listed), PhaseSettings.model_validate(settings)
     except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:

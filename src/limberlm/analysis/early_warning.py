@@ -20,10 +20,11 @@ import pandas as pd
 
 from limberlm.errors import UserError
 from limberlm.files import read_record
+from limberlm.formats import check_format
 from limberlm.interventions.guard.margin import Margin, State, metric_margin
 from limberlm.observe import Geometry, compare
 from limberlm.outcomes.table import item_changes, outcome_row, outcome_table
-from limberlm.study.trace.tables import CHECKPOINTS
+from limberlm.study.trace.tables import AGAIN, CHECKPOINTS
 
 Verdict = Literal["geometry first", "outcome first", "together", "geometry only", "outcome only", "neither left"]
 SHARES = ("accuracy", "pair_accuracy", "choice_accuracy_normalised", "choice_accuracy_summed")
@@ -220,7 +221,9 @@ def _columns(of: str, left: Left) -> dict[str, int | None]:
 
 def _listed(trace: Path) -> list[dict[str, str]]:
     try:
-        return list(read_record(trace / CHECKPOINTS)["checkpoints"])
+        listed = read_record(trace / CHECKPOINTS)
+        check_format("trace", listed, trace / CHECKPOINTS, AGAIN)
+        return list(listed["checkpoints"])
     except FileNotFoundError:
         raise UserError(f"{trace / CHECKPOINTS}: no such file; give a folder written by `limber trace`") from None
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -16,10 +16,11 @@ from limberlm.analysis.phases import find_phases
 from limberlm.analysis.records import Phases
 from limberlm.errors import UserError
 from limberlm.files import read_record, write_text
+from limberlm.formats import check_format
 from limberlm.observe import Geometry
 from limberlm.settings_file import read_settings
 from limberlm.study.series.settings import PhaseSettings
-from limberlm.study.trace.tables import CHECKPOINTS, TRACE
+from limberlm.study.trace.tables import AGAIN, CHECKPOINTS, TRACE
 
 PHASES, SERIES = "phases.json", "series.yaml"
 COLUMNS = frozenset(("label", "stage", "step", "tokens", "x", "site", "convention", "metric", "value", "replicates"))
@@ -62,6 +63,7 @@ def _read(out: Path) -> tuple[pd.DataFrame, dict[str, Any], PhaseSettings]:
     try:
         table = pd.read_parquet(out / TRACE)
         listed = read_record(out / CHECKPOINTS)
+        check_format("trace", listed, out / CHECKPOINTS, AGAIN)
         settings = read_settings(out / SERIES, "series file")["phases"]
         checkpoints = [{name: str(one[name]) for name in ("stage", "node")} for one in listed["checkpoints"]]
         if lacking := COLUMNS.difference(table.columns):

@@ -32,6 +32,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 
 from limberlm.errors import UserError, nearest
 from limberlm.files import file_digest, plain_name, remove_drafts, whole_file, whole_folder, write_text
+from limberlm.formats import FIELD, FORMATS
 from limberlm.testbed import SKILLS
 from limberlm.testbed.corpus import tokenizer_texts, windows
 from limberlm.testbed.tokenizer import tokenizer_digest, train_tokenizer
@@ -250,6 +251,7 @@ def _write_corpus(rows: np.ndarray, tokenizer: PreTrainedTokenizerFast, out: Pat
     with whole_file(out / "corpus.npy") as draft, draft.open("wb") as file:
         np.save(file, rows, allow_pickle=False)
     record = {
+        FIELD: FORMATS["corpus"],
         "tokenizer": tokenizer_digest(tokenizer),
         "rows": rows.shape[0],
         "length": rows.shape[1],

@@ -13,15 +13,17 @@ from safetensors.torch import load_file, save_file
 
 from limberlm.errors import UserError
 from limberlm.files import file_digest
+from limberlm.formats import FORMATS
 from limberlm.geometry import CATALOG
 from limberlm.observe import Geometry, locate, measure
 from limberlm.observe.forward.observation import observe
 from limberlm.observe.metrics.parts.sums import merged
-from limberlm.observe.table.geometry import FORMAT, SCHEMA
+from limberlm.observe.table.geometry import SCHEMA
 from tests.observe.tiny import WIDTH, assert_same_bits, random_probe, tiny
 
 PROBE = random_probe(64, domains=("math", "prose"))
 AGAINST_A_REFERENCE = {"cka", "subspace_overlap_32", "distance_stability", "kl_to_base"}
+NUMBERED = {"format": FORMATS["geometry"]}
 FILES = ("manifest.json", "metrics.parquet", "statistics.safetensors")
 
 
@@ -127,7 +129,10 @@ def test_a_manifest_laid_out_anew_is_the_same_manifest(geometry, tmp_path):
 def test_another_format_is_refused_by_its_number(geometry, tmp_path, value):
     geometry.save(tmp_path / "a")
     _edited(tmp_path / "a", format=value)
-    message = rf"manifest.json: format {re.escape(repr(value))}, this limberlm reads {FORMAT}; measure again"
+    why = (
+        "of a later limberlm.*; upgrade limberlm" if value == 2 else "is none that limberlm has written; measure again"
+    )
+    message = rf"manifest.json: format {re.escape(repr(value))} {why}"
     with pytest.raises(UserError, match=message):
         Geometry.load(tmp_path / "a")
 
@@ -158,10 +163,13 @@ def _edited(path, **changes):
         ("{", "cannot be read"),
         ("[]", "format None"),
         ("[" * 100_000, "cannot be read"),
-        ('{"format": 99}', "format 99, this limberlm reads 1"),
-        (json.dumps({"format": FORMAT}), "lists no digests"),
-        (json.dumps({"format": FORMAT, "files": {"../../etc/passwd": ""}}), "lists no digests"),
-        (json.dumps({"format": FORMAT, "files": dict.fromkeys(FILES, "")}), "lacks checkpoint, convention, probe"),
+        ('{"format": 99}', "format 99 of a later limberlm"),
+        (json.dumps(NUMBERED), "lists no digests"),
+        (json.dumps(NUMBERED | {"files": {"../../etc/passwd": ""}}), "lists no digests"),
+        (
+            json.dumps({"format": FORMATS["geometry"], "files": dict.fromkeys(FILES, "")}),
+            "lacks checkpoint, convention, probe",
+        ),
     ],
 )
 def test_a_damaged_manifest_is_named(geometry, tmp_path, content, message):

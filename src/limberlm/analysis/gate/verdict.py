@@ -16,9 +16,9 @@ from pydantic import Field, TypeAdapter, ValidationError
 from limberlm.analysis.gate.judgement import Case, Decision, Judgement, judge, judgement_of
 from limberlm.errors import UserError
 from limberlm.files import read_record
+from limberlm.formats import FORMATS, check_format
 from limberlm.version import __version__
 
-FORMAT = 1
 ENOUGH_NOISE = 19
 EXIT_CODES: dict[Decision, int] = {"pass": 0, "fail": 2, "inconclusive": 4}
 
@@ -80,7 +80,7 @@ class Verdict:
     def to_json(self) -> dict[str, Any]:
         """Everything as JSON can hold it; `from_json` gives the same verdict back."""
         told = {"reasons": self.reasons, "warnings": self.warnings}
-        record = {"format": FORMAT, "exit_code": self.exit_code, **told, **asdict(self)}
+        record = {"format": FORMATS["verdict"], "exit_code": self.exit_code, **told, **asdict(self)}
         found: dict[str, Any] = json.loads(json.dumps(record, allow_nan=False))
         return found
 
@@ -91,8 +91,7 @@ class Verdict:
         Raises:
             UserError: it is no verdict, or one of another format.
         """
-        if not isinstance(record, dict) or record.get("format") != FORMAT:
-            raise UserError(f"no verdict of format {FORMAT}; give what `limber gate --json` printed")
+        check_format("verdict", record, "verdict", "give what `limber gate --json` printed")
         try:
             own = {name: record[name] for name in cls.__dataclass_fields__}
             own["judgements"] = tuple(judgement_of(one) for one in own["judgements"])

@@ -20,6 +20,7 @@ from transformers import PreTrainedTokenizerBase
 
 from limberlm.errors import UserError, reason_of
 from limberlm.files import PARTIAL, content_digest, sync, whole_folder
+from limberlm.formats import FORMATS, check_format
 from limberlm.interventions.folora.base import base_digest
 from limberlm.interventions.folora.basis import Basis
 from limberlm.interventions.folora.config import GATE, FoloraConfig
@@ -37,7 +38,6 @@ MANIFEST, BASIS, PROXY, TASK = (
 COMPLETE = "COMPLETE"
 TEXTS = "proxy.jsonl"
 """The proxy's texts, where the model wrote them for these statistics."""
-FORMAT = 1
 """Of the folder; another one is refused."""
 
 _PARTS = ("gamma", "V", "null", "spectrum")
@@ -174,8 +174,7 @@ class FoloraStats:
         if not (folder / COMPLETE).is_file():
             raise UserError(f"{folder}: no finished statistics in it ({COMPLETE} is missing); prepare them")
         about = read_json(folder / MANIFEST)
-        if about.get("format") != FORMAT:
-            raise UserError(f"{folder / MANIFEST}: format {about.get('format')}, and this release reads {FORMAT}")
+        check_format("folora", about, folder / MANIFEST, "prepare them again")
         try:
             stats = cls._of(about, _Stored(folder / BASIS).whole())
         except (KeyError, TypeError, ValueError) as error:
@@ -209,7 +208,7 @@ class FoloraStats:
             for name, basis in self.bases.items()
         }
         return {
-            "format": FORMAT,
+            "format": FORMATS["folora"],
             "config": self.config.model_dump(mode="json"),
             "rank": self.rank,
             "modules": dict(self.modules),

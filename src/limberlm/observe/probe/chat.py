@@ -31,9 +31,10 @@ def rendered(
     Raises:
         UserError: the template is broken, refuses the messages, or takes more than `SECONDS`.
     """
+    conversation: list[Any] = list(messages)
     try:
         with _at_most(SECONDS):
-            return str(tokenizer.apply_chat_template(list(messages), tokenize=False, **options))
+            return str(tokenizer.apply_chat_template(conversation, tokenize=False, **options))
     except _Endless:
         raise UserError(
             f"{origin}: the chat template takes more than {SECONDS:g} s for these messages; use rows with a text, or "

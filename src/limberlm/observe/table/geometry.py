@@ -17,10 +17,10 @@ from torch import Tensor
 
 from limberlm.errors import UserError, nearest, reason_of
 from limberlm.files import content_digest, file_digest, read_record, whole_folder
+from limberlm.formats import check_format
 from limberlm.geometry import CATALOG, Metric
 from limberlm.observe.names import BAND, EMBED, FINAL_NORM, LOGITS, RMS
 
-FORMAT = 1
 REQUIRED = {"checkpoint", "probe", "convention", "undefined"}
 MANIFEST, METRICS, STATISTICS = "manifest.json", "metrics.parquet", "statistics.safetensors"
 
@@ -141,7 +141,7 @@ class Geometry:
                 raise UserError(f"{folder / name}: differs from the digest in {MANIFEST}; measure again")
         table = _read(folder / METRICS, pq.read_table)
         if not table.schema.equals(SCHEMA) or any(column.null_count for column in table.columns):
-            raise UserError(f"{folder / METRICS}: its columns are not those of format {FORMAT}; measure again")
+            raise UserError(f"{folder / METRICS}: its columns are not those of its format; measure again")
         frame = table.to_pandas()
         frame["replicates"] = [values.tolist() for values in frame["replicates"]]
         return cls(frame, manifest, _read(folder / STATISTICS, load_file) if statistics else {})
@@ -192,10 +192,8 @@ def _read(path: Path, reader: Callable[[Path], Any]) -> Any:
 
 
 def _manifest(folder: Path) -> dict[str, Any]:
-    manifest = _read(folder / MANIFEST, read_record)
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        found = manifest.get("format") if isinstance(manifest, dict) else None
-        raise UserError(f"{folder / MANIFEST}: format {found!r}, this limberlm reads {FORMAT}; measure again")
+    manifest: dict[str, Any] = _read(folder / MANIFEST, read_record)
+    check_format("geometry", manifest, folder / MANIFEST, "measure again")
     files = manifest.get("files")
     if not isinstance(files, dict) or set(files) != {MANIFEST, METRICS, STATISTICS}:
         raise UserError(f"{folder / MANIFEST}: lists no digests of {METRICS} and {STATISTICS}; measure again")

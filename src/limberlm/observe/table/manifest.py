@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from limberlm.formats import FORMATS
 from limberlm.geometry import CATALOG
 from limberlm.observe.forward.observation import Observation
 from limberlm.observe.metrics.summary import NO_INTERVAL, Cell
@@ -11,7 +12,6 @@ from limberlm.observe.model.sites import Sites
 from limberlm.observe.names import BAND, LAST, band_sites
 from limberlm.observe.probe.chosen import RESERVOIR, SEQUENCES, TOKENS
 from limberlm.observe.probe.probe_set import BLOCKS
-from limberlm.observe.table.geometry import FORMAT
 from limberlm.version import __version__
 
 FEW_SEQUENCES = 64
@@ -35,7 +35,7 @@ def manifest_of(
     if missing and not request.preset.final_only:
         undefined[BAND] = f"not read: {', '.join(missing)}"
     return {
-        "format": FORMAT,
+        "format": FORMATS["geometry"],
         "limberlm": __version__,
         "checkpoint": checkpoint,
         "probe": {

@@ -15,6 +15,7 @@ import torch
 
 from limberlm.errors import UserError, nearest, reason_of
 from limberlm.files import whole_file
+from limberlm.formats import FORMATS, check_format
 from limberlm.geometry.catalog.updates import METRICS
 from limberlm.geometry.low_rank import KEPT
 from limberlm.geometry.undefined import Undefined
@@ -26,7 +27,6 @@ from limberlm.observe.updates.changes import HandOver, Terms
 from limberlm.observe.updates.rows import COLUMNS, module_rows, permuted_rows, summarise
 from limberlm.version import __version__
 
-FORMAT = 1
 _METADATA = b"limberlm"
 _NUMBERS = {"layer": pa.int64(), "d_out": pa.int64(), "d_in": pa.int64(), "detail": pa.list_(pa.float64())}
 _WORDS = {"module", "kind", "stage", "other", "metric", "reason"}
@@ -78,7 +78,7 @@ class Updates:
         """
         target = Path(path)
         summary = self.summary.astype(object).where(self.summary.notna(), None)
-        metadata = {"format": FORMAT, "manifest": self.manifest, "summary": summary.to_dict("list")}
+        metadata = {"format": FORMATS["updates"], "manifest": self.manifest, "summary": summary.to_dict("list")}
         columns = [pa.array(self.table[field.name].tolist(), field.type) for field in SCHEMA]
         schema = SCHEMA.with_metadata({_METADATA: json.dumps(metadata, allow_nan=False)})
         with whole_file(target) as draft:
@@ -114,8 +114,9 @@ def _read(path: str | Path, reader: Callable[[str | Path], Any]) -> Any:
 
 def _metadata(path: str | Path, schema: pa.Schema) -> dict[str, Any]:
     metadata: dict[str, Any] = _read(path, lambda _: json.loads((schema.metadata or {}).get(_METADATA, b"{}")))
-    if metadata.get("format") != FORMAT or not schema.remove_metadata().equals(SCHEMA):
-        raise UserError(f"{path}: no update table of format {FORMAT}; run `limber updates` again")
+    check_format("updates", metadata, path, "run `limber updates` again")
+    if not schema.remove_metadata().equals(SCHEMA):
+        raise UserError(f"{path}: its columns are not those of its format; run `limber updates` again")
     return metadata
 
 
@@ -235,7 +236,7 @@ def _frame(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
 
 def _manifest(adapters: Sequence[str | Path], chain: Chain, terms: Terms, summary: pd.DataFrame) -> dict[str, Any]:
     return {
-        "format": FORMAT,
+        "format": FORMATS["updates"],
         "limberlm": __version__,
         "hand_over": "full" if chain.kind == "checkpoint" else terms.hand_over,
         "stages": [{"stage": name, "path": str(path)} for name, path in zip(chain.names, adapters, strict=True)],

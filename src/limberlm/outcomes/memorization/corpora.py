@@ -18,6 +18,7 @@ from transformers import PreTrainedTokenizerBase
 
 from limberlm.errors import UserError, reason_of
 from limberlm.files import read_record
+from limberlm.formats import check_format
 from limberlm.observe.probe.rows import decode, encode, read_bytes
 from limberlm.outcomes.memorization.infinigram import Infinigram, token_type
 from limberlm.outcomes.memorization.suffix_array import Tokens
@@ -58,6 +59,7 @@ def load_rows(path: str | Path) -> PretrainingRows:
             raise UserError(f"{file}: no such file; give the folder of a `limber pretrain` run")
     try:
         record = read_record(record_path)
+        check_format("corpus", record, record_path, "pretrain again")
         tokenizer, shape = str(record["tokenizer"]), (int(record["rows"]), int(record["length"]))
         vocab_size = int(record["vocab_size"])
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 
 from limberlm.errors import UserError, reason_of
 from limberlm.files import content_digest, file_digest, read_record, whole_folder
+from limberlm.formats import FORMATS, check_format
 from limberlm.outcomes.memorization.suffix_array import Suffixes, Tokens
 from limberlm.version import __version__
 
-KIND, FORMAT = "limberlm infinity-gram index", 1
+KIND = "limberlm infinity-gram index"
 MANIFEST, TOKENS, SUFFIXES = "manifest.json", "tokens.npy", "suffixes.npy"
 _TYPES = {TOKENS: ("<u2", "<u4"), SUFFIXES: ("<i4",)}
 _FIELDS = {"tokens": int, "vocab_size": int, "tokenizer": str, "files": dict}
@@ -36,7 +37,7 @@ def write(folder: Path, tokens: Tokens, suffixes: Suffixes, vocab_size: int, tok
         for name, array in ((TOKENS, tokens), (SUFFIXES, suffixes)):
             np.save(draft / name, array.astype(array.dtype.newbyteorder("<"), copy=False), allow_pickle=False)
         files = {name: {"bytes": (draft / name).stat().st_size, "digest": file_digest(draft / name)} for name in _TYPES}
-        manifest = {"kind": KIND, "format": FORMAT, "limberlm": __version__, "tokens": len(tokens)}
+        manifest = {"kind": KIND, "format": FORMATS["index"], "limberlm": __version__, "tokens": len(tokens)}
         manifest |= {"vocab_size": vocab_size, "tokenizer": tokenizer, "files": files}
         text = json.dumps({**manifest, "digest": content_digest(manifest)}, indent=2, sort_keys=True)
         (draft / MANIFEST).write_text(text + "\n", encoding="utf-8")
@@ -84,8 +85,7 @@ def _manifest(folder: Path) -> Manifest:
         raise UserError(f"{path}: cannot be read ({error}); {_AGAIN}") from None
     if not isinstance(manifest, dict) or manifest.get("kind") != KIND:
         raise UserError(f"{path}: not the manifest of an infinity-gram index; give the folder of one")
-    if manifest.get("format") != FORMAT:
-        raise UserError(f"{path}: format {manifest.get('format')!r}, this limberlm reads {FORMAT}; {_AGAIN}")
+    check_format("index", manifest, path, _AGAIN)
     if manifest.pop("digest", None) != content_digest(manifest):
         raise UserError(f"{path}: differs from its own digest; {_AGAIN}")
     if any(not isinstance(manifest.get(name), kind) for name, kind in _FIELDS.items()):

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from limberlm.analysis.wording import Unit
 from limberlm.errors import UserError, reason_of
 from limberlm.files import read_record, read_text
+from limberlm.formats import check_format
 from limberlm.observe.names import BAND, FINAL_NORM
 from limberlm.report.trace.axis import Axis
 from limberlm.settings_file import parse_settings
@@ -24,6 +25,7 @@ CHECKPOINT = ("stage", "step", "tokens")
 INTERVAL = ("value", "low", "high")
 TRACE, OUTCOMES, MEMORIZATION = "trace.parquet", "outcomes.parquet", "memorization.parquet"
 ABLATION, SPECTRA = "ablation.parquet", "spectra.parquet"
+AGAIN = "run `limber trace` again"
 PHASES, CHECKPOINTS, SERIES = "phases.json", "checkpoints.json", "series.yaml"
 TABLES: Mapping[str, tuple[str, ...]] = {
     TRACE: (*CHECKPOINT, "site", "depth", "metric", "convention", *INTERVAL, "n_tokens", "n_sequences"),
@@ -157,6 +159,7 @@ def read_trace(folder: str | Path) -> Trace:
     text = _text(root / SERIES)
     series = parse_settings(text, str(root / SERIES), "series file") if text else {}
     phases, measured = (_record(root / name) for name in (PHASES, CHECKPOINTS))
+    check_format("trace", measured, root / CHECKPOINTS, AGAIN)
     return Trace(str(series.get("name") or root.resolve().name), root, tables, phases, series, measured, text)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -9,7 +10,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from limberlm.errors import UserError
-from limberlm.files import read_text
+from limberlm.files import read_record
+from limberlm.formats import FIELD, FORMATS, check_format
 from limberlm.study.settings.stage import Adapter, Names, StageSettings
 from limberlm.study.store.names import NODE_ID
 
@@ -104,18 +106,20 @@ class Plan(_Record):
 
     def as_json(self) -> str:
         """The plan as it is written to `plan.json`."""
-        return self.model_dump_json(indent=2) + "\n"
+        return json.dumps({FIELD: FORMATS["run"], **self.model_dump(mode="json")}, indent=2) + "\n"
 
     @classmethod
     def read(cls, path: Path) -> Plan:
         """A plan that `as_json` wrote.
 
         Raises:
-            UserError: it cannot be read, or another version wrote it.
+            UserError: it cannot be read, or a later release wrote it.
 
         """
         try:
-            plan = cls.model_validate_json(read_text(path))
+            content = read_record(path)
+            check_format("run", content, path, "give a folder made by limber run")
+            plan = cls.model_validate_json(json.dumps({key: content[key] for key in content if key != FIELD}))
         except OSError as error:
             raise UserError(f"{path}: cannot be read ({error.strerror}); give a folder made by limber run") from None
         except ValueError:

@@ -13,12 +13,14 @@ import pyarrow.parquet as pq
 
 from limberlm.errors import UserError, reason_of
 from limberlm.files import whole_file, write_text
+from limberlm.formats import FIELD, FORMATS
 from limberlm.study.series.register import Checkpoint
 from limberlm.study.series.series import Series
 from limberlm.study.series.settings import MeasureSettings
 from limberlm.study.trace.probe import TraceProbe
 
 TRACE, CHECKPOINTS = "trace.parquet", "checkpoints.json"
+AGAIN = "run `limber trace` again"
 METRICS = ("geometry/metrics.parquet", "companions.parquet")
 TABLES = {
     "outcomes.parquet": "outcomes.parquet",
@@ -57,6 +59,7 @@ def write_tables(
         else:
             (out / together).unlink(missing_ok=True)
     content = {
+        FIELD: FORMATS["trace"],
         "x": series.x,
         "probe": {"name": probe.probe.name, "digest": probe.digest, "rows": len(probe), "in_words": probe.in_words()},
         "notes": list(notes),

@@ -189,7 +189,7 @@ CASES: dict[str, Case] = {
     "trace: checkpoints that nest, analysed": case(analysed(replaced("checkpoints.json", b"[" * 99_999)), "trace"),
     "verdict: no JSON": case(verdict(b"{"), "v.json", "cannot be read"),
     "verdict: nests": case(verdict(b"[" * 99_999), "v.json", "too deeply"),
-    "verdict: a list": case(verdict(b"[]"), "v.json", "format 1"),
+    "verdict: a list": case(verdict(b"[]"), "v.json", "none that limberlm has written"),
     "verdict: something missing": case(verdict(b'{"format": 1}'), "v.json", "missing"),
     "verdict: judgements of text": case(
         verdict(json.dumps({"format": 1} | dict.fromkeys(Verdict.__dataclass_fields__, "x")).encode()), "v.json"

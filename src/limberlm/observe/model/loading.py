@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from peft import PeftModel
+from torch import nn
 from torch.distributed.tensor import DTensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -51,7 +52,8 @@ def load_model(
             raise UserError(f"dtype={dtype}: the model in memory is {model.dtype}; convert it, or give its path")
         if device is not None and (device == AUTO or _device(device).type != model.device.type):
             raise UserError(f"device={device}: the model in memory is on {model.device}; move it, or give its path")
-        if split := next((name for name, part in model.named_parameters() if isinstance(part, DTensor)), None):
+        weights = model.named_parameters() if isinstance(model, nn.Module) else ()  # whatever else is refused later
+        if split := next((name for name, part in weights if isinstance(part, DTensor)), None):
             raise UserError(f"model: {split} is split over processes (tensor parallel or FSDP); give its path instead")
         return model
     if device == AUTO and adapter is not None:

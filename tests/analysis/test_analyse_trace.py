@@ -96,7 +96,7 @@ def test_a_rank_that_is_undefined_leaves_the_phases_undetermined(tmp_path: Path)
 def test_a_folder_that_is_no_trace_is_refused(tmp_path: Path, name: str) -> None:
     folder = write_trace(tmp_path / "t", one_stage())
     (folder / name).write_bytes(b"[")
-    with pytest.raises(UserError, match="cannot be read as a trace|series.yaml, line 1: not valid YAML"):
+    with pytest.raises(UserError, match=r"cannot be read as a trace|series.yaml, line 1: not valid YAML"):
         analyse_trace(folder)
     (folder / name).unlink()
     with pytest.raises(UserError, match=f"{name}: no such file"):

@@ -70,7 +70,7 @@ def broken(tmp_path: Path, source: Path, name: str, content: bytes | None) -> Pa
         ("outcomes.parquet", b"PAR1", "outcomes.parquet: cannot be read"),
         ("phases.json", b"{", "phases.json: cannot be read"),
         ("phases.json", b"[1]", "phases.json: holds a list"),
-        ("series.yaml", b"a: [", "series.yaml: cannot be read"),
+        ("series.yaml", b"a: [", "series.yaml, line 1: not valid YAML"),
         ("series.yaml", b"\xff\xfe\x00", "series.yaml: cannot be read"),
     ],
 )

@@ -19,6 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from limberlm.errors import UserError
 from limberlm.files import plain_name
+from limberlm.formats import FORMATS
 from limberlm.study.series.settings import SeriesSettings
 from limberlm.testbed import corpus
 from limberlm.testbed import pretrain as pretraining
@@ -142,6 +143,7 @@ def test_the_corpus_is_what_the_model_reads(runs: dict[str, Path]) -> None:
         assert (rows == corpus.windows(tokenizer, 6, 32, TINY.mix, TINY.repeats, TINY.seed)).all()
     assert rows.dtype == np.uint16
     assert record == {
+        "format": FORMATS["corpus"],
         "tokenizer": tokenizer_digest(tokenizer),
         "rows": 6,
         "length": 32,

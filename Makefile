@@ -13,7 +13,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n logical --maxprocesses
 
 export HF_HUB_OFFLINE := 1
 
-.PHONY: help venv demo test coverage test-slow bench lint docs clean
+.PHONY: help venv demo test coverage test-slow bench lint docs dist audit sbom clean
 .DEFAULT_GOAL := help
 
 help:  ## show this list
@@ -45,8 +45,21 @@ lint: .venv/.test  ## ruff, mypy --strict and the import contracts
 docs: .venv/.docs  ## the documentation, into site/
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
+dist: .venv/.release  ## wheel and source archive, into dist/, checked
+	@rm -rf dist
+	@$(BIN)/python -m build --outdir dist . >/dev/null
+	@$(BIN)/twine check --strict dist/*
+	@$(BIN)/check-wheel-contents dist/*.whl
+
+audit: .venv/.release  ## known vulnerabilities of the pinned set; asks an advisory service
+	@$(BIN)/pip-audit --requirement constraints.txt --no-deps --disable-pip --strict
+
+sbom: .venv/.runtime .venv/.release  ## what is installed here, as CycloneDX JSON: sbom.json
+	@$(BIN)/cyclonedx-py environment --pyproject pyproject.toml --mc-type library --output-reproducible \
+	  --output-file sbom.json $(BIN)/python
+
 clean:  ## remove .venv, caches and built files (never runs/)
-	rm -rf .venv .coverage .coverage.* .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build dist site
+	rm -rf .venv sbom.json .coverage .coverage.* .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build dist site
 	find src tests benchmarks docs -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
 
 # torch comes first and alone, from the index of its CPU wheels. Where that address does not answer pip goes on with
@@ -65,6 +78,10 @@ clean:  ## remove .venv, caches and built files (never runs/)
 
 .venv/.test: .venv/.torch pyproject.toml
 	@$(PIP) install -c constraints.txt -e ".[test,dev]"
+	@touch .venv/.runtime $@
+
+.venv/.release: .venv/.torch pyproject.toml
+	@$(PIP) install -c constraints.txt -e ".[release]"
 	@touch .venv/.runtime $@
 
 .venv/.docs: .venv/.torch pyproject.toml

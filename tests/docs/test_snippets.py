@@ -20,6 +20,7 @@ from tests.docs.snippets.names import Reader
 from tests.docs.snippets.smaller import less, small
 from tests.docs.snippets.stories import CLONE, LESS, NOT_TRIED, NOT_TYPED, STORIES, Story
 
+POLICY = "confidence:"
 SHELL, TRIED = "bash", ("bash", "python", "yaml")
 
 
@@ -44,8 +45,9 @@ class Sitting:
         self.story, self.here, self.limber, self.tiny = story_of(page), here, limber, tiny
         self.reader, self.known = Reader(tiny), dict[str, Any](__name__="__main__")
         for block in blocks_of(page):
-            if block.title:
-                (here / block.title).write_text(block.text)
+            name = block.title or ("gate.yaml" if block.text.startswith(POLICY) else None)
+            if name:
+                (here / name).write_text(block.text)
         for name, make in self.story.assumes.items():
             (here / name).parent.mkdir(parents=True, exist_ok=True)
             make(here / name, tiny)
@@ -79,7 +81,7 @@ class Sitting:
         code = block.text
         for said, instead in self.story.smaller.items():
             code = code.replace(said, instead)
-        self.known |= self.reader.names_for(code, self.known)
+        self.known |= self.reader.names_for(code)
         before = self.known.get("trainer")
         exec(compile(code, str(block), "exec"), self.known)
         trainer = self.known.get("trainer")
@@ -87,11 +89,9 @@ class Sitting:
             trainer.train()
 
     def plan(self, block: Block) -> None:
-        """Plan a study or a series as it stands; leave a small one, and a policy, for the commands that follow."""
+        """Plan a study or a series as it stands; leave a small study for the commands that follow."""
         content = yaml.safe_load(block.text)
-        if "criteria" in content:
-            (self.here / "gate.yaml").write_text(block.text)
-        elif "checkpoints" in content:
+        if "checkpoints" in content:
             done = self.limber("trace", block.title, "--dry-run")
             assert done.code == 0, f"{block}: {done.err}"
         elif "stages" in content:

@@ -19,7 +19,7 @@ from tests.outcomes.plasticity.test_threshold import curve_rows
 
 SHORT = {
     "output_dir": "trained",
-    "max_steps": 2,
+    "max_steps": 8,
     "per_device_train_batch_size": 2,
     "logging_steps": 1,
     "bf16": False,
@@ -34,16 +34,19 @@ class Reader:
     def __init__(self, tiny: Path) -> None:
         self.tiny = tiny
         self.pairs = False
+        self.made = set[str]()
 
-    def names_for(self, code: str, known: dict[str, Any]) -> dict[str, Any]:
-        """What the code reads and neither makes itself nor has from the blocks before it."""
+    def names_for(self, code: str) -> dict[str, Any]:
+        """What the code reads and neither imports nor has from the blocks before it; a new model always."""
         self.pairs = "DPOTrainer" in code
         nodes = list(ast.walk(ast.parse(code)))
         read = {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
         imported = {
             alias.asname or alias.name for node in nodes if isinstance(node, ast.ImportFrom) for alias in node.names
         }
-        return {name: make(self) for name, make in GIVEN.items() if name in read - imported and name not in known}
+        wanted = read - imported - (self.made - {"model"})
+        self.made |= {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+        return {name: make(self) for name, make in GIVEN.items() if name in wanted}
 
     def model(self) -> LlamaForCausalLM:
         return LlamaForCausalLM.from_pretrained(self.tiny, dtype=torch.float32)
@@ -65,11 +68,12 @@ class Reader:
         kind = DPOTrainer if self.pairs else SFTTrainer
 
         def build(*left_out: Any, **given: Any) -> Trainer:
-            rest = (
-                {"model": self.model(), "args": self.args(), "train_dataset": self.rows()} if left_out == (...,) else {}
-            )
-            rest |= {"processing_class": self.tokenizer()} if "processing_class" not in given else {}
-            return kind(*(() if left_out == (...,) else left_out), **(rest | given))
+            rest: dict[str, Any] = {"processing_class": self.tokenizer()}
+            if left_out == (...,):
+                left_out = ()
+                rest |= {"model": self.model(), "args": self.args(), "train_dataset": self.rows()}
+                rest["peft_config"] = self.lora()
+            return kind(*left_out, **(rest | given))
 
         return build
 

@@ -15,6 +15,7 @@ from tests.docs.snippets.world import (
     model,
     ours,
     planted,
+    rewarded,
     samples,
     study,
     text,
@@ -55,7 +56,7 @@ STORIES = {
         }
     ),
     "docs/findings/early_warning.md": Story(
-        CLONE | {"study.yaml": study(checkpoints=True), "sft/geometry": geometries(0, 2, 4)}
+        CLONE | {"study.yaml": study(checkpoints=2), "sft/geometry": geometries(0, 2, 4)}
     ),
     "docs/findings/interventions.md": Story(CLONE | {"runs/interventions": planted}),
     "docs/findings/orderings.md": Story(CLONE),
@@ -105,7 +106,7 @@ STORIES = {
         },
         quick=True,
     ),
-    "docs/guides/study.md": Story({"runs/other": planted}),
+    "docs/guides/study.md": Story({"runs/other": planted, "runs/rlvr": rewarded}),
     "docs/guides/trace.md": Story(
         {
             "runs/base": checkpoints(10, 20, 40),
@@ -121,7 +122,8 @@ STORIES = {
         CLONE | {"runs/sft/adapter": adapter(0), "runs/math/adapter": adapter(1)}
     ),
     "docs/interventions/folora.md": Story(
-        CLONE | {"base": model(), "math.jsonl": written(ARITHMETIC)}, {"n=2000": "n=8, max_new_tokens=8"}
+        CLONE | {"base": model(), "math.jsonl": written(ARITHMETIC)},
+        {"n=2000": "n=16, max_new_tokens=32, start_token=1"},
     ),
     "docs/interventions/guard.md": Story(CLONE | TEXTS),
     "docs/reference/agreement.md": Story(quick=True),
@@ -136,7 +138,7 @@ LESS = {
     "limber measure stories260k": "--max-tokens 1500",
     "limber trace": "--sequences 256",
     "limber pretrain": "--steps 2",
-    "limber folora prepare": "--texts 4 --max-new-tokens 8",
+    "limber folora prepare": "--texts 16 --max-new-tokens 32 --start-token 1",
     "limber run recipes/": "--dry-run",
     "python examples/": "--steps 2",
     "python examples/guard.py": "--items 8 --seeds 0 --every 1",

@@ -87,16 +87,29 @@ def text(content: str) -> Maker:
     return lambda path, tiny: path.write_text(content)
 
 
-def study(**changes: Any) -> Maker:
-    """A study file of two short stages."""
+def study(**more: Any) -> Maker:
+    """A study file of two short stages, each with these settings too."""
 
     def make(path: Path, tiny: Path) -> None:
-        stage = {"trainer": "sft", "rows": 16, "args": ARGS}
+        stage = {"trainer": "sft", "rows": 16, "args": ARGS, **more}
         stages = {name: stage | {"data": f"testbed:{skill}"} for name, skill in SKILL_OF.items()}
         settings = {"base": str(tiny), "adapter": {"r": 2}, "stages": stages, "measure": READ, "outcomes": {"items": 4}}
-        path.write_text(yaml.safe_dump(settings | changes, sort_keys=False))
+        path.write_text(yaml.safe_dump(settings, sort_keys=False))
 
     return make
+
+
+def rewarded(path: Path, tiny: Path) -> None:
+    """A finished study of supervised tuning and verified rewards, with checkpoints inside both stages."""
+    made = path.with_suffix(".yaml")
+    study(checkpoints=2)(made, tiny)
+    settings = yaml.safe_load(made.read_text())
+    stage = settings["stages"]["math"]
+    groups = {"num_generations": 2, "max_completion_length": 4}
+    rlvr = stage | {"trainer": "grpo", "reward": "verifier", "args": ARGS | groups}
+    settings |= {"stages": {"sft": stage, "rlvr": rlvr}, "outcomes": {"items": 2, "plasticity": False}}
+    made.write_text(yaml.safe_dump(settings, sort_keys=False))
+    limberlm.Study.load(made, path).run()
 
 
 def planted(path: Path, tiny: Path) -> None:
@@ -122,7 +135,8 @@ def measured(tiny: Path, amount: float) -> Geometry:
 
 def verdict(path: Path, tiny: Path) -> None:
     """What `limber gate --json` printed."""
-    found = limberlm.gate(measured(tiny, 0.0), measured(tiny, 0.001))
+    policy = {"criteria": [{"metric": "effective_rank", "margin": "5 %"}]}
+    found = limberlm.gate(measured(tiny, 0.0), measured(tiny, 0.001), policy)
     path.write_text(json.dumps(found.to_json()))
 
 

@@ -130,6 +130,7 @@ STORIES = {
     "docs/reference/example.md": Story({"stories260k": model()}),
     "docs/reference/plasticity.md": Story(quick=True),
     "docs/reference/toy.md": Story(CLONE),
+    "docs/start.md": Story({"before": model(), "after": model(0.01), "rows.jsonl": written(ARITHMETIC)} | TEXTS),
     "docs/testbed.md": Story(quick=True),
 }
 """Pages that are not here have a clone of the repository and nothing else."""

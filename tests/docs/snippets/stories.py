@@ -144,7 +144,7 @@ LESS = {
     "python examples/": "--steps 2",
     "python examples/guard.py": "--items 8 --seeds 0 --every 1",
     "python examples/early_warning.py": "--items 8",
-    "python examples/early_stop.py": "--evaluations 1",
+    "python examples/early_stop.py": "--evaluations 4 --steps 8",
     "python examples/replay.py": "--seed 0 --ratio 0.1",
     "python examples/decorrelation.py": "--weight 1",
     "python examples/l2_to_base.py": "--weight 0.01",

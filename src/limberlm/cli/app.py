@@ -32,10 +32,19 @@ from limberlm.cli.updates import updates
 from limberlm.errors import UserError
 from limberlm.version import __version__
 
+EPILOG = """To begin: `limber demo`; or, with checkpoints, `limber measure base/ dpo/ --probe texts.jsonl`, then
+`limber compare geometry/base.geometry geometry/dpo.geometry`. `limber COMMAND --help` has an example of each.
+
+Ends with 0; with 1 for an error of limber's own or a stage that failed, 3 for what you can mend, 130 where it was
+stopped; `limber gate` also with 2 for fail and 4 for inconclusive.
+
+--debug, anywhere on the line, shows the traceback of an error.
+"""
+
 app = typer.Typer(
     help="See what a chain of post-training stages does to a model's representations, and how sure you can be.",
     no_args_is_help=True,
-    epilog="--debug, anywhere on the line, shows the traceback of an error.",
+    epilog=EPILOG,
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -58,7 +67,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "folora prepare": prepare,
     "demo": demo,
 }
-GROUPS = {"folora": "Foundation-preserving LoRA (arXiv 2606.00132)."}
+GROUPS = {"folora": "Foundation-preserving LoRA (arXiv 2606.00132). See limber folora prepare --help."}
 """The first words of commands of two."""
 
 _groups = {"": app} | {

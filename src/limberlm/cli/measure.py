@@ -27,11 +27,11 @@ def measure(
     ] = "robust",
     suite: Annotated[str, typer.Option(help="core, or full: also dimension, spectra per sequence, units.")] = "core",
     layers: Annotated[str | None, typer.Option(help="Blocks to read, such as 0,4,8; all if left out.")] = None,
-    max_tokens: Annotated[int | None, typer.Option(help="At most this many probe tokens.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(help="At most this many probe tokens; all if left out.")] = None,
     max_length: Annotated[int, typer.Option(help="Tokens per sequence; longer ones are cut.")] = 256,
     batch_size: Annotated[int, typer.Option(help="Sequences per forward pass, at most.")] = 16,
     memory: Annotated[
-        str | None, typer.Option(help="What the pass may take, such as 6GB; most of what is free.")
+        str | None, typer.Option(help="What the pass may take, such as 6GB; most of what is free if left out.")
     ] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ..., or auto: all devices, and disk.")] = None,
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16, ...; the checkpoint's own if left out.")] = None,
@@ -39,6 +39,9 @@ def measure(
     quiet: QuietOption = False,
 ) -> None:
     """Measure the geometry of checkpoints on the same texts.
+
+    A probe is a few hundred texts: rows of JSON Lines or Parquet with `text`, `messages`, or `prompt` and `completion`,
+    and a `domain` if there are several; or a plain .txt. `limber compare` tells two of the results apart.
 
     Example: limber measure base/ sft/ dpo/ --probe texts.jsonl --out geometry
 

@@ -41,7 +41,11 @@ def run(
 ) -> None:
     """Run a study. Safe to interrupt: run it again and it goes on with what is not finished.
 
-    Several runners may share a run directory: no node is made twice.
+    Several runners may share a run directory: no node is made twice. Ends with 1 where a stage failed; what does not
+    come after it is finished all the same, and --retry tries it again.
+
+    The smallest study: `stages: {sft: {trainer: sft, data: rows.jsonl}}`, with `base:` for another model than the
+    bundled one. Its report is written to the run directory.
 
     Example: limber run study.yaml --out runs/first --jobs 2
     """

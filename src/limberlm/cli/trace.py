@@ -23,8 +23,8 @@ def trace(
     sequences: Annotated[int | None, typer.Option(help="At most so many probe sequences.")] = None,
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16, ...; the series' own if left out.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...")] = None,
-    chain: Annotated[str | None, typer.Option(help="Of a study's run: which chain.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of a study's run: which seed.")] = None,
+    chain: Annotated[str | None, typer.Option(help="Of a study's run with several: which, as `sft > dpo`.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of a study's run with several: which seed.")] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check everything and print list, sizes and cost; measure nothing.")
     ] = False,
@@ -32,6 +32,9 @@ def trace(
     quiet: QuietOption = False,
 ) -> None:
     """Follow the geometry of a model through its training. Safe to interrupt: run it again and it goes on.
+
+    The smallest series.yaml: `checkpoints: [{path: runs/base/step-*, stage: pretraining}]`. A folder of checkpoints
+    named step-10 or checkpoint-500 needs none.
 
     Example: limber trace runs/base --out traces/base
     """

@@ -130,6 +130,7 @@ STORIES = {
     "docs/reference/example.md": Story({"stories260k": model()}),
     "docs/reference/plasticity.md": Story(quick=True),
     "docs/reference/toy.md": Story(CLONE),
+    "docs/start.md": Story({"before": model(), "after": model(0.01), "rows.jsonl": written(ARITHMETIC)} | TEXTS),
     "docs/testbed.md": Story(quick=True),
 }
 """Pages that are not here have a clone of the repository and nothing else."""
@@ -143,7 +144,7 @@ LESS = {
     "python examples/": "--steps 2",
     "python examples/guard.py": "--items 8 --seeds 0 --every 1",
     "python examples/early_warning.py": "--items 8",
-    "python examples/early_stop.py": "--evaluations 1",
+    "python examples/early_stop.py": "--evaluations 4 --steps 8",
     "python examples/replay.py": "--seed 0 --ratio 0.1",
     "python examples/decorrelation.py": "--weight 1",
     "python examples/l2_to_base.py": "--weight 0.01",

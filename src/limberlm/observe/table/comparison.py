@@ -143,7 +143,7 @@ def _differences(pairs: pd.DataFrame, scale: pd.Series, centre: Sequence[Centre]
     unknown = np.isnan(left).all(axis=1, keepdims=True) | np.isnan(right).all(axis=1, keepdims=True)
     there: NDArray[np.bool_] = ~np.isnan(left) & ~unknown
     if left.shape != right.shape or not np.array_equal(there, ~np.isnan(right) & ~unknown):
-        raise ValueError("the two checkpoints were not measured on the same blocks")
+        raise UserError("replicates: the two checkpoints were not measured on the same blocks; measure again")
     values = right - left
     theta = _on_scale(pairs["value_b"], scale) - _on_scale(pairs["value_a"], scale)
     kinds = pd.DataFrame({"scale": scale, "centre": centre, "blocks": [row.tobytes() for row in there]})

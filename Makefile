@@ -13,7 +13,11 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n logical --maxprocesses
 
 export HF_HUB_OFFLINE := 1
 
+<<<<<<< HEAD
 .PHONY: help venv demo test coverage test-slow bench lint docs dist audit sbom clean
+=======
+.PHONY: help venv demo test coverage test-slow fuzz bench lint docs clean
+>>>>>>> refs/x/fuzz
 .DEFAULT_GOAL := help
 
 help:  ## show this list
@@ -32,6 +36,9 @@ coverage: .venv/.test  ## the same, and which lines and branches they reach
 
 test-slow: .venv/.test  ## the tests that train, kill or measure for longer
 	@$(PYTEST) -m slow $(ARGS)
+
+fuzz: .venv/.test  ## changed files for every reader: make fuzz ARGS="probe geometry --minutes 10"
+	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz $(ARGS)
 
 bench: .venv/.test  ## the benchmarks, gathered in benchmarks/results.json
 	@$(BIN)/python -m benchmarks $(ARGS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from copy import deepcopy
 from random import Random
 from typing import Any
 
@@ -66,7 +67,7 @@ def restructured(content: Any, draw: Random) -> Any:
 
 def _change(place: Any, draw: Random) -> None:
     keys = list(place) if isinstance(place, dict) else list(range(len(place)))
-    value = draw.choice(VALUES)
+    value = deepcopy(draw.choice(VALUES))
     if not keys:
         place.update({"x": value}) if isinstance(place, dict) else place.append(value)
         return

@@ -59,7 +59,7 @@ class Target:
         if self.mend is not None and draw.random() < 0.7:
             try:
                 self.mend(folder)
-            except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
+            except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError):
                 return  # what is changed has no digests to mend
 
     def _changed(self, name: str, data: bytes, draw: Random) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import resources
@@ -21,6 +22,10 @@ Json = dict[str, Any]
 
 LOADER = ("unpack.js", "csv.js", "figures.js")
 """The scripts that every page has."""
+
+
+_TURNING = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+"""Marks that turn the direction of the text after them, so that a name could read as another: they are spelled out."""
 
 
 def render(
@@ -44,7 +49,7 @@ def render(
         "templates": {"light": style.template(dark=False), "dark": style.template(dark=True)},
         "arrays": arrays.lengths,
     }
-    return environment.get_template(template).render(
+    text = environment.get_template(template).render(
         style=_own("report.css"),
         script=Markup("\n").join(_own(name) for name in (*LOADER, *scripts)),
         plotly=packed_plotly(),
@@ -53,6 +58,7 @@ def render(
         numbers=packed(arrays.planes()),
         **values,
     )
+    return _TURNING.sub(_spelled, text)
 
 
 @cache
@@ -67,7 +73,12 @@ def page_json(value: object) -> str:
     >>> page_json({"name": "first", "low": float("nan")})
     '{"name":"first","low":null}'
     """
-    return json.dumps(plain(value), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    text = json.dumps(plain(value), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return _TURNING.sub(_spelled, text)
+
+
+def _spelled(sign: re.Match[str]) -> str:
+    return f"[U+{ord(sign[0]):04X}]"
 
 
 def _own(name: str) -> Markup:

@@ -63,7 +63,7 @@ def _checked(table: pd.DataFrame, path: Path) -> pd.DataFrame:
     for place, items in enumerate(table["items"]):
         try:
             scores = np.asarray(items, dtype=np.float64)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             scores = np.empty(())
         if scores.ndim != 1:
             raise UserError(f"{path}, row {place + 1}: items are a list of numbers, one for each item")
@@ -71,7 +71,10 @@ def _checked(table: pd.DataFrame, path: Path) -> pd.DataFrame:
 
 
 def _gathered(table: pd.DataFrame, path: Path) -> pd.DataFrame:
-    values = pd.to_numeric(table["value"], errors="coerce")
+    try:
+        values = pd.to_numeric(table["value"], errors="coerce").astype(float)
+    except OverflowError:
+        raise UserError(f"{path}: a value is too large for a number") from None
     for place in np.flatnonzero(values.isna() & table["value"].notna()):
         raise UserError(f"{path}, row {place + 1}: value {table['value'].iloc[place]!r} is no number")
     table = table.assign(value=values, item=table["item"].astype(str))

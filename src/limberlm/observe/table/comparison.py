@@ -170,7 +170,7 @@ def _differences(ours: pd.DataFrame, theirs: pd.DataFrame, shared: _Shared) -> d
     unknown = np.isnan(left).all(axis=1, keepdims=True) | np.isnan(right).all(axis=1, keepdims=True)
     there: NDArray[np.bool_] = ~np.isnan(left) & ~unknown
     if left.shape != right.shape or not np.array_equal(there, ~np.isnan(right) & ~unknown):
-        raise ValueError("the two checkpoints were not measured on the same blocks")
+        raise UserError("replicates: the two checkpoints were not measured on the same blocks; measure again")
     values = right - left
     log = np.array(shared.scale) == "log"
     theta = _on_scale(theirs["value"].to_numpy(), log) - _on_scale(ours["value"].to_numpy(), log)

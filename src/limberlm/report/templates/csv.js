@@ -9,7 +9,7 @@ const csv = {
     if (value === null || value === undefined || Number.isNaN(value)) return "";
     if (typeof value === "number") return String(value);
     const text = csv.plain(value);
-    const inert = /^[=+\-@\t\r]/.test(text) ? "'" + text : text;  // a spreadsheet would take it for a formula
+    const inert = /^[=+\-@\t\r\n＝＋－＠]/.test(text) ? "'" + text : text;  // a spreadsheet would take it for a formula
     return /[",\r\n]/.test(inert) ? '"' + inert.replaceAll('"', '""') + '"' : inert;
   },
 

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import yaml
 
 from limberlm.errors import UserError, reason_of
-from limberlm.files import read_record
+from limberlm.files import read_record, read_text
 from limberlm.observe import Geometry, compare
 from limberlm.observe.table.comparison import unlike
 from limberlm.observe.updates.measurement import Updates
@@ -43,7 +43,8 @@ class Results:
         self.store = Store(root)
         refuse_no_run(root)
         self.plan = Plan.read(root / PLAN)
-        self.settings = (root / "study.yaml").read_text()
+        with _told(root / "study.yaml"):
+            self.settings = read_text(root / "study.yaml")
         # orderings share their beginnings, and every checkpoint of a chain asks for those before it
         self._read: dict[str, pd.DataFrame] = {}
         self._derived: dict[str, pd.DataFrame] = {}
@@ -108,14 +109,14 @@ class Results:
     def versions(self) -> dict[str, str]:
         """The versions that made the first finished node."""
         finished = [node.id for node in self.plan.nodes if self.store.is_complete(node.id)]
-        return dict(self.record(finished[0])["versions"]) if finished else {}
+        return self.record(finished[0])["versions"] if finished else {}
 
     def record(self, node: str) -> dict[str, Any]:
         """What `node.json` holds: the node, its task, how it was handed over, and the versions that made it."""
         path = self.store.checked(self.store.node(node), "node.json") / "node.json"
         with _told(path):
             record = dict(read_record(path))
-            return record | {name: record[name] for name in ("task", "versions")}
+            return record | {"task": record["task"], "versions": dict(record["versions"])}
 
     def _places(self, part: str | None = None) -> Iterator[tuple[Chain, int, str]]:
         """Every finished place of every chain: the chain, the stage's index in it, and the node that has the part."""

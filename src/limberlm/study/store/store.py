@@ -68,7 +68,7 @@ class Store:
     def part_identity(self, identity: str, name: str) -> str | None:
         """The hash of what determined a finished part; None where there is no part."""
         record = self.part(identity, name) / COMPLETE
-        return str(self._record(record)["identity"]) if record.is_file() else None
+        return str(self._record(record).get("identity")) if record.is_file() else None
 
     def part_digests(self, identity: str, name: str) -> dict[str, str]:
         """The digest of every file of a finished part, as recorded."""

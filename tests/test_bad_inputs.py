@@ -26,7 +26,7 @@ def world(tmp_path_factory: pytest.TempPathFactory, tiny_model_folder: Path) -> 
 @pytest.fixture(autouse=True)
 def small_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     """What takes a second or a gigabyte otherwise."""
-    monkeypatch.setattr(chat, "SECONDS", 0.2)
+    monkeypatch.setattr(chat, "SECONDS", 0.5)
     monkeypatch.setattr(rows, "LONGEST", 2**22)
     monkeypatch.setattr(files, "LONGEST", 2**22)
 

@@ -11,8 +11,8 @@ from limberlm import measure
 from limberlm.observe import load_tokenizer
 from tests.cli.conftest import Limber
 
-NAME = "\x1b]0;title\x07\x1b[31m[bold red]x[/bold red]:smile:\x9b2J\u202e.geometry"
-SHOWN = r"\x1b]0;title\x07\x1b[31m[bold red]x[/bold red]:smile:\x9b2J\u202e.geometry"
+NAME = "\x1b]0;title\x07\x1b[31m[bold red]x[red]:smile:\x9b2J\u202e.geometry"
+SHOWN = r"\x1b]0;title\x07\x1b[31m[bold red]x[red]:smile:\x9b2J\u202e.geometry"
 
 
 @pytest.fixture

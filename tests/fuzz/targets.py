@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import lzma
 import shutil
-import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -194,7 +193,6 @@ def _sign_run(folder: Path) -> None:
 
 
 def _template(folder: Path, tokenizer: Any) -> None:
-    signal.setitimer(signal.ITIMER_REAL, 0)  # the reader has a limit of its own
     before, chat.SECONDS = tokenizer.chat_template, 1.0
     try:
         tokenizer.chat_template = (folder / "t.jinja").read_text(errors="replace")

@@ -12,10 +12,9 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 from safetensors.torch import load_file, save_file
 
-from limberlm import files
+from limberlm import Geometry, files
 from tests.hostile.case import Case, Make, Words, case
 from tests.hostile.world import GEOMETRY, POLICY, World, sign, write_yaml
 
@@ -83,18 +82,28 @@ def huge(folder: Path) -> None:
     os.truncate(folder / MANIFEST, files.LONGEST + 1)
 
 
-def table(change: Callable[[pd.DataFrame], pd.DataFrame]) -> Damage:
+def table(change: Callable[[pd.DataFrame], pd.DataFrame], plain: bool = True) -> Damage:
+    """The table changed; with pandas' own types, or those that it must have."""
+
     def damage(folder: Path) -> None:
-        pq.write_table(pa.Table.from_pandas(change(pd.read_parquet(folder / METRICS))), folder / METRICS)
+        schema = None if plain else pq.read_schema(folder / METRICS).remove_metadata()
+        whole = pa.Table.from_pandas(change(pd.read_parquet(folder / METRICS)), schema, preserve_index=False)
+        pq.write_table(whole.replace_schema_metadata(None), folder / METRICS)
 
     return damage
 
 
-def tensors(change: Callable[[dict[str, Any]], dict[str, Any]]) -> Damage:
-    def damage(folder: Path) -> None:
-        save_file(change(load_file(folder / STATISTICS)), folder / STATISTICS)
+def in_memory(change: Callable[[dict[str, Any]], dict[str, Any]]) -> Make:
+    """A covariance of a geometry whose tensors are others."""
 
-    return damage
+    def make(world: World, place: Path) -> Words:
+        folder = world.copy(GEOMETRY, place)
+        tensors = {name: tensor.clone() for name, tensor in change(load_file(folder / STATISTICS)).items()}
+        save_file(tensors, folder / STATISTICS)
+        sign(folder)
+        return lambda: Geometry.load(folder).covariance("block.0")
+
+    return make
 
 
 LONG_HEADER = struct.pack("<Q", 2**40) + b'{"a":'
@@ -129,7 +138,6 @@ def rows(*records: dict[str, Any]) -> Damage:
 
 ONE = "criteria:\n- {metric: anisotropy, margin: 1}\n"
 ITEM = {"outcome": "accuracy", "task": "t", "item": "1", "value": 1.0}
-NAN = torch.full((4,), float("nan"))
 
 CASES: dict[str, Case] = {
     "geometry: no manifest": case(damaged(lambda f: (f / MANIFEST).unlink()), MANIFEST, "no such file"),
@@ -162,6 +170,15 @@ CASES: dict[str, Case] = {
     "geometry: values of text": case(damaged(table(lambda t: t.assign(value="x")), True), METRICS, "columns"),
     "geometry: a folder": case(lambda world, place: ["compare", world.root, world.root / GEOMETRY], MANIFEST),
     "geometry: a file": case(lambda world, place: ["compare", __file__, world.root / GEOMETRY], MANIFEST),
+    "geometry: statistics of another site": case(
+        in_memory(lambda found: {name.replace("/mean", "/m"): t for name, t in found.items()}), "mean"
+    ),
+    "geometry: a covariance of another width": case(
+        in_memory(lambda found: {n: t[:-1] if n.endswith("covariance") else t for n, t in found.items()}), "covariance"
+    ),
+    "geometry: replicates of other blocks": case(
+        damaged(table(lambda t: t.assign(replicates=[[1.0, 2.0]] * len(t)), plain=False), True), "replicates"
+    ),
     "policy: missing": case(
         lambda world, place: ["gate", world.root / GEOMETRY, world.root / GEOMETRY, "--policy", place / "no.yaml"],
         "no.yaml",
@@ -187,6 +204,8 @@ CASES: dict[str, Case] = {
     "outcomes: no number": case(with_outcomes("o.jsonl", rows(ITEM | {"value": "x"})), "o.jsonl, row 1", "'x'"),
     "outcomes: twice": case(with_outcomes("o.jsonl", rows(ITEM, ITEM)), "o.jsonl", "item 1", "twice"),
     "outcomes: nested values": case(with_outcomes("o.jsonl", rows(ITEM | {"value": {"a": [1]}})), "o.jsonl, row 1"),
+    "outcomes: a value without end": case(with_outcomes("o.jsonl", rows(ITEM | {"value": 10**400})), "o.jsonl"),
+    "outcomes: a step without end": case(with_outcomes("o.jsonl", rows(ITEM | {"step": 2**63})), "o.jsonl", "step"),
     "outcomes: nested names": case(with_outcomes("o.jsonl", rows(ITEM | {"outcome": ["a"]})), "o.jsonl"),
     "outcomes: a step of text": case(with_outcomes("o.jsonl", rows(ITEM | {"step": "x"})), "o.jsonl", "step"),
     "outcomes: items of text": case(

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from limberlm.observe.probe import rows
 from tests.hostile.case import Case, Make, Words, case
@@ -55,6 +57,15 @@ def changed(world: World, place: Path) -> Words:
     whole = bytearray((world.root / "probe.parquet").read_bytes())
     whole[40:60] = b"\xff" * 20
     return measured("bits.parquet", of_bytes(bytes(whole)))(world, place)
+
+
+def other_bytes(world: World, place: Path) -> Words:
+    """Text that Parquet calls UTF-8, and is not."""
+    texts = pa.Array.from_buffers(
+        pa.string(), 1, [None, pa.array([0, 4], pa.int32()).buffers()[1], pa.py_buffer(b"\xffabc")]
+    )
+    pq.write_table(pa.table({"text": texts}), place / "bad.parquet", use_dictionary=False)
+    return ["measure", world.root / MODEL, "--probe", place / "bad.parquet", "--out", place / "out"]
 
 
 def bomb(path: Path) -> None:
@@ -103,6 +114,7 @@ CASES: dict[str, Case] = {
     "probe: Parquet without the column": case(
         measured("p.parquet", lambda path: pd.DataFrame({"txt": ["a"]}).to_parquet(path)), "p.parquet", "columns text"
     ),
+    "probe: Parquet of bad UTF-8": case(other_bytes, "bad.parquet", "utf-8"),
     "probe: Parquet of numbers": case(
         measured("p.parquet", lambda path: pd.DataFrame({"text": [1.5]}).to_parquet(path)), "p.parquet row 1", "float"
     ),

@@ -154,6 +154,10 @@ CASES: dict[str, Case] = {
     "run: a record that nests": case(
         damaged("report", in_node("COMPLETE", b'{"a":' * 99_999)), "COMPLETE", "not a readable record"
     ),
+    "run: a part's record without identity": case(
+        damaged("report", in_node("retention/COMPLETE", b'{"digests": {}}')), "outcomes.parquet"
+    ),
+    "run: settings of no UTF-8": case(damaged("report", replaced("study.yaml", b"\xff")), "study.yaml"),
     "run: a record without digests": case(damaged("report", in_node("COMPLETE", b"{}")), "COMPLETE"),
     "run: other bytes than recorded": case(
         damaged("report", in_node("node.json", b"{}")), "node.json", "not as the run wrote it"

@@ -134,6 +134,7 @@ CASES: dict[str, Case] = {
     "series: a name with ..": case(traced(name="../x"), "series.yaml", "name"),
     "series: a stage with ..": case(traced(checkpoints=[{"path": "x", "stage": "../x"}]), "series.yaml", "stage"),
     "series: a path that is not there": case(traced(checkpoints=[{"path": "../../x", "step": 1}]), "../../x"),
+    "series: a path too long": case(traced(checkpoints=[{"path": "x" * 300, "step": 1}]), "series.yaml"),
     "series: a path of NUL": case(traced(checkpoints=[{"path": "a\0", "step": 1}]), "series.yaml"),
     "series: a pattern of everything": case(traced(checkpoints=[{"path": "/dev/*"}]), "series.yaml"),
     "series: revisions without end": case(

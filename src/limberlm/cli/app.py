@@ -134,7 +134,11 @@ def _refuse_empty(given: list[str]) -> None:
 
 
 def _quiet_libraries(debug: bool) -> None:
-    """Bars and warnings of the libraries below would drown our own lines; `--debug` lets them through."""
+    """Bars and warnings of the libraries below would drown our own lines; `--debug` lets them through.
+
+    Nor is a hub told that somebody trains, as TRL does unasked.
+    """
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     if debug:
         return
     warnings.filterwarnings("ignore")

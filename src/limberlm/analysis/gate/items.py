@@ -45,7 +45,7 @@ def read_items(path: Path) -> pd.DataFrame:
             raise UserError(f'{path}: no column "{column}"; a row has {", ".join(wanted)}')
     try:
         table = _with_defaults(table)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, OverflowError) as error:
         raise UserError(f"{path}: step is no whole number ({reason_of(error)})") from None
     for column in OF_OUTCOME[:3]:
         for place in np.flatnonzero([not isinstance(cell, str) for cell in table[column]]):

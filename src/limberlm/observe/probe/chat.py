@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 SECONDS = 10.0
-"""What a template may take for one conversation; real ones take a thousandth."""
+"""Processor time that a template may take for one conversation; real ones take a thousandth."""
 
 
 class _Endless(BaseException):
@@ -37,8 +37,8 @@ def rendered(
             return str(tokenizer.apply_chat_template(conversation, tokenize=False, **options))
     except _Endless:
         raise UserError(
-            f"{origin}: the chat template takes more than {SECONDS:g} s for these messages; use rows with a text, or "
-            "another tokenizer"
+            f"{origin}: the chat template takes more than {SECONDS:g} s of processor time for these messages; use rows "
+            "with a text, or another tokenizer"
         ) from None
     except Exception as error:  # a template may raise anything
         raise UserError(f"{origin}: the chat template refuses these messages ({reason_of(error)})") from None
@@ -46,18 +46,18 @@ def rendered(
 
 @contextmanager
 def _at_most(seconds: float) -> Iterator[None]:
-    """Ends what is inside by `_Endless`; nothing where another alarm is set, or off the main thread."""
-    if threading.current_thread() is not threading.main_thread() or signal.getitimer(signal.ITIMER_REAL)[0]:
+    """Ends what is inside by `_Endless`; nothing where another such timer runs, or off the main thread."""
+    if threading.current_thread() is not threading.main_thread() or signal.getitimer(signal.ITIMER_VIRTUAL)[0]:
         yield
         return
 
     def stop(number: int, frame: object) -> None:
         raise _Endless
 
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    before = signal.signal(signal.SIGVTALRM, stop)
+    signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGVTALRM, before)

@@ -91,10 +91,12 @@ class Geometry:
         Raises:
             UserError: the site was not read under this convention.
         """
-        name = f"{site}/{convention}/covariance"
-        _known("statistics", name, pd.Series(list(self.statistics)))
-        packed = self.statistics[name]
-        width = self.statistics[f"{site}/{convention}/mean"].numel()
+        names = [f"{site}/{convention}/{part}" for part in ("covariance", "mean")]
+        for name in names:
+            _known("statistics", name, pd.Series(list(self.statistics)))
+        packed, width = self.statistics[names[0]], self.statistics[names[1]].numel()
+        if packed.shape != (width * (width + 1) // 2,):
+            raise UserError(f"{names[0]}: {list(packed.shape)} numbers for a width of {width}; measure again")
         rows, columns = torch.triu_indices(width, width)
         full = packed.new_zeros(width, width)
         full[rows, columns] = packed

@@ -8,7 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
-from limberlm.errors import UserError
+from limberlm.errors import UserError, reason_of
 from limberlm.files import plain_name
 from limberlm.study.results.checkpoints import chain_series
 from limberlm.study.series.entries import Finder, Found
@@ -92,6 +92,8 @@ def load_series(
         return resolve(settings, folder)
     except UserError as error:
         raise UserError(f"{place}: {error}") from None
+    except OSError as error:  # a path that no file system has
+        raise UserError(f"{place}: checkpoints: {reason_of(error)}") from None
 
 
 def _changed(old: Any, new: Any) -> Any:

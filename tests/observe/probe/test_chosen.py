@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from limberlm.observe import ProbeSet, measure
-from limberlm.observe.forward.observation import Selection
+from limberlm.observe.forward.selection import Selection
 from limberlm.observe.probe.chosen import choose_sequences, choose_tokens
 from tests.observe import brute_values as v
 from tests.observe.brute import reservoir_rows, rms, stored

@@ -139,9 +139,9 @@ def scaled(design: Design, *, large: bool = False) -> Iterator[None]:
     """The pass with shorter windows and a smaller reservoir; for the truth with room for all of a large draw."""
     times = design.large / design.sequences if large else 1
     keeping = {
-        "observe.forward.observation.RESERVOIR": round(RESERVOIR * times),
-        "observe.forward.observation.TOKENS": 10**7,
-        "observe.forward.observation.choose_sequences": partial(choose_sequences, size=10**7),
+        "observe.forward.selection.RESERVOIR": round(RESERVOIR * times),
+        "observe.forward.selection.TOKENS": 10**7,
+        "observe.forward.selection.choose_sequences": partial(choose_sequences, size=10**7),
         "observe.forward.observation.final_norm_scale": lambda sites: torch.ones(design.law.width, dtype=torch.float64),
         "observe.forward.collect.windows.WINDOW": WINDOW,
         "observe.forward.collect.windows.HSIC": 10**7,

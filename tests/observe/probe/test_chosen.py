@@ -116,10 +116,8 @@ def test_the_selection_names_blocks_domains_and_places():
 def test_of_a_long_probe_the_chosen_tokens_and_sequences_enter_and_no_others(monkeypatch):
     """Medians, trajectories and pooled states are those of a sample; sums are those of all tokens."""
     probe, model = mixed_probe(), tiny(max_position_embeddings=128)
-    monkeypatch.setattr("limberlm.observe.forward.observation.TOKENS", 300)
-    monkeypatch.setattr(
-        "limberlm.observe.forward.observation.choose_sequences", lambda all_: choose_sequences(all_, 24)
-    )
+    monkeypatch.setattr("limberlm.observe.forward.selection.TOKENS", 300)
+    monkeypatch.setattr("limberlm.observe.forward.selection.choose_sequences", lambda all_: choose_sequences(all_, 24))
     names = ["entropy", "layer_velocity", "curvature", "homogeneity_within", "effective_rank", "massive_tokens"]
     geometry = measure(model, probe, metrics=names)
     seen = stored(model, probe)

@@ -98,7 +98,7 @@ def test_a_model_that_no_process_holds_whole_is_refused() -> None:
 @pytest.mark.slow
 def test_a_model_on_disk_takes_less_memory(tmp_path: Path) -> None:
     sizes = {"hidden_size": 512, "intermediate_size": 1408, "num_attention_heads": 8, "num_key_value_heads": 8}
-    tiny(num_hidden_layers=24, **sizes).save_pretrained(tmp_path, max_shard_size="20MB")
+    tiny(num_hidden_layers=40, **sizes).save_pretrained(tmp_path, max_shard_size="20MB")
     settings = {"OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}
     environment = {**os.environ, **settings, "PYTHONPATH": os.pathsep.join(sys.path)}
     told = []

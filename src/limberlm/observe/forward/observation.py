@@ -50,14 +50,12 @@ class Subject:
 class Observation:
     """What one pass keeps, on the host: each collector's statistics, and the selection they follow.
 
-    Attributes: `sites` read, of a model of `layers` blocks whose states have `width` coordinates; `zero_norm`, tokens
-    without a direction by site, dropped from `rms`; `dtypes` of the states by site. A collector is None where the
-    request has no use for it.
+    Attributes: `sites` read, of a model of `layers` blocks; `zero_norm`, tokens without a direction by site, dropped
+    from `rms`; `dtypes` of the states by site. A collector is None where the request has no use for it.
     """
 
     sites: tuple[str, ...]
     layers: int
-    width: int
     request: Request
     probe: ProbeSet
     selection: Selection
@@ -85,7 +83,6 @@ class Observation:
         made = cls(
             tuple(names),
             len(subject.sites.blocks),
-            subject.sites.width,
             request,
             probe,
             selection,

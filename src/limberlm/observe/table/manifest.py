@@ -63,7 +63,7 @@ def manifest_of(
         },
         "suite": request.suite,
         "zero_norm": {site: count for site, count in observation.zero_norm.items() if count},
-        "flags": _flags(observation, cells),
+        "flags": _flags(observation, cells, sites.width),
         "undefined": undefined | problems,
     }
 
@@ -72,7 +72,7 @@ def _worth_saying(cell: Cell) -> bool:
     return bool(cell.reason) and (cell.metric.has_interval or NO_INTERVAL not in cell.reason)
 
 
-def _flags(observation: Observation, cells: list[Cell]) -> list[str]:
+def _flags(observation: Observation, cells: list[Cell], width: int) -> list[str]:
     """What makes the numbers less than they look: too few sequences, blocks or tokens, massive tokens."""
     probe, request = observation.probe, observation.request
     flags = []
@@ -81,7 +81,7 @@ def _flags(observation: Observation, cells: list[Cell]) -> list[str]:
         flags.append(f"{filled} of {request.blocks} blocks have sequences: no intervals")
     elif sequences < FEW_SEQUENCES:
         flags.append(f"{sequences} sequences: intervals are rough below {FEW_SEQUENCES}")
-    flags += _too_few_rows(observation)
+    flags += _too_few_rows(observation, width)
     if massive := [
         c.site for c in cells if c.metric.name == "massive_tokens" and c.site != BAND and c.estimate.value > 0
     ]:
@@ -91,10 +91,9 @@ def _flags(observation: Observation, cells: list[Cell]) -> list[str]:
     return flags
 
 
-def _too_few_rows(observation: Observation) -> list[str]:
+def _too_few_rows(observation: Observation, width: int) -> list[str]:
     """Which plug-in levels are biased by more than 1 %, and how many rows they would need."""
     flags = []
-    width = observation.width
     needed = {
         name: round(metric.rows_per_dimension * width)
         for name, metric in CATALOG.items()

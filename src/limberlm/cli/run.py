@@ -77,14 +77,14 @@ def run_and_finish(study: Study, engine: Engine, *, as_json: bool, quiet: bool, 
     finish(Results(study.out), as_json)
 
 
-def finish(results: Results, as_json: bool, target: Path | None = None) -> None:
+def finish(results: Results, as_json: bool, target: Path | None = None, *, every_run: bool = False) -> None:
     """Write the report and print the headline table, or both as JSON."""
     from limberlm.cli.headline import headline_json, overview_json, print_headline
     from limberlm.report.study import report_data, write_report
 
     root = results.store.root
     data = report_data(results, title=f"Study {root.resolve().name}")
-    path = write_report(data, target or root / "report.html")
+    path = write_report(data, target or root / "report.html", every_run=every_run)
     if as_json:
         print_json({"report": str(path), "overview": overview_json(data), "chains": headline_json(data)})
         return

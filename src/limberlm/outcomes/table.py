@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any, Literal
 
 import numpy as np
@@ -119,6 +120,11 @@ def _bonett_price(differences: np.ndarray) -> tuple[float, float]:
     return max(-1.0, centre - half), min(1.0, centre + half)
 
 
+@cache
+def _quantile(freedom: int) -> float:
+    return float(student.ppf(0.975, freedom))
+
+
 def _student(value: float, error: float, n: int) -> tuple[float, float]:
-    half = float(student.ppf(0.975, n - 1)) * error if n > 1 else math.nan
+    half = _quantile(n - 1) * error if n > 1 else math.nan
     return value - half, value + half

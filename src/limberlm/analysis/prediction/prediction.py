@@ -103,6 +103,7 @@ def prediction_of(
     kind: Kind | None = None,
     ridge: bool = False,
     exploratory: bool = True,
+    described: bool = True,
 ) -> Prediction:
     """The same of a plain table: `y`, `chain` (or what `complete` makes it of), covariates and geometry by name.
 
@@ -115,6 +116,7 @@ def prediction_of(
         kind: of exchange, in place of the one that fits the table.
         ridge: shrink coefficients.
         exploratory: whether the other columns are looked at.
+        described: whether the mixed-effects description is fitted.
 
     Raises:
         UserError: as in `complete`.
@@ -135,7 +137,7 @@ def prediction_of(
     how = exchange(rows, permutations, seed, kind)
     told = found.table[found.table["registered"] & (found.table["scheme"] == held_out[0])]
     rivals, without = _rivals(rows, ready, seed, shrunk)
-    mixed, undescribed = _mixed(rows, ready)
+    mixed, undescribed = _mixed(rows, ready) if described else (pd.DataFrame(), [])
     reasons += [*how.reasons, *found.reasons, *without, *undescribed]
     counted = _units(rows, ready.missing)
     return Prediction(

@@ -54,25 +54,52 @@ class Comparison:
         return self.table[self.table["headline"]].reset_index(drop=True)
 
 
-def compare(a: Geometry, b: Geometry) -> Comparison:
+Keys = tuple[tuple[str, str, str, str], ...]
+
+
+@dataclass(frozen=True, eq=False)
+class LaidOut:
+    """A geometry as arrays [rows of its table], made once of what is compared with many others.
+
+    `keys` are `KEYS` row by row; `replicates` [rows, blocks] are NaN in place of blocks that only other rows have.
+    """
+
+    geometry: Geometry
+    keys: Keys
+    depth: Floats
+    value: Floats
+    tokens: NDArray[np.int64]
+    replicates: Floats
+
+    @classmethod
+    def of(cls, geometry: Geometry) -> LaidOut:
+        """Lay a geometry out."""
+        table = geometry.table
+        keys = tuple(zip(*(table[key].tolist() for key in KEYS), strict=True))
+        blocks = np.array(list(zip_longest(*table["replicates"], fillvalue=nan)), dtype=np.float64)
+        depth, value, tokens = (table[name].to_numpy() for name in ("depth", "value", "n_tokens"))
+        return cls(geometry, keys, depth, value, tokens, blocks.T.reshape(len(table), -1))
+
+
+def compare(a: Geometry | LaidOut, b: Geometry | LaidOut) -> Comparison:
     """Paired differences of every metric, b against a, from stored values alone: the jackknife of the difference.
 
     Raises:
         UserError: the two were not measured on the same probe under the same convention; names the field that
             differs and both of its values.
     """
-    if difference := unlike(a, b):
+    left, right = (each if isinstance(each, LaidOut) else LaidOut.of(each) for each in (a, b))
+    if difference := unlike(left.geometry, right.geometry):
         raise UserError(f"{difference}; measure both checkpoints in the same way")
-    shared = _shared(_keys(a), _keys(b))
+    shared = _shared(left.keys, right.keys)
     if not len(shared.ours):
         raise UserError("the two have no number in common; measure both with the same metrics and layers")
-    pair = (a.table.iloc[shared.ours], b.table.iloc[shared.theirs])
-    _refuse_other_tokens(*pair)
-    found = _differences(*pair, shared)
+    _refuse_other_tokens(left, right, shared)
+    found = _differences(left, right, shared)
     adjusted = np.full(len(shared.ours), nan)
     for chosen, adjust in ((shared.headline, holm), (~shared.headline, benjamini_hochberg)):
         adjusted[chosen] = adjust(found["p_value"][chosen])
-    return Comparison(_table(*pair, shared, found, adjusted), a.manifest, b.manifest)
+    return Comparison(_table(left, right, shared, found, adjusted), left.geometry.manifest, right.geometry.manifest)
 
 
 def unlike(a: Geometry, b: Geometry) -> str | None:
@@ -103,13 +130,6 @@ class _Shared:
     headline: NDArray[np.bool_]
 
 
-Keys = tuple[tuple[str, str, str, str], ...]
-
-
-def _keys(geometry: Geometry) -> Keys:
-    return tuple(zip(*(geometry.table[key].tolist() for key in KEYS), strict=True))
-
-
 @lru_cache(maxsize=8)  # the checkpoints of a study have few kinds of tables, and are compared by the thousand
 def _shared(left: Keys, right: Keys) -> _Shared:
     places = {key: place for place, key in enumerate(right)}
@@ -119,39 +139,37 @@ def _shared(left: Keys, right: Keys) -> _Shared:
     return _Shared(
         np.array([i for i, _ in both], dtype=np.intp),
         np.array([j for _, j in both], dtype=np.intp),
-        pd.DataFrame(keys, columns=KEYS),
+        pd.DataFrame(keys, columns=KEYS).assign(scale=pd.Series([metric.scale for metric in metrics], dtype="str")),
         tuple(metric.scale for metric in metrics),
         tuple("value" if metric.interval == "value" else "corrected" for metric in metrics),
         np.array([_is_headline(m, c, s) for m, (s, _, c, _) in zip(metrics, keys, strict=True)], dtype=bool),
     )
 
 
-def _refuse_other_tokens(ours: pd.DataFrame, theirs: pd.DataFrame) -> None:
-    one, other = (rows["n_tokens"].to_numpy() for rows in (ours, theirs))
+def _refuse_other_tokens(a: LaidOut, b: LaidOut, shared: _Shared) -> None:
+    one, other = a.tokens[shared.ours], b.tokens[shared.theirs]
     for place in np.flatnonzero(one != other)[:1]:
-        row = ours.iloc[place]
+        row = shared.names.iloc[place]
         raise UserError(
             f"n_tokens of {row['site']}, {row['convention']} differs: {one[place]} against {other[place]}; "
             "one checkpoint has states of zero norm there"
         )
 
 
-def _table(
-    ours: pd.DataFrame, theirs: pd.DataFrame, shared: _Shared, found: dict[str, Floats], adjusted: Floats
-) -> pd.DataFrame:
+def _table(a: LaidOut, b: LaidOut, shared: _Shared, found: dict[str, Floats], adjusted: Floats) -> pd.DataFrame:
     names = shared.names
     return pd.DataFrame(
         {
             "site": names["site"],
-            "depth": ours["depth"].to_numpy(),
+            "depth": a.depth[shared.ours],
             "metric": names["metric"],
             "convention": names["convention"],
             "domain": names["domain"],
-            "a": ours["value"].to_numpy(),
-            "b": theirs["value"].to_numpy(),
+            "a": a.value[shared.ours],
+            "b": b.value[shared.theirs],
             "change": found["value"],
             "corrected": found["corrected"],
-            "scale": pd.Series(shared.scale, dtype="str"),
+            "scale": shared.names["scale"],
             "low": found["low"],
             "high": found["high"],
             "std_error": found["std_error"],
@@ -163,9 +181,9 @@ def _table(
     )
 
 
-def _differences(ours: pd.DataFrame, theirs: pd.DataFrame, shared: _Shared) -> dict[str, Floats]:
+def _differences(a: LaidOut, b: LaidOut, shared: _Shared) -> dict[str, Floats]:
     """The differences of all rows, those of one scale, centre and set of blocks at once; NaN where undefined."""
-    left, right = _replicates(ours["replicates"]), _replicates(theirs["replicates"])
+    left, right = a.replicates[shared.ours], b.replicates[shared.theirs]
     # the blocks agree, so NaN on one side only means that this side has no interval
     unknown = np.isnan(left).all(axis=1, keepdims=True) | np.isnan(right).all(axis=1, keepdims=True)
     there: NDArray[np.bool_] = ~np.isnan(left) & ~unknown
@@ -173,7 +191,7 @@ def _differences(ours: pd.DataFrame, theirs: pd.DataFrame, shared: _Shared) -> d
         raise UserError("replicates: the two checkpoints were not measured on the same blocks; measure again")
     values = right - left
     log = np.array(shared.scale) == "log"
-    theta = _on_scale(theirs["value"].to_numpy(), log) - _on_scale(ours["value"].to_numpy(), log)
+    theta = _on_scale(b.value[shared.theirs], log) - _on_scale(a.value[shared.ours], log)
     kinds: dict[tuple[Scale, Centre, bytes], list[int]] = {}
     for place, kind in enumerate(zip(shared.scale, shared.centre, map(bytes, there), strict=True)):
         kinds.setdefault(kind, []).append(place)
@@ -185,11 +203,6 @@ def _differences(ours: pd.DataFrame, theirs: pd.DataFrame, shared: _Shared) -> d
         for name, column in found.items():
             column[rows] = each[name]
     return found
-
-
-def _replicates(column: pd.Series) -> Floats:
-    """[rows, blocks], with NaN in place of blocks that only other rows have."""
-    return np.array(list(zip_longest(*column, fillvalue=nan)), dtype=np.float64).T.reshape(len(column), -1)
 
 
 def _on_scale(values: Floats, log: NDArray[np.bool_]) -> Floats:

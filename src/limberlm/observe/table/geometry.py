@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from limberlm.files import content_digest, file_digest, read_record, whole_folde
 from limberlm.formats import check_format
 from limberlm.geometry import CATALOG, Metric
 from limberlm.observe.names import BAND, EMBED, FINAL_NORM, LOGITS, RMS
+from limberlm.parquet import read_small
 
 REQUIRED = {"checkpoint", "probe", "convention", "undefined"}
 MANIFEST, METRICS, STATISTICS = "manifest.json", "metrics.parquet", "statistics.safetensors"
@@ -141,12 +143,10 @@ class Geometry:
         for name, digest in files.items():
             if (statistics or name != STATISTICS) and _read(folder / name, file_digest) != digest:
                 raise UserError(f"{folder / name}: differs from the digest in {MANIFEST}; measure again")
-        table = _read(folder / METRICS, pq.read_table)
+        table = _read(folder / METRICS, read_small)
         if not table.schema.equals(SCHEMA) or any(column.null_count for column in table.columns):
             raise UserError(f"{folder / METRICS}: its columns are not those of its format; measure again")
-        frame = table.to_pandas()
-        frame["replicates"] = [values.tolist() for values in frame["replicates"]]
-        return cls(frame, manifest, _read(folder / STATISTICS, load_file) if statistics else {})
+        return cls(_frame(table), manifest, _read(folder / STATISTICS, load_file) if statistics else {})
 
 
 def headline_site(metric: Metric) -> str:
@@ -169,6 +169,16 @@ def frame_of(rows: list[dict[str, Any]]) -> pd.DataFrame:
     columns = {name: pa.array([row[name] for row in rows], kind) for name, kind in _fields()}
     frame: pd.DataFrame = pa.table(columns, schema=SCHEMA).to_pandas()
     frame["replicates"] = [row["replicates"] for row in rows]
+    return frame
+
+
+def _frame(table: pa.Table) -> pd.DataFrame:
+    """With a list of plain numbers for the replicates of a row."""
+    lists = table["replicates"].combine_chunks()
+    flat, ends = lists.flatten().to_numpy().tolist(), lists.value_lengths().to_numpy().cumsum().tolist()
+    place = table.column_names.index("replicates")
+    frame: pd.DataFrame = table.remove_column(place).to_pandas()
+    frame.insert(place, "replicates", [flat[a:b] for a, b in pairwise([0, *ends])])
     return frame
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -29,6 +30,7 @@ from limberlm.version import __version__
 
 _METADATA = b"limberlm"
 _NUMBERS = {"layer": pa.int64(), "d_out": pa.int64(), "d_in": pa.int64(), "detail": pa.list_(pa.float64())}
+_SUMMED = ("value", "null_value", "null_sd", "z", "lower_quartile", "upper_quartile")
 _WORDS = {"module", "kind", "stage", "other", "metric", "reason"}
 SCHEMA = pa.schema({name: _NUMBERS.get(name, pa.string() if name in _WORDS else pa.float64()) for name in COLUMNS})
 
@@ -121,8 +123,8 @@ def _metadata(path: str | Path, schema: pa.Schema) -> dict[str, Any]:
 
 
 def _summary(metadata: Mapping[str, Any]) -> pd.DataFrame:
-    numbers = dict.fromkeys(("value", "null_value", "null_sd", "z", "lower_quartile", "upper_quartile"), "float64")
-    return pd.DataFrame(metadata["summary"]).astype(numbers)
+    columns = metadata["summary"]
+    return pd.DataFrame(columns | {name: np.array(columns[name], dtype=np.float64) for name in _SUMMED})
 
 
 def measure_updates(

@@ -18,6 +18,7 @@ from limberlm.report.study.headline import TARGET_SPLIT
 
 Row = dict[Any, Any]
 RIGHT = ("accuracy", "pair_accuracy")
+_KEYS, _NUMBERS = ("outcome", "task", "split", "step"), ("value", "low", "high")
 
 
 @dataclass(frozen=True)
@@ -78,9 +79,7 @@ def measures(data: ReportData) -> tuple[Measure, ...]:
 
 def end_cells(data: ReportData, end: End) -> dict[str, Cell]:
     """The cells of `measures` by name; BWT, which takes a whole chain, is that of the end's own score matrix."""
-    outcomes = data.rows("outcomes", end.key)
-    own_rows = outcomes[outcomes["node"] == end.node].drop_duplicates(["outcome", "task", "split", "step", "rate"])
-    rows = data.at_fixed_rate(own_rows)[["outcome", "task", "split", "value", "low", "high"]].to_dict("records")
+    rows = _rows_at(data, end)
     outside, inside = ([row for row in rows if row["split"] == split] for split in (OUT_OF_DOMAIN, TARGET_SPLIT))
     shown = {measure.name: measure.show for measure in measures(data)}
     right = ("loss",) if scores_of(data) == "loss" else RIGHT
@@ -107,6 +106,17 @@ def tasks_of(data: ReportData, run: Run) -> tuple[str, ...]:
 def measured_only(data: ReportData, rows: list[Mapping[str, Cell]]) -> tuple[Measure, ...]:
     """The columns that some row has a value in."""
     return tuple(each for each in measures(data) if any(not math.isnan(row[each.name].value) for row in rows))
+
+
+def _rows_at(data: ReportData, end: End) -> list[Row]:
+    """The outcomes of the checkpoint at the fixed rate; of several that are of the same, the first."""
+    outcomes = data.rows("outcomes", end.key)
+    own = data.at_fixed_rate(outcomes[outcomes["node"] == end.node])
+    found: dict[Any, Row] = {}
+    for values in zip(*(own[name].tolist() for name in (*_KEYS, *_NUMBERS)), strict=True):
+        row = dict(zip((*_KEYS, *_NUMBERS), values, strict=True))
+        found.setdefault(values[: len(_KEYS)], row)
+    return list(found.values())
 
 
 def _named(rows: list[Row], *outcomes: str) -> list[Row]:

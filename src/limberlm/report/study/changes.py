@@ -83,11 +83,8 @@ class Changes:
 
 
 def _headline_records(comparisons: pd.DataFrame) -> list[dict[Any, Any]]:
-    cells = {f"{name}{end}": cell for name, cell in CELLS.items() for end in ("", words.CORRECTED)}
-    found = comparisons[comparisons["metric"].isin(cells)]
-    rows = found[["node", "against", "metric", "convention", "site", "corrected", "low", "high"]].to_dict("records")
-    known = [row for row in rows if cells[row["metric"]] == (row["convention"], row["site"])]
-    return [row | {"metric": row["metric"].removesuffix(words.CORRECTED)} for row in known]
+    found = comparisons[comparisons["headline"].astype(bool)]
+    return found[["node", "against", "metric", "corrected", "low", "high"]].to_dict("records")
 
 
 def _entry(row: Mapping[Any, Any]) -> tuple[tuple[str, str, str], Change]:

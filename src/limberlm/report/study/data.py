@@ -34,6 +34,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     ),
     "updates": (*NODE_COLUMNS, *("update", "other_update", "metric", "value", "null_value")),
 }
+_OF_STAGE = ("stage_index", "stage", "node")
 ORDINARY = "none"  # the arm of a table without arms
 Key = tuple[str, int]  # a chain's name and its seed
 
@@ -127,10 +128,11 @@ class ReportData:
     def rows(self, table: Literal["geometry", "outcomes", "training", "updates"], key: Key) -> pd.DataFrame:
         """The rows of a table that belong to a chain with a seed."""
         nothing: pd.DataFrame = getattr(self, table).iloc[:0]
-        return self._by_chain[table].get(key, nothing)
+        return self.by_chain[table].get(key, nothing)
 
     @cached_property
-    def _by_chain(self) -> dict[str, dict[Key, pd.DataFrame]]:
+    def by_chain(self) -> dict[str, dict[Key, pd.DataFrame]]:
+        """The same of every chain with a seed, by table."""
         tables = {name: getattr(self, name) for name, columns in COLUMNS.items() if "chain" in columns}
         return {
             name: {(str(chain), int(seed)): own for (chain, seed), own in table.groupby(["chain", "seed"], sort=False)}
@@ -202,31 +204,26 @@ def list_runs(data: ReportData) -> list[Run]:
 
     Chains are in order of appearance, seeds ascending.
     """
-    columns = [*NODE_COLUMNS, "arm"]
-    frames = [
-        frame.loc[frame["control"].isna(), columns]
-        for frame in (data.geometry, data.outcomes, data.training)
-        if len(frame)
-    ]
-    if not frames:
-        return []
-    nodes = pd.concat(frames).drop_duplicates(["chain", "seed", "stage_index"])
-    runs = []
-    for chain in nodes["chain"].drop_duplicates():
-        of_chain = nodes[nodes["chain"] == chain]
-        for seed, of_run in sorted(of_chain.groupby("seed"), key=lambda pair: int(str(pair[0]))):
-            arm = str(of_run["arm"].iloc[0])
-            runs.append(Run(str(chain), int(str(seed)), _stages(of_run.sort_values("stage_index")), arm))
-    return runs
+    found: dict[Key, dict[int, tuple[str, str]]] = {}
+    arms: dict[Key, str] = {}
+    for table in ("geometry", "outcomes", "training"):
+        for key, own in data.by_chain[table].items():
+            nodes = own.drop_duplicates("stage_index")
+            if nodes["control"].isna().all():
+                arms.setdefault(key, str(nodes["arm"].iloc[0]))
+                for index, stage, node in zip(*(nodes[name] for name in _OF_STAGE), strict=True):
+                    found.setdefault(key, {}).setdefault(int(index), (str(stage), str(node)))
+    chains = {chain: place for place, chain in enumerate(dict.fromkeys(chain for chain, _ in found))}
+    ordered = sorted(found, key=lambda key: (chains[key[0]], key[1]))
+    return [Run(*key, _stages(found[key]), arms[key]) for key in ordered]
 
 
-def _stages(nodes: pd.DataFrame) -> tuple[Stage, ...]:
+def _stages(nodes: Mapping[int, tuple[str, str]]) -> tuple[Stage, ...]:
     seen: Counter[str] = Counter()
     stages = []
-    for index, name, node in zip(nodes["stage_index"], nodes["stage"], nodes["node"], strict=True):
-        seen[str(name)] += 1
-        label = str(name) if seen[str(name)] == 1 else f"{name} ({seen[str(name)]})"
-        stages.append(Stage(int(index), str(name), str(node), label))
+    for index, (name, node) in sorted(nodes.items()):
+        seen[name] += 1
+        stages.append(Stage(index, name, node, name if seen[name] == 1 else f"{name} ({seen[name]})"))
     return tuple(stages)
 
 

@@ -28,15 +28,15 @@ CAPTION = (
 class Line:
     """One ordering under one arm: a cell per measure, and how many seeds each is a mean of.
 
-    `seeds` are its seeds, each with the place of its run among all; `finished` says how many have their last
-    checkpoint.
+    `seeds` are its seeds, each with the place of its run among those shown, None for one that is not; `finished` says
+    how many have their last checkpoint.
     """
 
     chain: str
     ordering: str
     arm: str
     finished: int
-    seeds: tuple[tuple[int, int], ...]
+    seeds: tuple[tuple[int, int | None], ...]
     cells: tuple[Cell, ...]
     counts: tuple[int, ...]
 
@@ -54,8 +54,9 @@ class Overview:
         return {line.arm for line in self.lines} != {ORDINARY}
 
 
-def overview(data: ReportData, runs: Sequence[Run]) -> Overview:
+def overview(data: ReportData, runs: Sequence[Run], shown_runs: Sequence[Run] = ()) -> Overview:
     """The overview of a study's runs; a chain that is not finished counts among no values."""
+    places = {run.key: place for place, run in enumerate(shown_runs)}
     groups: dict[str, list[Run]] = {}
     for run in runs:
         groups.setdefault(run.chain, []).append(run)
@@ -72,7 +73,7 @@ def overview(data: ReportData, runs: Sequence[Run]) -> Overview:
     for group, ends in zip(groups.values(), found, strict=True):
         values = [[end[each.name].value for end in ends if math.isfinite(end[each.name].value)] for each in shown]
         cells = tuple(map(_over_seeds, shown, values))
-        seeds = tuple((run.seed, runs.index(run)) for run in group)
+        seeds = tuple((run.seed, places.get(run.key)) for run in group)
         lines.append(
             Line(group[0].chain, group[0].ordering, group[0].arm, len(ends), seeds, cells, tuple(map(len, values)))
         )

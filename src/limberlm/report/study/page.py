@@ -33,6 +33,7 @@ from limberlm.report.study import (
 from limberlm.report.study.data import ORDINARY, ReportData, Run, list_runs
 from limberlm.report.study.numbers import comparison_numbers, geometry_numbers
 from limberlm.report.study.section import Figures, Sections
+from limberlm.report.study.shown import CELLS, shown_runs
 
 SCRIPTS = ("table.js", "report_numbers.js", "report_geometry.js", "report_reliability.js", "report.js")
 HEADS = (
@@ -52,11 +53,15 @@ CAPTIONS = {
 }
 
 
-def render_report(data: ReportData) -> str:
-    """The whole report as HTML text. The same data give the same text."""
-    runs = list_runs(data)
+def render_report(data: ReportData, *, every_run: bool = False) -> str:
+    """The whole report as HTML text. The same data give the same text.
+
+    All runs are in its summaries; it shows one at a time those of `shown_runs`, or `every_run`.
+    """
+    planned = list_runs(data)
+    runs = shown_runs(data, planned, None if every_run else CELLS)
     drawn, pool = Figures(), Numbers()
-    sections = Sections(data, runs, drawn)
+    sections = Sections(data, planned, drawn)
     shown = [sections.of(run, f"r{i}") for i, run in enumerate(runs)]
     told = whole.told(data)
     for section in told:
@@ -91,7 +96,8 @@ def render_report(data: ReportData) -> str:
         has_yardsticks=any(any(run["yardsticks"][name] for name in ("sentences", "zero", "ends")) for run in shown),
         has_updates=any(run["updates"] for run in shown),
         ordinary=ORDINARY,
-        overview=overview.overview(data, runs) if len(runs) > 1 else None,
+        overview=overview.overview(data, planned, runs) if len(planned) > 1 else None,
+        left_out=len(planned) - len(runs),
         balance=overview.balance_tables(data),
         columns=headline.COLUMNS,
         captions=CAPTIONS,
@@ -106,14 +112,14 @@ def render_report(data: ReportData) -> str:
     )
 
 
-def write_report(data: ReportData, path: Path) -> Path:
-    """Write the report to `path`, whole or not at all.
+def write_report(data: ReportData, path: Path, *, every_run: bool = False) -> Path:
+    """Write the report to `path`, whole or not at all; it shows runs as `render_report` does.
 
     Raises:
         UserError: it cannot be written there.
 
     """
-    write_text(path, render_report(data))
+    write_text(path, render_report(data, every_run=every_run))
     return path
 
 
@@ -171,11 +177,11 @@ def _metrics(geometry: pd.DataFrame) -> list[Json]:
             not name.endswith(words.CORRECTED),
         ),
     )
+    conventions = geometry[["metric", "convention"]].drop_duplicates().groupby("metric")["convention"].apply(sorted)
     entries = []
     for name in names:
         known = words.record(name)
         fields = {k: v.replace("`", "") for k, v in asdict(known).items() if isinstance(v, str)} if known else {}
-        used = sorted(set(geometry.loc[geometry["metric"] == name, "convention"]))
         unit = words.metric_unit(name)
         title = words.metric_title(name)
         entries.append(
@@ -187,7 +193,7 @@ def _metrics(geometry: pd.DataFrame) -> list[Json]:
                 "axis": escaped(title) + (f"<br>({escaped(unit)})" if unit else ""),
                 "ratio": words.is_ratio(name),
                 "reading": words.DIRECTIONS[known.direction] if known else "",
-                "conventions": used,
+                "conventions": conventions[name],
             }
         )
     return entries

@@ -110,11 +110,11 @@ def _key(chain: Chain) -> Key:
 
 
 def _prediction(results: Results, read: Reader) -> tuple[Prediction | None, str]:
-    """With few permutations, and the registered cells alone: `limber analyze` takes its time."""
+    """With few permutations, the registered cells alone and no mixed models: `limber analyze` takes its time."""
     try:
         table = design_table(results, OUTCOME, read)
         what = outcome_named(OUTCOME).what
-        return prediction_of(table, outcome=what, permutations=PERMUTATIONS, exploratory=False), ""
+        return prediction_of(table, outcome=what, permutations=PERMUTATIONS, exploratory=False, described=False), ""
     except UserError as error:
         return None, str(error)
 

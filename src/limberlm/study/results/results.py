@@ -11,24 +11,26 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 import yaml
 
 from limberlm.errors import UserError, reason_of
 from limberlm.files import read_record, read_text
 from limberlm.observe import Geometry, compare
-from limberlm.observe.table.comparison import unlike
+from limberlm.observe.table.comparison import LaidOut, unlike
 from limberlm.observe.updates.measurement import Updates
 from limberlm.outcomes.score_matrix import ScoreMatrix, score_matrix
 from limberlm.outcomes.table import outcome_table
+from limberlm.parquet import read_small
 from limberlm.study.plan.plan import Chain, Node, Plan
-from limberlm.study.results.derived import SCORES, Scores, derived_rows, items_of
+from limberlm.study.results.derived import SCORES, Row, Scores, derived_rows, items_of, rows_of
 from limberlm.study.store.names import GEOMETRY, OUTCOMES, UPDATES
 from limberlm.study.store.store import PLAN, Store, refuse_no_run
 
 TableName = Literal["geometry", "outcomes", "training", "updates", "comparisons"]
 Against = Literal["base", "previous", "random_adapter"]
 Labelled = tuple[dict[str, Any], pd.DataFrame]
+
+_UPDATE_NAMES = {"stage": "update", "other": "other_update"}  # what a label is called too
 
 
 class Results:
@@ -47,7 +49,7 @@ class Results:
             self.settings = read_text(root / "study.yaml")
         # orderings share their beginnings, and every checkpoint of a chain asks for those before it
         self._read: dict[str, pd.DataFrame] = {}
-        self._derived: dict[str, pd.DataFrame] = {}
+        self._rows: dict[str, list[Row]] = {}
         self._geometries: dict[str, Geometry] = {}
         self._trained: dict[str, pd.DataFrame] = {}
         self._changed: dict[str, pd.DataFrame] = {}
@@ -162,7 +164,7 @@ class Results:
         if node not in self._trained:
             path = self.store.checked(self.store.node(node), "training.parquet") / "training.parquet"
             with _told(path):
-                self._trained[node] = pd.read_parquet(path)
+                self._trained[node] = read_small(path).to_pandas()
         return self._trained[node]
 
     def load_updates(self, node: str) -> pd.DataFrame:
@@ -198,33 +200,40 @@ class Results:
     def _updates(self) -> list[Labelled]:
         frames = []
         for chain, index, node in self._places(UPDATES):
-            renamed = self.load_updates(node).rename(columns={"stage": "update", "other": "other_update"})
+            own = self.load_updates(node)
+            renamed = own.set_axis([_UPDATE_NAMES.get(name, name) for name in own.columns], axis=1)
             frames.append(self._labelled(renamed, chain, index, node))
         return frames
 
     def _outcomes(self) -> list[Labelled]:
-        return [self._labelled(self._with_derived(node), chain, index, node) for chain, index, node in self._places()]
+        """Of every place its node's own, then those that its checkpoint makes together with the ones before it."""
+        places = list(self._places())
+        derived = {node: list(derived_rows(*self._path(self.nodes[node].path))) for _, _, node in places}
+        ends = np.cumsum([len(rows) for rows in derived.values()])
+        made = outcome_table([row for rows in derived.values() for row in rows])
+        more = {node: made.iloc[end - len(derived[node]) : end] for node, end in zip(derived, ends, strict=True)}
+        return [
+            self._labelled(rows, chain, index, node)
+            for chain, index, node in places
+            for rows in (self.load_outcomes(node), more[node])
+        ]
 
-    def _with_derived(self, node: str) -> pd.DataFrame:
-        """A node's outcomes, and those that its checkpoint makes together with the ones before it."""
-        if node not in self._derived:
-            tables, tasks = self._path(self.nodes[node].path)
-            own = tables[-1]
-            more = pd.DataFrame(derived_rows(tables, tasks), columns=own.columns).astype(own.dtypes)
-            self._derived[node] = pd.concat([own, more], ignore_index=True) if len(more) else own
-        return self._derived[node]
-
-    def _path(self, path: Sequence[str]) -> tuple[list[pd.DataFrame], list[str | None]]:
+    def _path(self, path: Sequence[str]) -> tuple[list[list[Row]], list[str | None]]:
         """The outcomes along a path, and what each of its stages trained."""
-        return [self.load_outcomes(node) for node in path], [self.record(node)["task"] for node in path[1:]]
+        return [self._rows_of(node) for node in path], [self.record(node)["task"] for node in path[1:]]
+
+    def _rows_of(self, node: str) -> list[Row]:
+        if node not in self._rows:
+            self._rows[node] = rows_of(self.load_outcomes(node))
+        return self._rows[node]
 
     def score_matrix(self, chain: Chain, scores: Scores = "share") -> ScoreMatrix | None:
         """Right answers, or losses, on every task after every stage of a chain; None while it is unfinished."""
         if not all(self._has(node, "retention") for node in chain.nodes):
             return None
-        tables, tasks = self._path(chain.nodes)
+        path, tasks = self._path(chain.nodes)
         stages = [task or self.stage_of(node) for task, node in zip(tasks, chain.nodes[1:], strict=True)]
-        return score_matrix([items_of(table, SCORES[scores]) for table in tables], stages, kind=scores)
+        return score_matrix([items_of(rows, SCORES[scores]) for rows in path], stages, kind=scores)
 
     @cached_property
     def twins(self) -> dict[str, str]:
@@ -232,9 +241,11 @@ class Results:
         return {node.like: node.id for node in self.plan.nodes if node.like is not None}
 
     def _comparisons(self) -> list[Labelled]:
+        laid_out = cache(lambda node: LaidOut.of(self.load_geometry(node)))
+
         @cache
         def compared(against: str, reference: str, node: str) -> pd.DataFrame:
-            frame = compare(self.load_geometry(reference), self.load_geometry(node)).table
+            frame = compare(laid_out(reference), laid_out(node)).table
             frame.insert(0, "against", against)
             return frame
 
@@ -268,7 +279,7 @@ def _together(pieces: Sequence[Labelled]) -> pd.DataFrame:
 
 def _outcome_rows(path: Path) -> pa.Table:
     with _told(path):
-        return pq.ParquetFile(path).read()
+        return read_small(path)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -96,9 +97,8 @@ class Store:
 
     def _record(self, path: Path) -> dict[str, Any]:
         try:
-            record = dict(read_record(path))
-            dict(record["digests"])
-            return record
+            state = path.stat()
+            return dict(_record_in_state(path, state.st_ino, state.st_size, state.st_mtime_ns))
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"{path}: not a readable record; delete {path.parent.name} and run again") from error
 
@@ -221,3 +221,10 @@ def locked(root: Path, what: str) -> Iterator[Store]:
         except OSError as error:
             raise UserError(f"{root}: another run of this {what} is at work here; wait for it to end") from error
         yield Store(root)
+
+
+@lru_cache(maxsize=8192)  # what reads a run asks for each many times; of a far larger one not all are kept
+def _record_in_state(path: Path, file: int, size: int, changed: int) -> dict[str, Any]:
+    record = dict(read_record(path))
+    dict(record["digests"])
+    return record

@@ -8,7 +8,6 @@ import pytest
 from limberlm.cli.console import print_json
 from limberlm.cli.headline import headline_json, overview_json, print_headline
 from limberlm.report.study import ReportData
-from limberlm.report.study.data import list_runs
 from limberlm.report.study.headline import headline_rows
 from limberlm.report.study.overview import overview
 from tests.report.synthetic import STAGES, build
@@ -23,7 +22,7 @@ def test_few_runs_have_a_table_each(capsys: pytest.CaptureFixture[str]) -> None:
     data = study(2, 2)
     print_headline(data)
     said = capsys.readouterr().out
-    for run in list_runs(data):
+    for run in data.runs:
         assert run.label in said
         assert headline_rows(data, run)[-1].cells[1].text in said
 
@@ -34,7 +33,7 @@ def test_many_runs_have_one_table_of_their_ends(capsys: pytest.CaptureFixture[st
     said = capsys.readouterr().out
     assert "6 runs; the report shows each of them" in said
     assert "Change from base" not in said
-    for line in overview(data, list_runs(data)).lines:
+    for line in overview(data, data.runs).lines:
         assert said.count(line.chain) == 1
         assert all(cell.text in said and cell.interval in said for cell in line.cells)
 
@@ -50,7 +49,7 @@ def test_json_has_every_run_and_the_ends_exactly(capsys: pytest.CaptureFixture[s
     data = study(2, 3)
     print_json({"overview": overview_json(data), "chains": headline_json(data)})
     said = json.loads(capsys.readouterr().out)
-    assert [(chain["chain"], chain["seed"]) for chain in said["chains"]] == [run.key for run in list_runs(data)]
+    assert [(chain["chain"], chain["seed"]) for chain in said["chains"]] == [run.key for run in data.runs]
     ratios = [data.changes.get(f"sft-dpo-math-{seed}", "base").value for seed in range(3)]
     first = said["overview"][0]
     assert (first["ordering"], first["arm"], first["seeds"], first["finished"]) == ("chain 0", "none", [0, 1, 2], 3)

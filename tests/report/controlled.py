@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from limberlm.geometry import CATALOG
+from limberlm.observe.table.geometry import headline_site
 from limberlm.outcomes.calibration import ece, ece_null
 from limberlm.outcomes.refusals import refusal_rows
 from limberlm.outcomes.table import outcome_row
 from limberlm.report.study import ReportData
-from limberlm.report.study.changes import CELLS
 from limberlm.report.study.data import Control
 from limberlm.testbed import SKILLS
 
@@ -30,7 +31,7 @@ def place(node: str, stage: str, index: int, **more: Any) -> dict[str, Any]:
 
 def comparison(node: str, against: str, change: Change, metric: str = "effective_rank") -> dict[str, Any]:
     """A row of the comparisons in a metric's headline cell: its corrected change with its interval."""
-    convention, site = CELLS[metric]
+    convention, site = CATALOG[metric].conventions[0], headline_site(CATALOG[metric])
     corrected, low, high = change
     cell = {"site": site, "depth": 2 / 3, "metric": metric, "convention": convention, "domain": "all"}
     numbers = {"a": 1.0, "b": 1.0, "corrected": corrected, "low": low, "high": high}

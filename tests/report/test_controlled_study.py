@@ -8,7 +8,6 @@ from limberlm.observe import Geometry, compare
 from limberlm.observe.updates.measurement import Updates
 from limberlm.report.study import ReportData
 from limberlm.report.study.changes import CELLS
-from limberlm.report.study.data import list_runs
 from limberlm.report.study.overview import overview
 from limberlm.report.study.updates import overlaps
 from limberlm.report.study.yardsticks import sentences, yardsticks, zero_sentences
@@ -18,7 +17,7 @@ pytestmark = pytest.mark.slow
 
 
 def test_runs_are_the_chains_that_are_no_controls(controlled: ReportData) -> None:
-    assert [run.label for run in list_runs(controlled)] == [
+    assert [run.label for run in controlled.runs] == [
         "sft > math, seed 0",
         "sft > math, seed 1",
         "math > sft, seed 0",
@@ -32,7 +31,7 @@ def test_a_stage_is_compared_with_its_own_twin_and_its_own_start(
     def load(node: str) -> Geometry:
         return Geometry.load(controlled_results.store.part(node, "geometry") / "geometry")
 
-    run = list_runs(controlled)[0]
+    run = controlled.runs[0]
     stage = run.stages[2]
     twin = controlled_results.plan.node(controlled.twins[stage.node])
     assert (twin.like, twin.parent) == (stage.node, run.stages[1].node)
@@ -50,14 +49,14 @@ def test_a_stage_is_compared_with_its_own_twin_and_its_own_start(
 
 
 def test_every_stage_of_every_run_has_its_yardsticks(controlled: ReportData) -> None:
-    for run in list_runs(controlled):
+    for run in controlled.runs:
         found = yardsticks(controlled, run)
         assert len(found) == 2 * len(CELLS)
         assert [said.partition(" changed")[0] for said in sentences(found)] == [stage.label for stage in run.stages[1:]]
 
 
 def test_a_learning_rate_of_zero_changes_nothing_by_a_bit(controlled: ReportData) -> None:
-    for run in list_runs(controlled):
+    for run in controlled.runs:
         (said,) = zero_sentences(controlled, run)
         assert said.startswith(f"{run.stages[1].name}.zero: ")
         assert said.count("equal the base's bit for bit") == 2
@@ -66,7 +65,7 @@ def test_a_learning_rate_of_zero_changes_nothing_by_a_bit(controlled: ReportData
 
 
 def test_overlaps_are_those_of_the_last_nodes_updates(controlled_results: Results, controlled: ReportData) -> None:
-    for run in list_runs(controlled):
+    for run in controlled.runs:
         (found,) = overlaps(run, controlled.rows("updates", run.key))
         first, second = run.stages[1:]
         stored = Updates.load(controlled_results.store.part(second.node, "updates") / "updates.parquet")
@@ -75,7 +74,7 @@ def test_overlaps_are_those_of_the_last_nodes_updates(controlled_results: Result
 
 
 def test_ends_are_over_both_seeds(controlled: ReportData) -> None:
-    found = overview(controlled, list_runs(controlled))
+    found = overview(controlled, controlled.runs)
     assert [line.ordering for line in found.lines] == ["sft > math", "math > sft"]
     assert {"rank", "acc", "bwt", "ood_accuracy", "ood_loss", "plasticity"} <= {each.name for each in found.measures}
     assert {cell.remark for line in found.lines for cell in line.cells} == {"n = 2"}

@@ -1,12 +1,12 @@
 from __future__ import annotations
 
 from limberlm.report.study import ReportData, figures
-from limberlm.report.study.data import Stage, list_runs
+from limberlm.report.study.data import Stage
 from limberlm.report.style import STAGE_COLOURS, colour
 
 
 def stages_of(study: ReportData) -> tuple[Stage, ...]:
-    return list_runs(study)[0].stages
+    return study.runs[0].stages
 
 
 def test_heatmap_cells_equal_the_table_and_gaps_stay_empty(study: ReportData) -> None:

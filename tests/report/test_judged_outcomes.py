@@ -9,7 +9,6 @@ import pytest
 from limberlm.outcomes.calibration import ece, ece_null, reliability_table
 from limberlm.report.packing import from_planes
 from limberlm.report.study import ReportData, calibration, render_report
-from limberlm.report.study.data import list_runs
 from limberlm.report.study.refusals import refusal_figure, refusal_lines
 from limberlm.report.study.updates import overlap_heatmap, overlaps
 from tests.report.controlled import STAGES, judged, place
@@ -39,9 +38,7 @@ def test_the_diagrams_are_drawn_from_the_reliability_table_of_each_stage(data: R
 
 
 def test_an_ece_stands_beside_its_null_value(data: ReportData) -> None:
-    (panel,) = [
-        p for p in calibration.panels(data, list_runs(data)[0]) if (p.source, p.task) == ("next_token", "programs")
-    ]
+    (panel,) = [p for p in calibration.panels(data, data.runs[0]) if (p.source, p.task) == ("next_token", "programs")]
     names = [name for name, _, _ in calibration.COLUMNS]
     for stage, cells in panel.rows:
         c, y = (items(data, f"{name}_next_token", stage, "programs") for name in ("confidence", "correct"))
@@ -69,7 +66,7 @@ def test_a_model_that_diverged_has_no_diagram(data: ReportData) -> None:
 
 
 def test_every_judge_is_shown_on_both_sides_and_splits(data: ReportData) -> None:
-    run = list_runs(data)[0]
+    run = data.runs[0]
     lines = refusal_lines(run, data.rows("outcomes", run.key))
     assert [(line.rate, line.split) for line in lines[:10]] == [(line.rate, "in domain") for line in lines[:10]]
     assert len(lines) == 20
@@ -96,7 +93,7 @@ def test_overlaps_are_those_of_the_runs_pairs(data: ReportData) -> None:
     alone = pair("math-2", "", 0.9) | {"metric": "update_norm"}
     other = pair("math-2", "elsewhere", 0.7)
     frame = pd.DataFrame([pair("math-2", "sft-1", 0.25), alone, other])
-    run = list_runs(data)[0]
+    run = data.runs[0]
     (found,) = overlaps(run, frame)
     assert (found.earlier.label, found.later.label, found.excess.value, found.chance.value) == (
         "sft",

@@ -10,14 +10,13 @@ from scipy import stats
 
 from limberlm.outcomes.score_matrix import score_matrix
 from limberlm.report.study import ReportData, render_report
-from limberlm.report.study.data import list_runs
 from limberlm.report.study.overview import Overview, balance_tables, overview
 from tests.report.synthetic import STAGES, build
 from tests.report.test_html import opened
 
 
 def of(data: ReportData) -> Overview:
-    return overview(data, list_runs(data))
+    return overview(data, data.runs)
 
 
 def column(found: Overview, name: str) -> list:

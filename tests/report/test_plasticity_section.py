@@ -3,7 +3,6 @@ from __future__ import annotations
 import pytest
 
 from limberlm.report.study import ReportData, render_report
-from limberlm.report.study.data import list_runs
 from limberlm.report.study.headline import headline_rows
 from limberlm.report.study.plasticity import plasticity_tables
 from tests.report.controlled import swept
@@ -11,7 +10,7 @@ from tests.report.test_html import page_data
 
 
 def cell_of(data: ReportData, rate: float | None, head: str, row: int = 0):
-    table = {table.rate: table for table in plasticity_tables(data, list_runs(data)[0])}[rate]
+    table = {table.rate: table for table in plasticity_tables(data, data.runs[0])}[rate]
     return table.rows[row][2][[name for name, _ in table.columns].index(head)]
 
 
@@ -21,7 +20,7 @@ def cell_of(data: ReportData, rate: float | None, head: str, row: int = 0):
 def test_headlines_are_at_the_middle_rate_over_tasks(rates, fixed) -> None:
     data = swept(rates)
     assert data.fixed_rate == fixed
-    rows = headline_rows(data, list_runs(data)[0])
+    rows = headline_rows(data, data.runs[0])
     for index, row in enumerate(rows):
         assert row.cells[8].value == pytest.approx(1000 * (fixed or 0.0) + index + 0.5)
         assert row.cells[8].remark == "mean of 2 tasks"
@@ -29,7 +28,7 @@ def test_headlines_are_at_the_middle_rate_over_tasks(rates, fixed) -> None:
 
 def test_every_rate_has_its_table_and_its_figures() -> None:
     data = swept()
-    tables = plasticity_tables(data, list_runs(data)[0])
+    tables = plasticity_tables(data, data.runs[0])
     assert [table.rate for table in tables] == [1e-3, 2e-3, 4e-3]
     for table in tables:
         assert [(task, stage) for task, stage, _ in table.rows[:2]] == [("codebook", "base"), ("codebook", "sft")]

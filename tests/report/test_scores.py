@@ -8,7 +8,6 @@ import pytest
 
 from limberlm.outcomes.score_matrix import over_seeds, score_matrix
 from limberlm.report.study import ReportData, figures
-from limberlm.report.study.data import list_runs
 from limberlm.report.study.scores import score_tables
 
 TASKS = ["a", "b", "c"]
@@ -35,7 +34,7 @@ def matrices():
 
 def test_cells_are_the_quantities_of_the_matrix(many: ReportData, matrices) -> None:
     data = dataclasses.replace(many, matrices=matrices)
-    runs = list_runs(data)
+    runs = data.runs
     own = matrices["sft-dpo-math", 0]["share"]
     table = score_tables(data, runs[0], runs)[0]
     assert table.tasks == ("a", "b", "c")
@@ -49,7 +48,7 @@ def test_cells_are_the_quantities_of_the_matrix(many: ReportData, matrices) -> N
 
 def test_seeds_have_students_interval(many: ReportData, matrices) -> None:
     data = dataclasses.replace(many, matrices=matrices)
-    runs = list_runs(data)
+    runs = data.runs
     expected = over_seeds([matrices["sft-dpo-math", seed]["share"] for seed in (0, 1)])["bwt"]
     table = score_tables(data, runs[0], runs)[0]
     cell = table.lines[1].seeds
@@ -59,7 +58,7 @@ def test_seeds_have_students_interval(many: ReportData, matrices) -> None:
 
 def test_a_loss_is_shown_as_a_loss_and_its_changes_with_the_sign_turned(many: ReportData, matrices) -> None:
     data = dataclasses.replace(many, matrices=matrices)
-    runs = list_runs(data)
+    runs = data.runs
     table = score_tables(data, runs[0], runs)[1]
     end = np.mean([np.mean(scores_of(0, loss=True)[-1][task]) for task in TASKS])
     acc, bwt = table.lines[0].items, table.lines[1].items
@@ -71,12 +70,12 @@ def test_a_loss_is_shown_as_a_loss_and_its_changes_with_the_sign_turned(many: Re
 
 def test_a_run_without_matrices_has_no_table(many: ReportData, matrices) -> None:
     data = dataclasses.replace(many, matrices=matrices)
-    runs = list_runs(data)
+    runs = data.runs
     assert score_tables(data, runs[2], runs) == []
 
 
 def test_the_task_that_a_stage_trained_stands_bold_in_the_heat_map(study: ReportData) -> None:
-    figure = figures.accuracy_heatmap(study.outcomes, list_runs(study)[0].stages, study.targets)
+    figure = figures.accuracy_heatmap(study.outcomes, study.runs[0].stages, study.targets)
     assert figure is not None
     heatmap = figure.data[0]
     bold = {

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from limberlm.report.study import ReportData
-from limberlm.report.study.data import Run, list_runs
+from limberlm.report.study.data import Run
 from limberlm.report.study.headline import headline_rows, outcomes_sentence
 from limberlm.report.study.verdict import findings, seeds_sentence, summary
 
@@ -15,7 +15,7 @@ from limberlm.report.study.verdict import findings, seeds_sentence, summary
 def changed(study: ReportData, **values: float) -> tuple[ReportData, Run]:
     """The study with every comparison set to the given values."""
     data = dataclasses.replace(study, comparisons=study.comparisons.assign(**values))
-    return data, list_runs(data)[0]
+    return data, data.runs[0]
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_only_the_headline_cell_decides(study: ReportData) -> None:
         & (frame["convention"] == "rms")
         & (frame["against"] == "base")
     ]
-    ratios = [finding.ratio for finding in findings(list_runs(study)[0], study.changes)]
+    ratios = [finding.ratio for finding in findings(study.runs[0], study.changes)]
     assert ratios == rows.sort_values("stage_index")["corrected"].tolist()
 
 
@@ -82,17 +82,17 @@ def test_summary_says_where_the_chain_ended(study: ReportData) -> None:
 
 
 def test_seeds_are_set_side_by_side(study: ReportData, many: ReportData) -> None:
-    runs = list_runs(many)
+    runs = many.runs
     said = seeds_sentence(runs[0], runs, many.changes)
     assert said.startswith("Over training seeds, the change from base after the last stage is −")
     assert "(seed 0)" in said
     assert "(seed 1)" in said
-    runs = list_runs(study)
+    runs = study.runs
     assert seeds_sentence(runs[0], runs, study.changes) == "This chain was trained with one seed only."
 
 
 def test_outcomes_are_told_in_words(study: ReportData) -> None:
-    rows = headline_rows(study, list_runs(study)[0])
+    rows = headline_rows(study, study.runs[0])
     said = outcomes_sentence(rows)
     assert "accuracy on earlier tasks is 19.0 points below its value right after their stages" in said
     assert f"ends at a loss of {rows[-1].cells[8].text} nats per token, against {rows[0].cells[8].text}" in said
@@ -102,7 +102,7 @@ def test_real_data_without_accuracy_show_their_loss(study: ReportData) -> None:
     outcomes = study.outcomes[study.outcomes["outcome"] == "loss"]
     kept = outcomes[outcomes["stage"] == "math"].head(1).assign(outcome="retention_loss", value=0.25)
     data = dataclasses.replace(study, outcomes=pd.concat([outcomes, kept]), targets={"math": "arithmetic"})
-    last = headline_rows(data, list_runs(data)[0])[-1]
+    last = headline_rows(data, data.runs[0])[-1]
     assert (last.cells[5].value, last.cells[5].text) == (1.2, "1.200 nats")
     assert (last.cells[6].value, last.cells[6].text) == (0.25, "+0.2500 nats")
 
@@ -111,4 +111,4 @@ def test_a_repeated_stage_gets_its_own_label() -> None:
     from tests.report.synthetic import build
 
     data = build(chains=(("twice", ("base", "math", "math")),))
-    assert [stage.label for stage in list_runs(data)[0].stages] == ["base", "math", "math (2)"]
+    assert [stage.label for stage in data.runs[0].stages] == ["base", "math", "math (2)"]

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from limberlm.report.study import ReportData, render_report
-from limberlm.report.study.data import Control, list_runs
+from limberlm.report.study.data import Control
 from limberlm.report.study.yardsticks import end_table, sentences, yardsticks, zero_sentences
 from tests.report.controlled import Change, beside_its_twin, comparison, with_zero
 from tests.report.test_html import Page, opened
@@ -32,13 +32,13 @@ UNKNOWN: Change = (1.2, math.nan, math.nan)
 )
 def test_words_follow_the_three_intervals(trained: Change, random: Change, difference: Change, judgement: str) -> None:
     data = beside_its_twin(trained, random, difference)
-    (said,) = sentences(yardsticks(data, list_runs(data)[0]))
+    (said,) = sentences(yardsticks(data, data.runs[0]))
     assert said.endswith(f": {judgement}.")
 
 
 def test_the_sentence_gives_both_changes_with_their_intervals() -> None:
     data = beside_its_twin((1.012, 1.009, 1.015), (0.999, 0.998, 1.0), (1.013, 1.01, 1.016))
-    (said,) = sentences(yardsticks(data, list_runs(data)[0]))
+    (said,) = sentences(yardsticks(data, data.runs[0]))
     assert said.replace("\u00a0", " ") == (
         "sft changed the effective rank by +1.2 % (+0.90 to +1.5); an update of the same size in random directions by "
         "−0.10 % (−0.20 to 0): the change is the training's, not its size's."
@@ -47,7 +47,7 @@ def test_the_sentence_gives_both_changes_with_their_intervals() -> None:
 
 def test_a_difference_metric_is_judged_about_zero() -> None:
     data = beside_its_twin((-0.03, -0.04, -0.02), (0.001, -0.01, 0.01), (-0.031, -0.04, -0.02), "anisotropy")
-    (found,) = yardsticks(data, list_runs(data)[0])
+    (found,) = yardsticks(data, data.runs[0])
     assert found.sentence.endswith("the change is the training's, not its size's.")
     assert [cell.value for cell in found.cells] == [-0.03, 0.001, -0.031]
     assert [cell.remark for cell in found.cells] == ["", "no change found", ""]
@@ -57,28 +57,28 @@ def test_the_change_is_taken_from_where_the_stage_started() -> None:
     data = beside_its_twin(UP, NONE, UP)
     later = data.comparisons.assign(stage_index=2)
     outcomes = data.outcomes.assign(stage_index=data.outcomes["stage_index"] * 2)
-    assert yardsticks(data, list_runs(data)[0])
+    assert yardsticks(data, data.runs[0])
     from_base = dataclasses.replace(data, comparisons=later, outcomes=outcomes)
-    assert not yardsticks(from_base, list_runs(from_base)[0]), "a second stage starts from the first, not from the base"
+    assert not yardsticks(from_base, from_base.runs[0]), "a second stage starts from the first, not from the base"
     previous = dataclasses.replace(from_base, comparisons=later.replace({"against": {"base": "previous"}}))
-    assert len(yardsticks(previous, list_runs(previous)[0])) == 1
+    assert len(yardsticks(previous, previous.runs[0])) == 1
 
 
 def test_a_stage_without_a_twin_or_a_comparison_has_no_yardstick(study: ReportData) -> None:
-    assert yardsticks(study, list_runs(study)[0]) == []
+    assert yardsticks(study, study.runs[0]) == []
     data = beside_its_twin(UP, NONE, UP)
     missing = dataclasses.replace(data, comparisons=data.comparisons[data.comparisons["against"] == "base"])
-    assert yardsticks(missing, list_runs(missing)[0]) == []
+    assert yardsticks(missing, missing.runs[0]) == []
 
 
 def test_zero_rate_is_equal_bit_for_bit_or_names_what_is_not() -> None:
     data = with_zero()
-    (run,) = list_runs(data)
+    (run,) = data.runs
     assert zero_sentences(data, run) == [
         "sft.zero: the whole stage at a learning rate of zero: all 6 geometry values equal the base's bit for bit."
     ]
     one_bit = with_zero({"anisotropy": 2.0**-50})
-    (said,) = zero_sentences(one_bit, list_runs(one_bit)[0])
+    (said,) = zero_sentences(one_bit, one_bit.runs[0])
     assert said.endswith("2 of 6 geometry values differ from the base's: anisotropy.")
 
 
@@ -88,16 +88,16 @@ def test_a_replicate_that_moved_is_a_difference_too() -> None:
     at = geometry.index[(geometry["node"] == "sft.zero-1") & (geometry["metric"] == "rankme")][0]
     geometry.at[at, "replicates"] = [x + 1e-12 for x in geometry.at[at, "replicates"]]
     moved = dataclasses.replace(data, geometry=geometry)
-    assert "1 of 6 geometry values differ from the base's: rankme" in zero_sentences(moved, list_runs(moved)[0])[0]
+    assert "1 of 6 geometry values differ from the base's: rankme" in zero_sentences(moved, moved.runs[0])[0]
 
 
 def test_controls_are_no_runs_of_their_own() -> None:
-    assert [run.label for run in list_runs(with_zero())] == ["sft > math, seed 0"]
+    assert [run.label for run in with_zero().runs] == ["sft > math, seed 0"]
 
 
 def test_no_table_of_ends_without_other_controls() -> None:
     data = with_zero()
-    assert end_table(data, list_runs(data)[0]) is None
+    assert end_table(data, data.runs[0]) is None
 
 
 def test_the_section_is_there_only_where_a_control_was_run(small: ReportData) -> None:
@@ -131,7 +131,7 @@ def test_other_controls_end_beside_the_chain_itself() -> None:
         comparisons=comparisons,
         controls={("sft > math", 0): (control,)},
     )
-    table = end_table(whole, list_runs(whole)[0])
+    table = end_table(whole, whole.runs[0])
     assert table is not None
     assert [name for name, _, _ in table.rows] == ["sft > math", name]
     assert [measure.name for measure in table.measures] == ["rank", "ood_loss"]

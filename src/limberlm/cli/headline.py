@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from limberlm.cli.console import print_table, say
-from limberlm.report.study.data import ReportData, list_runs
+from limberlm.report.study.data import ReportData
 from limberlm.report.study.headline import COLUMNS, headline_rows
 from limberlm.report.study.overview import Overview, overview
 
@@ -17,7 +17,7 @@ def print_headline(data: ReportData) -> None:
 
     Of more than `MOST_TABLES` runs the overview alone: the report has the others.
     """
-    runs = list_runs(data)
+    runs = data.runs
     if len(runs) > MOST_TABLES:
         _print_overview(overview(data, runs), len(runs))
         return
@@ -47,7 +47,7 @@ def _print_overview(found: Overview, runs: int) -> None:
 
 def overview_json(data: ReportData) -> list[dict[str, Any]]:
     """What stands at the end of every ordering under every arm, over seeds, exact."""
-    found = overview(data, list_runs(data))
+    found = overview(data, data.runs)
     return [
         {
             "ordering": line.ordering,
@@ -78,5 +78,5 @@ def headline_json(data: ReportData) -> list[dict[str, Any]]:
                 for row in headline_rows(data, run)
             ],
         }
-        for run in list_runs(data)
+        for run in data.runs
     ]

@@ -83,8 +83,8 @@ def finish(results: Results, as_json: bool, target: Path | None = None, *, every
     from limberlm.report.study import report_data, write_report
 
     root = results.store.root
-    data = report_data(results, title=f"Study {root.resolve().name}")
-    path = write_report(data, target or root / "report.html", every_run=every_run)
+    data = report_data(results, title=f"Study {root.resolve().name}", every_run=every_run)
+    path = write_report(data, target or root / "report.html")
     if as_json:
         print_json({"report": str(path), "overview": overview_json(data), "chains": headline_json(data)})
         return

@@ -28,6 +28,8 @@ Floats = NDArray[np.float64]
 Scores = Literal["share", "loss", "score"]
 
 RESAMPLES = 4000
+FEW = 256
+"""Items that are drawn one by one."""
 QUANTITIES = ("acc", "bwt", "forgetting", "fwt")
 
 
@@ -256,19 +258,28 @@ def _forgetting(items: Mapping[str, Floats], kind: Kind, seed: int) -> Quantity 
 def _resampled(items: Mapping[str, Floats], seed: int) -> dict[str, Floats]:
     """Forgetting [resamples] of each task on items drawn again, each with its scores at all checkpoints.
 
-    Items with the same scores throughout are one kind, so only the number of each kind is drawn.
+    Of many items those with the same scores throughout are one kind, and only the number of each kind is drawn. A few
+    are drawn one by one, which is the same for all chains of a study.
     """
-    kinds = {task: np.unique(each.T, axis=0, return_counts=True) for task, each in items.items()}
+    kinds = {task: _kinds(each) for task, each in items.items()}
     drawn = _drawn(tuple(tuple(counts.tolist()) for _, counts in kinds.values()), seed)
     means = {task: n @ own / n[0].sum() for n, (task, (own, _)) in zip(drawn, kinds.items(), strict=True)}
     return {task: each[:, :-1].max(axis=1) - each[:, -1] for task, each in means.items()}
 
 
-@lru_cache(maxsize=2)  # losses differ on every item, so those of all chains of a study are drawn alike
-def _drawn(counts: tuple[tuple[int, ...], ...], seed: int) -> list[NDArray[np.int64]]:
+def _kinds(items: Floats) -> tuple[Floats, NDArray[np.intp]]:
+    """The scores of each kind of item [kinds, checkpoints], sorted, and how many items are of it."""
+    if items.shape[1] <= FEW:
+        return items.T[np.lexsort(items[::-1])], np.ones(items.shape[1], dtype=np.intp)
+    return np.unique(items.T, axis=0, return_counts=True)
+
+
+@lru_cache(maxsize=4)
+def _drawn(counts: tuple[tuple[int, ...], ...], seed: int) -> list[Floats]:
     """How often each kind is drawn, [resamples, kinds] of each task."""
     rng = np.random.default_rng(seed)
-    return [rng.multinomial(sum(own), np.array(own) / sum(own), size=RESAMPLES) for own in counts]
+    wanted = (rng.multinomial(sum(own), np.array(own) / sum(own), size=RESAMPLES) for own in counts)
+    return [numbers.astype(np.float64) for numbers in wanted]
 
 
 def _widened(row: Mapping[str, Any], drawn: Floats, kind: Kind) -> dict[str, float]:

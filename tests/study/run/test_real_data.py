@@ -13,7 +13,6 @@ import pytest
 import yaml
 
 from limberlm.report.study import report_data
-from limberlm.report.study.data import list_runs
 from limberlm.report.study.headline import headline_rows
 from limberlm.study import Study
 
@@ -55,7 +54,7 @@ def test_a_chain_on_real_rows_reaches_its_table(tmp_path: Path) -> None:
     assert loss("sft", "sft") < loss("base", "sft") - 0.1
     assert loss("math", "math") < loss("sft", "math") - 0.1
     data = report_data(results, "real")
-    rows = headline_rows(data, list_runs(data)[0])
+    rows = headline_rows(data, data.runs[0])
     assert [row.stage for row in rows] == ["base", "sft", "math"]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import zip_longest
 from math import nan
@@ -16,7 +16,6 @@ from limberlm.errors import UserError
 from limberlm.geometry import (
     CATALOG,
     HEADLINE,
-    Metric,
     benjamini_hochberg,
     holm,
     minimum_detectable_effect,
@@ -80,6 +79,15 @@ class LaidOut:
         depth, value, tokens = (table[name].to_numpy() for name in ("depth", "value", "n_tokens"))
         return cls(geometry, keys, depth, value, tokens, blocks.T.reshape(len(table), -1))
 
+    def headline(self) -> LaidOut:
+        """The rows fixed in advance alone."""
+        rows = [place for place, key in enumerate(self.keys) if _is_headline(key)]
+        return replace(
+            self,
+            keys=tuple(self.keys[place] for place in rows),
+            **{name: getattr(self, name)[rows] for name in ("depth", "value", "tokens", "replicates")},
+        )
+
 
 def compare(a: Geometry | LaidOut, b: Geometry | LaidOut) -> Comparison:
     """Paired differences of every metric, b against a, from stored values alone: the jackknife of the difference.
@@ -142,7 +150,7 @@ def _shared(left: Keys, right: Keys) -> _Shared:
         pd.DataFrame(keys, columns=KEYS).assign(scale=pd.Series([metric.scale for metric in metrics], dtype="str")),
         tuple(metric.scale for metric in metrics),
         tuple("value" if metric.interval == "value" else "corrected" for metric in metrics),
-        np.array([_is_headline(m, c, s) for m, (s, _, c, _) in zip(metrics, keys, strict=True)], dtype=bool),
+        np.array(list(map(_is_headline, keys)), dtype=bool),
     )
 
 
@@ -218,6 +226,6 @@ def _detectable(std_error: Floats, blocks: int, scale: str) -> Floats:
     return np.exp(effect) if scale == "log" else effect
 
 
-def _is_headline(metric: Metric, convention: str, site: str) -> bool:
-    in_family = metric.name in HEADLINE and convention == metric.conventions[0]
-    return in_family and site == headline_site(metric)
+def _is_headline(key: tuple[str, str, str, str]) -> bool:
+    site, name, convention, _ = key
+    return name in HEADLINE and convention == CATALOG[name].conventions[0] and site == headline_site(CATALOG[name])

@@ -10,15 +10,8 @@ from typing import Any
 import pandas as pd
 
 from limberlm.analysis.direction import RANK
-from limberlm.geometry import CATALOG, HEADLINE
-from limberlm.observe.table.geometry import headline_site
 from limberlm.report import words
 from limberlm.report.cells import NOTHING, Cell
-
-CELLS: dict[str, tuple[str, str]] = {
-    name: (CATALOG[name].conventions[0], headline_site(CATALOG[name])) for name in HEADLINE
-}
-"""The convention and the site of each headline metric."""
 
 
 @dataclass(frozen=True)

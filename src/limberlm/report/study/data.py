@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from typing import Any, Literal
@@ -69,7 +69,8 @@ class ReportData:
     `twins` has the node with an update of the same size in random directions for each trained node that has one.
     `balance` is that of the plan. `ends` is `analysis.arms.ends`, empty where there is no finished chain (`why_no_ends`
     says so); `prediction` is None where nothing can be asked (`why_no_prediction`), and so is `mediation`.
-    `spectra` is `analysis.spectra.spectra` of the chain `spectra_of`.
+    `spectra` is `analysis.spectra.spectra` of the chain `spectra_of`. All runs are in the summaries; those of `shown`
+    are shown one at a time, all where it is None. Checkpoints of others need no comparisons beside the headline's.
 
     Raises:
         ValueError: a frame that is not empty lacks a column (`COLUMNS`).
@@ -99,6 +100,7 @@ class ReportData:
     why_no_mediation: str = ""
     spectra: pd.DataFrame = field(default_factory=pd.DataFrame)
     spectra_of: str = ""
+    shown: Collection[Key] | None = None
 
     def __post_init__(self) -> None:
         for name, columns in COLUMNS.items():
@@ -138,6 +140,25 @@ class ReportData:
             name: {(str(chain), int(seed)): own for (chain, seed), own in table.groupby(["chain", "seed"], sort=False)}
             for name, table in tables.items()
         }
+
+    @cached_property
+    def runs(self) -> tuple[Run, ...]:
+        """Every (chain, seed) of the study that is no control, with its stages.
+
+        Chains are in order of appearance, seeds ascending.
+        """
+        found: dict[Key, dict[int, tuple[str, str]]] = {}
+        arms: dict[Key, str] = {}
+        for table in ("geometry", "outcomes", "training"):
+            for key, own in self.by_chain[table].items():
+                nodes = own.drop_duplicates("stage_index")
+                if nodes["control"].isna().all():
+                    arms.setdefault(key, str(nodes["arm"].iloc[0]))
+                    for index, stage, node in zip(*(nodes[name] for name in _OF_STAGE), strict=True):
+                        found.setdefault(key, {}).setdefault(int(index), (str(stage), str(node)))
+        chains = {chain: place for place, chain in enumerate(dict.fromkeys(chain for chain, _ in found))}
+        ordered = sorted(found, key=lambda key: (chains[key[0]], key[1]))
+        return tuple(Run(*key, _stages(found[key]), arms[key]) for key in ordered)
 
     @cached_property
     def measured(self) -> frozenset[str]:
@@ -197,25 +218,6 @@ class Run:
     def is_finished(self, data: ReportData) -> bool:
         """Whether its last checkpoint is there."""
         return len(self.stages) >= data.lengths.get(self.key, len(self.stages))
-
-
-def list_runs(data: ReportData) -> list[Run]:
-    """Every (chain, seed) of the study that is no control, with its stages.
-
-    Chains are in order of appearance, seeds ascending.
-    """
-    found: dict[Key, dict[int, tuple[str, str]]] = {}
-    arms: dict[Key, str] = {}
-    for table in ("geometry", "outcomes", "training"):
-        for key, own in data.by_chain[table].items():
-            nodes = own.drop_duplicates("stage_index")
-            if nodes["control"].isna().all():
-                arms.setdefault(key, str(nodes["arm"].iloc[0]))
-                for index, stage, node in zip(*(nodes[name] for name in _OF_STAGE), strict=True):
-                    found.setdefault(key, {}).setdefault(int(index), (str(stage), str(node)))
-    chains = {chain: place for place, chain in enumerate(dict.fromkeys(chain for chain, _ in found))}
-    ordered = sorted(found, key=lambda key: (chains[key[0]], key[1]))
-    return [Run(*key, _stages(found[key]), arms[key]) for key in ordered]
 
 
 def _stages(nodes: Mapping[int, tuple[str, str]]) -> tuple[Stage, ...]:

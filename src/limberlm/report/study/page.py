@@ -30,10 +30,9 @@ from limberlm.report.study import (
     whole,
     yardsticks,
 )
-from limberlm.report.study.data import ORDINARY, ReportData, Run, list_runs
+from limberlm.report.study.data import ORDINARY, ReportData, Run
 from limberlm.report.study.numbers import comparison_numbers, geometry_numbers
 from limberlm.report.study.section import Figures, Sections
-from limberlm.report.study.shown import CELLS, shown_runs
 
 SCRIPTS = ("table.js", "report_numbers.js", "report_geometry.js", "report_reliability.js", "report.js")
 HEADS = (
@@ -53,13 +52,10 @@ CAPTIONS = {
 }
 
 
-def render_report(data: ReportData, *, every_run: bool = False) -> str:
-    """The whole report as HTML text. The same data give the same text.
-
-    All runs are in its summaries; it shows one at a time those of `shown_runs`, or `every_run`.
-    """
-    planned = list_runs(data)
-    runs = shown_runs(data, planned, None if every_run else CELLS)
+def render_report(data: ReportData) -> str:
+    """The whole report as HTML text. The same data give the same text."""
+    planned = data.runs
+    runs = [run for run in planned if data.shown is None or run.key in data.shown]
     drawn, pool = Figures(), Numbers()
     sections = Sections(data, planned, drawn)
     shown = [sections.of(run, f"r{i}") for i, run in enumerate(runs)]
@@ -112,14 +108,14 @@ def render_report(data: ReportData, *, every_run: bool = False) -> str:
     )
 
 
-def write_report(data: ReportData, path: Path, *, every_run: bool = False) -> Path:
-    """Write the report to `path`, whole or not at all; it shows runs as `render_report` does.
+def write_report(data: ReportData, path: Path) -> Path:
+    """Write the report to `path`, whole or not at all.
 
     Raises:
         UserError: it cannot be written there.
 
     """
-    write_text(path, render_report(data, every_run=every_run))
+    write_text(path, render_report(data))
     return path
 
 

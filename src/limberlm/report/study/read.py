@@ -16,14 +16,16 @@ from limberlm.errors import UserError
 from limberlm.outcomes.score_matrix import ScoreMatrix
 from limberlm.report.study.data import Control, Key, ReportData
 from limberlm.report.study.foretold import OUTCOME, PERMUTATIONS
+from limberlm.report.study.shown import shown_runs
 from limberlm.study import Results
 from limberlm.study.plan.plan import Chain, Plan
 from limberlm.study.results.derived import SCORES
 
 
-def report_data(results: Results, title: str) -> ReportData:
-    """Everything a report shows of a run directory, as far as it is finished."""
+def report_data(results: Results, title: str, *, every_run: bool = False) -> ReportData:
+    """Everything a report shows of a run directory, as far as it is finished: of large studies not `every_run`."""
     runs = [chain for chain in results.chains if chain.control is None]
+    shown = frozenset(map(_key, runs)) if every_run else shown_runs(results, runs)
     notes: list[str] = []
     found, why = _ends(results)
     read = reader(results)
@@ -34,7 +36,7 @@ def report_data(results: Results, title: str) -> ReportData:
         geometry=results.table("geometry"),
         outcomes=results.table("outcomes"),
         training=results.table("training"),
-        comparisons=results.table("comparisons"),
+        comparisons=results.comparisons({node for run in runs if _key(run) in shown for node in run.nodes}),
         updates=results.table("updates"),
         settings=results.settings,
         versions=results.versions(),
@@ -53,6 +55,7 @@ def report_data(results: Results, title: str) -> ReportData:
         why_no_mediation=unmediated,
         spectra=spectra(results, runs[0]),
         spectra_of=f"{runs[0].name}, seed {runs[0].seed}",
+        shown=shown,
     )
 
 

@@ -5,35 +5,36 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from limberlm.report.study.data import ReportData, Run
+from limberlm.report.study.data import Key
+from limberlm.study import Results
+from limberlm.study.plan.plan import Chain
+from limberlm.study.store.names import GEOMETRY
 
 CELLS = 60_000
 """How many rows of geometry a page has for its runs, about 40 bytes each with what they are compared with: our choice,
 for a page below 6 MB."""
 
 
-def shown_runs(data: ReportData, runs: Sequence[Run], most: int | None = CELLS) -> list[Run]:
-    """The first seeds of all chains, as far as the rows of their checkpoints go; at least one run, None for all.
+def shown_runs(results: Results, runs: Sequence[Chain], most: int = CELLS) -> frozenset[Key]:
+    """The first seeds of all chains, as far as the rows of their checkpoints go; at least one run.
 
-    A checkpoint that runs share counts once. The runs stay in their order.
+    A checkpoint that runs share counts once.
     """
-    if most is None:
-        return list(runs)
-    cells, nodes, kept = 0, set[str](), set[tuple[str, int]]()
+    cells, nodes, kept = 0, set[str](), set[Key]()
     for run in _first_seeds_first(runs):
-        own = data.rows("geometry", run.key)["node"].value_counts()
-        cells += sum(int(rows) for node, rows in own.items() if node not in nodes)
+        own = {node for node in run.nodes if results.has(node, GEOMETRY)}
+        cells += sum(len(results.load_geometry(node).table) for node in own - nodes)
         if cells > most and kept:
             break
-        nodes |= set(own.index)
-        kept.add(run.key)
-    return [run for run in runs if run.key in kept]
+        nodes |= own
+        kept.add((run.name, run.seed))
+    return frozenset(kept)
 
 
-def _first_seeds_first(runs: Sequence[Run]) -> list[Run]:
+def _first_seeds_first(runs: Sequence[Chain]) -> list[Chain]:
     before: Counter[str] = Counter()
-    ranks = {}
+    ranks = []
     for run in runs:
-        ranks[run.key] = before[run.chain]
-        before[run.chain] += 1
-    return sorted(runs, key=lambda run: ranks[run.key])
+        ranks.append(before[run.name])
+        before[run.name] += 1
+    return [run for _, run in sorted(zip(ranks, runs, strict=True), key=lambda pair: pair[0])]

@@ -9,10 +9,11 @@ import numpy as np
 import pandas as pd
 
 from limberlm.analysis.direction import RANK
+from limberlm.geometry import HEADLINE
 from limberlm.report import words
 from limberlm.report.cells import Cell
 from limberlm.report.study.chain_ends import End, Measure, end_cells, measured_only, tasks_of
-from limberlm.report.study.changes import CELLS, Change, change_cell
+from limberlm.report.study.changes import Change, change_cell
 from limberlm.report.study.data import Control, ReportData, Run, Stage
 
 ZERO = "zero_learning_rate"
@@ -75,7 +76,7 @@ def yardsticks(data: ReportData, run: Run) -> list[Yardstick]:
     """Every stage's, of every headline metric, where there is a random twin and a change was measured."""
     found = []
     for stage in run.stages[1:]:
-        found += [each for metric in CELLS if (each := _yardstick(data, stage, metric)) is not None]
+        found += [each for metric in HEADLINE if (each := _yardstick(data, stage, metric)) is not None]
     return found
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import pandas as pd
 
 from limberlm.outcomes.plasticity import threshold_from, threshold_rows
+from limberlm.outcomes.plasticity.curve import LOSS
 from limberlm.outcomes.plasticity.threshold import OUTCOME as SAMPLES_TO_THRESHOLD
 from limberlm.outcomes.retention import backward_transfer
 from limberlm.outcomes.samples import OUT_OF_DOMAIN
@@ -23,11 +25,44 @@ SCORES: dict[Scores, tuple[str, ...]] = {"share": ("accuracy", "pair_accuracy"),
 # retention row -> the scores it is computed from, and what their differences are
 RETENTION: dict[str, tuple[Scores, Kind]] = {"retention": ("share", "paired"), "retention_loss": ("loss", "mean")}
 
+_NAMED = ("outcome", "split", "task", "items")
+
 # judge -> the outcome it compares per item, and its sign: higher is better
 WINS: dict[Judge, tuple[str, int]] = {"verifier": ("accuracy", 1), "likelihood": ("loss", -1)}
 
 
-def derived_rows(path: Sequence[Sequence[Row]], tasks: Sequence[str | None]) -> Iterator[Row]:
+@dataclass(frozen=True)
+class Scored:
+    """A checkpoint's outcomes, laid out once for all that its checkpoint is held against.
+
+    Attributes:
+        items: the per-item scores [items] of each task, by outcome and split.
+        readings: the rows that curves are made of.
+        timed: whether its samples to a threshold are measured already.
+
+    """
+
+    items: dict[tuple[str, str], dict[str, Any]]
+    readings: list[Row]
+    timed: bool
+
+    @classmethod
+    def of(cls, outcomes: pd.DataFrame) -> Scored:
+        """Lay a table out."""
+        items: dict[tuple[str, str], dict[str, Any]] = {}
+        for outcome, split, task, own in zip(*(outcomes[name].tolist() for name in _NAMED), strict=True):
+            items.setdefault((outcome, split), {})[task] = own
+        curves = outcomes[outcomes["outcome"] == LOSS]
+        columns = (curves[name].tolist() for name in curves.columns)
+        readings = [dict(zip(curves.columns, values, strict=True)) for values in zip(*columns, strict=True)]
+        return cls(items, readings, any(outcome == SAMPLES_TO_THRESHOLD for outcome, _ in items))
+
+    def scores(self, names: Sequence[str], split: str = "in_domain") -> dict[str, Any]:
+        """The per-item scores of each task, [items] each."""
+        return {task: own for name in names for task, own in self.items.get((name, split), {}).items()}
+
+
+def derived_rows(path: Sequence[Scored], tasks: Sequence[str | None]) -> Iterator[Row]:
     """The rows of the last checkpoint of a path that need the ones before it.
 
     Args:
@@ -41,32 +76,21 @@ def derived_rows(path: Sequence[Sequence[Row]], tasks: Sequence[str | None]) -> 
     yield from _times(path[0], path[-1])
 
 
-def rows_of(outcomes: pd.DataFrame) -> list[Row]:
-    """The rows of a table, which are walked through many times."""
-    columns = (outcomes[name].tolist() for name in outcomes.columns)
-    return [dict(zip(outcomes.columns, values, strict=True)) for values in zip(*columns, strict=True)]
-
-
-def items_of(outcomes: Sequence[Row], names: Sequence[str], split: str = "in_domain") -> dict[str, Any]:
-    """The per-item scores of each task, [items] each."""
-    return {row["task"]: row["items"] for row in outcomes if row["outcome"] in names and row["split"] == split}
-
-
-def _retention(path: Sequence[Sequence[Row]], tasks: Sequence[str | None]) -> Iterator[Row]:
+def _retention(path: Sequence[Scored], tasks: Sequence[str | None]) -> Iterator[Row]:
     for name, (scores, kind) in RETENTION.items():
-        changes = backward_transfer([items_of(rows, SCORES[scores]) for rows in path], tasks)
+        changes = backward_transfer([each.scores(SCORES[scores]) for each in path], tasks)
         if changes is not None:
             yield outcome_row(name, "earlier stages", changes, kind=kind)
 
 
-def _wins(base: Sequence[Row], own: Sequence[Row]) -> Iterator[Row]:
+def _wins(base: Scored, own: Scored) -> Iterator[Row]:
     for judge, (outcome, sign) in WINS.items():
-        scores, other = (items_of(rows, (outcome,), OUT_OF_DOMAIN) for rows in (own, base))
+        scores, other = (each.scores((outcome,), OUT_OF_DOMAIN) for each in (own, base))
         for task in (task for task in scores if task in other):
             yield win_row(task, sign * scores[task], sign * other[task], judge=judge)
 
 
-def _times(base: Sequence[Row], own: Sequence[Row]) -> Iterator[Row]:
+def _times(base: Scored, own: Scored) -> Iterator[Row]:
     """By the base's own loss at half its budget, where the settings name no threshold."""
-    if all(row["outcome"] != SAMPLES_TO_THRESHOLD for row in own):
-        yield from threshold_rows(own, threshold_from(base))
+    if not own.timed:
+        yield from threshold_rows(own.readings, threshold_from(base.readings))

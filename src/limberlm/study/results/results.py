@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,7 +22,7 @@ from limberlm.outcomes.score_matrix import ScoreMatrix, score_matrix
 from limberlm.outcomes.table import outcome_table
 from limberlm.parquet import read_small
 from limberlm.study.plan.plan import Chain, Node, Plan
-from limberlm.study.results.derived import SCORES, Row, Scores, derived_rows, items_of, rows_of
+from limberlm.study.results.derived import SCORES, Scored, Scores, derived_rows
 from limberlm.study.store.names import GEOMETRY, OUTCOMES, UPDATES
 from limberlm.study.store.store import PLAN, Store, refuse_no_run
 
@@ -49,7 +49,8 @@ class Results:
             self.settings = read_text(root / "study.yaml")
         # orderings share their beginnings, and every checkpoint of a chain asks for those before it
         self._read: dict[str, pd.DataFrame] = {}
-        self._rows: dict[str, list[Row]] = {}
+        self._scored: dict[str, Scored] = {}
+        self._records: dict[str, dict[str, Any]] = {}
         self._geometries: dict[str, Geometry] = {}
         self._trained: dict[str, pd.DataFrame] = {}
         self._changed: dict[str, pd.DataFrame] = {}
@@ -69,14 +70,14 @@ class Results:
         `random_adapter`), as in `limberlm.compare`.
         """
         if name not in self._tables:
-            frames = {
+            made: dict[TableName, Callable[[], list[Labelled]]] = {
                 "geometry": self._geometry,
                 "outcomes": self._outcomes,
                 "training": self._training,
                 "updates": self._updates,
-                "comparisons": self._comparisons,
-            }[name]()
-            self._tables[name] = _together(frames)
+                "comparisons": partial(self._comparisons, self.nodes),
+            }
+            self._tables[name] = _together(made[name]())
         return self._tables[name].copy(deep=False)
 
     @property
@@ -97,7 +98,7 @@ class Results:
     @property
     def measured(self) -> bool:
         """Whether there is a geometry to tell of."""
-        return any(self._has(node, GEOMETRY) for node in self.nodes)
+        return any(self.has(node, GEOMETRY) for node in self.nodes)
 
     def stage_of(self, node: str) -> str:
         """The stage a node runs."""
@@ -115,19 +116,22 @@ class Results:
 
     def record(self, node: str) -> dict[str, Any]:
         """What `node.json` holds: the node, its task, how it was handed over, and the versions that made it."""
-        path = self.store.checked(self.store.node(node), "node.json") / "node.json"
-        with _told(path):
-            record = dict(read_record(path))
-            return record | {"task": record["task"], "versions": dict(record["versions"])}
+        if node not in self._records:
+            path = self.store.checked(self.store.node(node), "node.json") / "node.json"
+            with _told(path):
+                record = dict(read_record(path))
+                self._records[node] = record | {"task": record["task"], "versions": dict(record["versions"])}
+        return self._records[node]
 
     def _places(self, part: str | None = None) -> Iterator[tuple[Chain, int, str]]:
         """Every finished place of every chain: the chain, the stage's index in it, and the node that has the part."""
+        finished = (node for node in self.nodes if self.store.is_complete(node))
+        there = {node for node in finished if part is None or self.has(node, part)}
         for chain in self.chains:
-            for index, node in enumerate(chain.nodes):
-                if self.store.is_complete(node) and (part is None or self._has(node, part)):
-                    yield chain, index, node
+            yield from ((chain, index, node) for index, node in enumerate(chain.nodes) if node in there)
 
-    def _has(self, node: str, part: str) -> bool:
+    def has(self, node: str, part: str) -> bool:
+        """Whether a part of a node is finished."""
         return self.store.part_identity(node, part) is not None
 
     def _labelled(self, frame: pd.DataFrame, chain: Chain, index: int, node: str) -> Labelled:
@@ -218,34 +222,38 @@ class Results:
             for rows in (self.load_outcomes(node), more[node])
         ]
 
-    def _path(self, path: Sequence[str]) -> tuple[list[list[Row]], list[str | None]]:
+    def _path(self, path: Sequence[str]) -> tuple[list[Scored], list[str | None]]:
         """The outcomes along a path, and what each of its stages trained."""
-        return [self._rows_of(node) for node in path], [self.record(node)["task"] for node in path[1:]]
-
-    def _rows_of(self, node: str) -> list[Row]:
-        if node not in self._rows:
-            self._rows[node] = rows_of(self.load_outcomes(node))
-        return self._rows[node]
+        for node in path:
+            if node not in self._scored:
+                self._scored[node] = Scored.of(self.load_outcomes(node))
+        return [self._scored[node] for node in path], [self.record(node)["task"] for node in path[1:]]
 
     def score_matrix(self, chain: Chain, scores: Scores = "share") -> ScoreMatrix | None:
         """Right answers, or losses, on every task after every stage of a chain; None while it is unfinished."""
-        if not all(self._has(node, "retention") for node in chain.nodes):
+        if not all(self.has(node, "retention") for node in chain.nodes):
             return None
         path, tasks = self._path(chain.nodes)
         stages = [task or self.stage_of(node) for task, node in zip(tasks, chain.nodes[1:], strict=True)]
-        return score_matrix([items_of(rows, SCORES[scores]) for rows in path], stages, kind=scores)
+        return score_matrix([each.scores(SCORES[scores]) for each in path], stages, kind=scores)
 
     @cached_property
     def twins(self) -> dict[str, str]:
         """Of each trained node that has one, the node with an update of the same size in random directions."""
         return {node.like: node.id for node in self.plan.nodes if node.like is not None}
 
-    def _comparisons(self) -> list[Labelled]:
+    def comparisons(self, whole: Container[str]) -> pd.DataFrame:
+        """The table `comparisons`: of nodes in `whole` with all cells, of others with those of the headline alone."""
+        return _together(self._comparisons(whole))
+
+    def _comparisons(self, whole: Container[str]) -> list[Labelled]:
         laid_out = cache(lambda node: LaidOut.of(self.load_geometry(node)))
+        headline = cache(lambda node: laid_out(node).headline())
 
         @cache
         def compared(against: str, reference: str, node: str) -> pd.DataFrame:
-            frame = compare(laid_out(reference), laid_out(node)).table
+            made = laid_out if node in whole else headline
+            frame = compare(made(reference), made(node)).table
             frame.insert(0, "against", against)
             return frame
 
@@ -253,7 +261,7 @@ class Results:
             self._labelled(compared(against, reference, node), chain, index, node)
             for chain, index, node in self._places(GEOMETRY)
             for against, reference in self._references(chain, index)
-            if self._has(reference, GEOMETRY)
+            if self.has(reference, GEOMETRY)
         ]
 
     def _references(self, chain: Chain, index: int) -> Iterator[tuple[Against, str]]:

@@ -33,7 +33,7 @@ def test_many_runs_have_one_table_of_their_ends(capsys: pytest.CaptureFixture[st
     said = capsys.readouterr().out
     assert "6 runs; the report shows each of them" in said
     assert "Change from base" not in said
-    for line in overview(data, data.runs).lines:
+    for line in overview(data).lines:
         assert said.count(line.chain) == 1
         assert all(cell.text in said and cell.interval in said for cell in line.cells)
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from limberlm.geometry import HEADLINE
+from limberlm.geometry import CATALOG, HEADLINE
 from limberlm.report.study import ReportData
 
 BLOCKS, WIDTH, LAYERS, TOKENS, SEQUENCES = 16, 256, 6, 48_000, 640
@@ -132,7 +132,9 @@ class Synthetic:
                         **{"low": shown(low), "high": shown(high), "std_error": error, "p_value": p_value},
                         **{
                             "p_adjusted": min(1.0, 3 * p_value),
-                            "headline": site == "band" and metric in HEADLINE,
+                            "headline": site == "band"
+                            and metric in HEADLINE
+                            and convention == CATALOG[metric].conventions[0],
                         },
                     }
                 )

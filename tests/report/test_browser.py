@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from limberlm.geometry import HEADLINE
 from limberlm.outcomes.calibration import reliability_table
 from limberlm.report.study import ReportData, write_report
-from limberlm.report.study.changes import CELLS
 from tests.report.chromium import assert_offline_without_errors, column, errors, needs_chromium, show, webdriver
 from tests.report.controlled import judged, swept
 from tests.report.synthetic import build
@@ -216,6 +216,6 @@ def test_a_real_study_opens_and_every_run_of_it_is_drawn(
         assert {key.split("|")[0] for key, _ in drawn} == {button.get_attribute("data-show")}
         assert all(count > 0 for _, count in drawn), drawn
         assert (
-            len(drawn) == 2 + 2 + 1 + len(CELLS) + 1 + 2
+            len(drawn) == 2 + 2 + 1 + len(HEADLINE) + 1 + 2
         )  # geometry, scores, plasticity, yardsticks, updates, training
     assert_offline_without_errors(browser)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from limberlm.geometry import CATALOG, HEADLINE
 from limberlm.observe import Geometry, compare
+from limberlm.observe.table.geometry import headline_site
 from limberlm.observe.updates.measurement import Updates
 from limberlm.report.study import ReportData
-from limberlm.report.study.changes import CELLS
 from limberlm.report.study.overview import overview
 from limberlm.report.study.updates import overlaps
 from limberlm.report.study.yardsticks import sentences, yardsticks, zero_sentences
@@ -35,7 +36,8 @@ def test_a_stage_is_compared_with_its_own_twin_and_its_own_start(
     stage = run.stages[2]
     twin = controlled_results.plan.node(controlled.twins[stage.node])
     assert (twin.like, twin.parent) == (stage.node, run.stages[1].node)
-    for metric, (convention, site) in CELLS.items():
+    for metric in HEADLINE:
+        convention, site = CATALOG[metric].conventions[0], headline_site(CATALOG[metric])
         for node, against, reference in (
             (stage.node, "random_adapter", twin.id),
             (stage.node, "previous", run.stages[1].node),
@@ -51,7 +53,7 @@ def test_a_stage_is_compared_with_its_own_twin_and_its_own_start(
 def test_every_stage_of_every_run_has_its_yardsticks(controlled: ReportData) -> None:
     for run in controlled.runs:
         found = yardsticks(controlled, run)
-        assert len(found) == 2 * len(CELLS)
+        assert len(found) == 2 * len(HEADLINE)
         assert [said.partition(" changed")[0] for said in sentences(found)] == [stage.label for stage in run.stages[1:]]
 
 
@@ -74,7 +76,7 @@ def test_overlaps_are_those_of_the_last_nodes_updates(controlled_results: Result
 
 
 def test_ends_are_over_both_seeds(controlled: ReportData) -> None:
-    found = overview(controlled, controlled.runs)
+    found = overview(controlled)
     assert [line.ordering for line in found.lines] == ["sft > math", "math > sft"]
     assert {"rank", "acc", "bwt", "ood_accuracy", "ood_loss", "plasticity"} <= {each.name for each in found.measures}
     assert {cell.remark for line in found.lines for cell in line.cells} == {"n = 2"}

@@ -16,7 +16,7 @@ from tests.report.test_html import opened
 
 
 def of(data: ReportData) -> Overview:
-    return overview(data, data.runs)
+    return overview(data)
 
 
 def column(found: Overview, name: str) -> list:

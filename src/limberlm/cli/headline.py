@@ -19,7 +19,10 @@ def print_headline(data: ReportData) -> None:
     """
     runs = data.runs
     if len(runs) > MOST_TABLES:
-        _print_overview(overview(data, runs), len(runs))
+        _print_overview(overview(data))
+        shown = len(data.shown_runs)
+        more = "each of them" if shown == len(runs) else f"{shown} of them, with --every-run all"
+        say(f"{len(runs)} runs; the report shows {more}, stage by stage")
         return
     for run in runs:
         stages = headline_rows(data, run)
@@ -32,7 +35,7 @@ def print_headline(data: ReportData) -> None:
         print_table(run.label, ["", *(stage.stage for stage in stages)], rows)
 
 
-def _print_overview(found: Overview, runs: int) -> None:
+def _print_overview(found: Overview) -> None:
     rows = [["", "", *(measure.note for measure in found.measures)]]
     for line in found.lines:
         rows.append([line.chain, f"{line.finished} of {len(line.seeds)}", *(cell.text for cell in line.cells)])
@@ -42,12 +45,11 @@ def _print_overview(found: Overview, runs: int) -> None:
         ["", "seeds", *(measure.title for measure in found.measures)],
         rows,
     )
-    say(f"{runs} runs; the report shows each of them, stage by stage")
 
 
 def overview_json(data: ReportData) -> list[dict[str, Any]]:
     """What stands at the end of every ordering under every arm, over seeds, exact."""
-    found = overview(data, data.runs)
+    found = overview(data)
     return [
         {
             "ordering": line.ordering,

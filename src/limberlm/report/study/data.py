@@ -160,6 +160,11 @@ class ReportData:
         ordered = sorted(found, key=lambda key: (chains[key[0]], key[1]))
         return tuple(Run(*key, _stages(found[key]), arms[key]) for key in ordered)
 
+    @property
+    def shown_runs(self) -> tuple[Run, ...]:
+        """Those that are shown one at a time."""
+        return self.runs if self.shown is None else tuple(run for run in self.runs if run.key in self.shown)
+
     @cached_property
     def measured(self) -> frozenset[str]:
         """The names of all outcomes."""

@@ -54,11 +54,11 @@ class Overview:
         return {line.arm for line in self.lines} != {ORDINARY}
 
 
-def overview(data: ReportData, runs: Sequence[Run], shown_runs: Sequence[Run] = ()) -> Overview:
+def overview(data: ReportData) -> Overview:
     """The overview of a study's runs; a chain that is not finished counts among no values."""
-    places = {run.key: place for place, run in enumerate(shown_runs)}
+    places = {run.key: place for place, run in enumerate(data.shown_runs)}
     groups: dict[str, list[Run]] = {}
-    for run in runs:
+    for run in data.runs:
         groups.setdefault(run.chain, []).append(run)
     found = [
         [

@@ -54,10 +54,9 @@ CAPTIONS = {
 
 def render_report(data: ReportData) -> str:
     """The whole report as HTML text. The same data give the same text."""
-    planned = data.runs
-    runs = [run for run in planned if data.shown is None or run.key in data.shown]
+    runs = data.shown_runs
     drawn, pool = Figures(), Numbers()
-    sections = Sections(data, planned, drawn)
+    sections = Sections(data, data.runs, drawn)
     shown = [sections.of(run, f"r{i}") for i, run in enumerate(runs)]
     told = whole.told(data)
     for section in told:
@@ -92,8 +91,8 @@ def render_report(data: ReportData) -> str:
         has_yardsticks=any(any(run["yardsticks"][name] for name in ("sentences", "zero", "ends")) for run in shown),
         has_updates=any(run["updates"] for run in shown),
         ordinary=ORDINARY,
-        overview=overview.overview(data, planned, runs) if len(planned) > 1 else None,
-        left_out=len(planned) - len(runs),
+        overview=overview.overview(data) if len(data.runs) > 1 else None,
+        left_out=len(data.runs) - len(runs),
         balance=overview.balance_tables(data),
         columns=headline.COLUMNS,
         captions=CAPTIONS,

@@ -2,31 +2,47 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import tempfile
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-# before the libraries are imported, which read these once: bars are off, as in the command, and runs are tracked here
+import pytest
+import yaml
+
+if TYPE_CHECKING:  # libraries are imported where they are used: the process that only hands out tests needs none
+    from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+
+    from limberlm.study import Study
+
+# read once, when the libraries are imported: bars are off, as in the command, and runs are tracked here
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 os.environ["TRACKIO_DIR"] = tempfile.mkdtemp(prefix="trackio-")
 
-from collections.abc import Callable
-from itertools import islice
-from pathlib import Path
-from typing import Any
 
-import pytest
-import torch
-import yaml
-from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-
-from limberlm.study import Study
-from limberlm.testbed import SKILLS
-from limberlm.testbed.prose import documents
-from limberlm.testbed.tokenizer import train_tokenizer
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[Any]:
+    """What is collected stays to the end, so no garbage collection walks through it: trainers ask for one each run."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def make_tiny_model(folder: Path) -> Path:
     """A random Llama of width 32 with 2 blocks, and a chat tokenizer of 400 tokens."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from limberlm.testbed import SKILLS
+    from limberlm.testbed.prose import documents
+    from limberlm.testbed.tokenizer import train_tokenizer
+
     samples = (f"{s.prompt}\n{s.answer}" for skill in SKILLS.values() for s in islice(skill.stream("train"), 200))
     tokenizer = train_tokenizer([documents("train")[0][:20_000], *samples], 400)
     config = LlamaConfig(
@@ -57,12 +73,17 @@ def tiny_model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_tokenizer(tiny_model_folder: Path) -> PreTrainedTokenizerFast:
+    from transformers import AutoTokenizer
+
     return AutoTokenizer.from_pretrained(tiny_model_folder)
 
 
 @pytest.fixture
 def tiny_model(tiny_model_folder: Path) -> LlamaForCausalLM:
     """A copy that the test may change."""
+    import torch
+    from transformers import LlamaForCausalLM
+
     return LlamaForCausalLM.from_pretrained(tiny_model_folder, dtype=torch.float32).eval()
 
 
@@ -98,6 +119,8 @@ def make_study(tmp_path: Path, study_settings: dict[str, Any]) -> Callable[..., 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory, study_settings: dict[str, Any]) -> Study:
     """The tiny study, run once without disturbance."""
+    from limberlm.study import Study
+
     folder = tmp_path_factory.mktemp("finished")
     (folder / "tiny.yaml").write_text(yaml.safe_dump(study_settings, sort_keys=False))
     study = Study.load(folder / "tiny.yaml", folder / "run")

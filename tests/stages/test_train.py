@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import json
 import math
 import os
@@ -286,3 +287,10 @@ def test_dropout_is_off_whatever_the_adapter_says(tiny_model_folder: Path, tmp_p
         run_stage(tiny_model_folder, out, trainer, adapter=adapter)
         bytes_.append((out / "adapter_model.safetensors").read_bytes())
     assert bytes_[0] == bytes_[1]
+
+
+def test_what_the_caller_froze_stays_frozen(tiny_model_folder: Path, tmp_path: Path) -> None:
+    gc.freeze()
+    before = gc.get_freeze_count()
+    run_stage(tiny_model_folder, tmp_path / "adapter", max_steps=1)
+    assert gc.get_freeze_count() >= before * 0.9  # some of it has died since

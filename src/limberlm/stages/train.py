@@ -5,7 +5,8 @@ from __future__ import annotations
 import gc
 import math
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -69,6 +70,20 @@ class _Watch(TrainerCallback):
         self.progress(state.global_step, state.max_steps, float(logs.get(self.headline, math.nan)))
 
 
+@contextmanager
+def _unwalked() -> Iterator[None]:
+    """What is there already is not walked through when a trainer's cycles are let go; a caller's own freeze stays."""
+    if gc.get_freeze_count():
+        yield
+        return
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+
+
+@_unwalked()
 def train_stage(
     kind: TrainerKind,
     config: Any,
@@ -119,7 +134,6 @@ def train_stage(
     loads_reference = adapter is None and kind.has_reference(config)  # from the path that the model names
     reload = Path(config.output_dir) / "start"
     watch = _Watch(kind, config, progress)
-    gc.freeze()  # what is there already need not be walked through when the trainer's cycles are let go
     try:
         start = stage_start(base, left, hand_over, adapter, reload if loads_reference else None)
         save, fit = _save(start, tokenizer, base_name), equip(start.model, start.adapter)
@@ -143,7 +157,6 @@ def train_stage(
             shutil.rmtree(folder, ignore_errors=True)
         raise
     finally:
-        gc.unfreeze()
         shutil.rmtree(reload, ignore_errors=True)
     report = HandOverReport(hand_over, trained, watch.found, rounding, continuity, reference)
     return StageRun(training, float(training["loss"].iloc[0]), own, report)

@@ -13,11 +13,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n logical --maxprocesses
 
 export HF_HUB_OFFLINE := 1
 
-<<<<<<< HEAD
-.PHONY: help venv demo test coverage test-slow bench lint docs dist audit sbom clean
-=======
-.PHONY: help venv demo test coverage test-slow fuzz bench lint docs clean
->>>>>>> refs/x/fuzz
+.PHONY: help venv demo test coverage test-slow fuzz bench lint docs dist audit sbom clean
 .DEFAULT_GOAL := help
 
 help:  ## show this list

@@ -13,13 +13,15 @@ from benchmarks.runner import square, write
 from limberlm.study import Study
 
 ENGINES = ("local", "ray")
+STEPS = 10
+SQUARE = f"four chains of four stages of {STEPS} steps"
 
 
 def figures(quick: bool) -> Iterator[Figure]:
     """Wall time, two workers with one thread each on both sides."""
     with TemporaryDirectory() as scratch:
         yield from nodes(Path(scratch), jobs=20 if quick else 200, rounds=1 if quick else 3)
-        yield from studies(Path(scratch), steps=1 if quick else 10, rounds=1 if quick else 2)
+        yield from study_times(Path(scratch), *((_nothing(), "two stages") if quick else (square(STEPS), SQUARE)))
 
 
 def nodes(scratch: Path, jobs: int, rounds: int) -> Iterator[Figure]:
@@ -39,22 +41,19 @@ def nodes(scratch: Path, jobs: int, rounds: int) -> Iterator[Figure]:
         yield Figure(f"cluster/node_{engine}", what, median(each), goal, "seconds", min(each), max(each))
 
 
-def studies(scratch: Path, steps: int, rounds: int) -> Iterator[Figure]:
+def study_times(scratch: Path, settings: dict[str, Any], size: str) -> Iterator[Figure]:
     """A small study, from the command's beginning and from the end of its first job, when engines are up."""
-    file = write(scratch, square(steps))
-    taken: dict[str, list[dict[str, float]]] = {engine: [] for engine in ENGINES}
-    for number in range(rounds):
-        for engine, each in taken.items():
-            out = scratch / f"{engine}-{number}"
-            each.append(in_fresh_process("benchmarks.cluster_case", "study", engine, file, out))
-            note(f"    {engine}: {each[-1]['whole']:.1f} s wall, {each[-1]['after']:.1f} s after the first job")
-    size = f"four chains of four stages of {steps} steps, two workers, on Ray over local"
+    file = write(scratch, settings)
+    taken: dict[str, dict[str, float]] = {}
+    for engine in ENGINES:
+        taken[engine] = in_fresh_process("benchmarks.cluster_case", "study", engine, file, scratch / engine)
+        note(f"    {engine}: {taken[engine]['whole']:.1f} s wall, {taken[engine]['after']:.1f} s after the first job")
     for part, words, goal in (
-        ("after", "without the engine's start: from the end of the first job", ("<=", 1.05)),
+        ("after", "without the engine's start, from the end of the first job", ("<=", 1.05)),
         ("whole", "with the start of engine and workers", None),
     ):
-        ray, local = ([run[part] for run in taken[engine]] for engine in ("ray", "local"))
-        yield compared(f"cluster/study_{part}", f"wall time of {size}, {words}", ray, local, goal)
+        what = f"wall time of a study of {size}, two workers, on Ray over local, {words}"
+        yield compared(f"cluster/study_{part}", what, [taken["ray"][part]], [taken["local"][part]], goal)
 
 
 def _nothing() -> dict[str, Any]:

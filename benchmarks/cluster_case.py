@@ -58,7 +58,7 @@ def study(engine: str, file: Path, out: Path) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    os.environ["RAY_worker_niceness"] = "0"  # local workers give way to nobody either
+    os.environ |= {"RAY_worker_niceness": "0"}  # local workers give way to nobody either
     kind, engine, first, second = sys.argv[1:]
     found = jobs(engine, Path(first), int(second)) if kind == "jobs" else study(engine, Path(first), Path(second))
     print(json.dumps(found))

@@ -1,6 +1,6 @@
 """Ask for known vulnerabilities of what an environment holds; nothing passes that was not looked up.
 
-python .ci/audit.py PYTHON: the environment's interpreter. Ends with 0 only if every package is known and none vulnerable.
+python .ci/audit.py PYTHON: the environment's interpreter. Ends with 0 only if all packages are known, none vulnerable.
 """
 
 from __future__ import annotations

@@ -66,6 +66,7 @@ def test_several_gpus_for_one_stage_are_refused(
     study = Study.load(make_study(stages=several), tmp_path / "run")
     with pytest.raises(UserError, match=r"^stages\.dpo\.resources\.gpus: 4: under --engine ray a stage runs on one"):
         study.run("ray")
+    assert not study.out.exists()
 
 
 @pytest.mark.slow

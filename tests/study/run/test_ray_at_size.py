@@ -1,6 +1,6 @@
 """A study of real size, all orderings, seeds and measurements of a recipe, ends on Ray at the bytes of local workers.
 
-Its stages are cut to a few steps: how long they train changes nothing in who does what, and in which order.
+Its stages are short and its samples small: that changes nothing in who does what, and in which order.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ pytestmark = [
     pytest.mark.skipif(find_spec("ray") is None, reason="needs limberlm[ray]"),
 ]
 RECIPE = Path(__file__).parents[3] / "recipes" / "six_stages.yaml"
-STEPS = 8
 ON_RAY = ENVIRONMENT | {"RAY_worker_niceness": "0"}
 
 Write = Callable[..., Path]
@@ -38,7 +37,10 @@ def write(tmp_path_factory: pytest.TempPathFactory) -> Write:
     def written(**changes: Any) -> Path:
         settings = yaml.safe_load(RECIPE.read_text(encoding="utf-8"))
         for stage in settings["stages"].values():
-            stage["args"]["max_steps"] = STEPS
+            stage["rows"] = 64
+            stage["args"] |= {"max_steps": 6, "per_device_train_batch_size": 4}
+        settings["outcomes"] = {"items": 4, "plasticity": {"tasks": 1, "steps": 3, "items": 4}}
+        settings["measure"] = {"max_tokens": 2000}
         path = tmp_path_factory.mktemp("recipe") / "study.yaml"
         path.write_text(yaml.safe_dump(settings | changes, sort_keys=False))
         return path

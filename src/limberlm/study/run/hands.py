@@ -65,8 +65,8 @@ class Engine:
             gpus = settings.resources_of(stage).gpus or 0
             if self.name == "ray" and gpus > 1:
                 raise UserError(
-                    f"stages.{name}.resources.gpus: {gpus:g}: under --engine ray a stage runs on one GPU; give 1, or train "
-                    "on several with accelerate launch, TRL and limberlm's GeometryCallback"
+                    f"stages.{name}.resources.gpus: {gpus:g}: under --engine ray a stage runs on one GPU; give 1, or "
+                    "train on several with accelerate launch, TRL and limberlm's GeometryCallback"
                 )
 
     def hands(self, board: Board, tell: Tell) -> AbstractContextManager[Hands]:

@@ -7,6 +7,8 @@ PYTHON ?= $(or $(shell for p in python3 python3.13 python3.12 python3.11; do \
 
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
+TOOLS := .venv/tools/bin
+INTO_WHEEL := $(TOOLS)/python -m pip --python .venv/wheel/bin/python --disable-pip-version-check -qq
 TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
 # A process per core, each with one thread of arithmetic: files stay whole, for what they set up is shared.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n logical --maxprocesses 8 --dist loadfile
@@ -48,21 +50,21 @@ lint: .venv/.test  ## ruff, mypy --strict and the import contracts
 docs: .venv/.docs  ## the documentation, into site/
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
-dist: .venv/.release  ## wheel and source archive, into dist/, checked
+dist: .venv/.tools  ## wheel and source archive, into dist/, checked
 	@rm -rf dist
-	@$(BIN)/python -m build --outdir dist . >/dev/null
-	@$(BIN)/twine check --strict dist/*
-	@$(BIN)/check-wheel-contents dist/*.whl
+	@$(TOOLS)/python -m build --outdir dist . >/dev/null
+	@$(TOOLS)/twine check --strict dist/*
+	@$(TOOLS)/check-wheel-contents dist/*.whl
 
-audit: .venv/.release  ## known vulnerabilities of the pinned set; asks an advisory service
-	@$(BIN)/pip-audit --requirement constraints.txt --no-deps --disable-pip --strict
+audit: .venv/.wheel  ## known vulnerabilities of what the wheel brings; asks an advisory service
+	@$(TOOLS)/python .ci/audit.py .venv/wheel/bin/python
 
-sbom: .venv/.runtime .venv/.release  ## what is installed here, as CycloneDX JSON: sbom.json
-	@$(BIN)/cyclonedx-py environment --pyproject pyproject.toml --mc-type library --output-reproducible \
-	  --output-file sbom.json $(BIN)/python
+sbom: .venv/.wheel  ## what the wheel brings, as CycloneDX JSON: dist/sbom.cdx.json
+	@$(TOOLS)/cyclonedx-py environment --pyproject pyproject.toml --mc-type library --output-reproducible \
+	  --output-file dist/sbom.cdx.json .venv/wheel/bin/python
 
 clean:  ## remove .venv, caches and built files (never runs/)
-	rm -rf .venv sbom.json .coverage .coverage.* .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build dist site
+	rm -rf .venv .coverage .coverage.* .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build dist site
 	find src tests benchmarks docs -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
 
 # torch comes first and alone, from the index of its CPU wheels. Where that address does not answer pip goes on with
@@ -83,9 +85,17 @@ clean:  ## remove .venv, caches and built files (never runs/)
 	@$(PIP) install -c constraints.txt -e ".[test,dev]"
 	@touch .venv/.runtime $@
 
-.venv/.release: .venv/.torch pyproject.toml
-	@$(PIP) install -c constraints.txt -e ".[release]"
-	@touch .venv/.runtime $@
+.venv/.tools: .ci/tools.txt
+	@$(PYTHON) -m venv .venv/tools
+	@$(TOOLS)/python -m pip --disable-pip-version-check -qq install -r .ci/tools.txt
+	@touch $@
+
+# The wheel and what it brings, and nothing else, not even pip.
+.venv/.wheel: dist
+	@rm -rf .venv/wheel
+	@$(PYTHON) -m venv --without-pip .venv/wheel
+	@$(INTO_WHEEL) install --no-deps --retries 0 --timeout 15 --extra-index-url "$(TORCH_INDEX)" "torch==$(TORCH)"
+	@$(INTO_WHEEL) install -c constraints.txt dist/limberlm-*.whl
 
 .venv/.docs: .venv/.torch pyproject.toml
 	@$(PIP) install -c constraints.txt -e ".[docs]"

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from benchmarks import (
+    cluster,
     folora,
     generation,
     infinigram,
@@ -32,6 +33,7 @@ BENCHMARKS = {
     "processes": processes.figures,
     "runner": runner.figures,
     "planning": planning.figures,
+    "cluster": cluster.figures,
     "interventions": interventions.figures,
     "folora": folora.figures,
     "study_pages": study_pages.figures,
@@ -64,6 +66,9 @@ one adapter. Its preparation is held against the training that goes with it: the
 draws 2,000 texts for the proxy, so 50 rows for each text. Both sides are made up from rates of this run, for that
 training alone would take hours: a text's generation and moments, a task row's moments, a training step; the
 eigenproblems are timed as they are.
+
+Ray (`cluster`) is held against local workers in wall time, because half of what an engine costs is waiting. A node
+that takes no time is two jobs of a finished study, given again: lease, inputs, messages, and nothing to do.
 
 What is made of a finished study (`study_pages`) is measured on a run directory of about 500 nodes: one real chain is
 trained and measured in all ways, and every node of the study has its numbers, each changed a little. Commands run in

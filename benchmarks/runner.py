@@ -40,7 +40,7 @@ def figures(quick: bool) -> Iterator[Figure]:
 def overhead(steps: int, rounds: int) -> Figure:
     """Nodes made by the runner, with its plan, hashes, hand-over checks and records, over TRL called by hand."""
     with TemporaryDirectory() as scratch:
-        study = _write(Path(scratch), _chain(steps))
+        study = write(Path(scratch), _chain(steps))
         cpu = in_turns(
             {"runner": lambda: by_runner(study, Path(scratch)), "hand": lambda: by_hand(steps, Path(scratch))}, rounds
         )
@@ -97,7 +97,7 @@ def jobs(steps: int, rounds: int) -> Figure:
     """Wall time of a study of four short chains with one job over that with two; threads are shared out among jobs."""
     seconds: dict[int, list[float]] = {1: [], 2: []}
     with TemporaryDirectory() as scratch:
-        study = _write(Path(scratch), _square(steps))
+        study = write(Path(scratch), square(steps))
         for _ in range(rounds):
             for count in seconds:
                 out = Path(scratch) / f"jobs-{count}"
@@ -123,7 +123,8 @@ def _chain(steps: int) -> dict[str, Any]:
     }
 
 
-def _square(steps: int) -> dict[str, Any]:
+def square(steps: int) -> dict[str, Any]:
+    """A study of four stages, so many steps each, in the four orderings of a Latin square."""
     settings = _chain(steps)
     sft = settings["stages"]["sft"]
     more = {name: sft | {"data": f"testbed:{name}"} for name in ("arithmetic", "refusals", "programs")}
@@ -136,7 +137,8 @@ def _square(steps: int) -> dict[str, Any]:
     }
 
 
-def _write(folder: Path, settings: dict[str, Any]) -> Path:
+def write(folder: Path, settings: dict[str, Any]) -> Path:
+    """A study file in a folder."""
     path = folder / "bench.yaml"
     path.write_text(yaml.safe_dump(settings, sort_keys=False))
     return path

@@ -21,8 +21,30 @@ from limberlm.errors import UserError, storage_problem
 LONGEST = 2**28
 """Bytes of a file of records, such as a manifest or a plan: a study of ten thousand nodes has a tenth of it."""
 
+_ADDRESS = re.compile("[a-zA-Z][a-zA-Z0-9+.-]+:/")  # a Path has lost the second stroke
+
 PARTIAL = ".partial"
 """How the names of drafts end, so that whoever finds one that was left behind knows it for what it is."""
+
+
+def refuse_address(place: str | Path, where: str = "") -> None:
+    """Refuse an address such as `s3://bucket/run`: a path would take it for a folder of this machine.
+
+    Args:
+        place: what was given for a file or folder.
+        where: the option or setting that it was given for.
+
+    Raises:
+        UserError: it is one; says what to do.
+
+    >>> refuse_address("runs/first"), refuse_address("owner/name"), refuse_address("testbed:arithmetic")
+    (None, None, None)
+    """
+    if _ADDRESS.match(str(place)):
+        raise UserError(
+            f"{where}{': ' if where else ''}{place}: is an address; give a path: copy it here, or mount that storage "
+            "(a model or data set of the hub: owner/name)"
+        )
 
 
 @contextmanager

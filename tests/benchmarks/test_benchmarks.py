@@ -10,6 +10,7 @@ import pytest
 
 from benchmarks import __main__ as command
 from benchmarks import (
+    cluster,
     folora,
     generation,
     infinigram,
@@ -35,6 +36,7 @@ FIELDS = {"name", "what", "value", "unit", "low", "high", "goal", "met", "machin
         generation.figures,
         infinigram.times,
         planning.figures,
+        pytest.param(cluster.figures, marks=pytest.mark.slow),
         pytest.param(runner.figures, marks=pytest.mark.slow),
         pytest.param(interventions.steps, marks=pytest.mark.slow),
         pytest.param(folora.steps, marks=pytest.mark.slow),
@@ -47,6 +49,7 @@ FIELDS = {"name", "what", "value", "unit", "low", "high", "goal", "met", "machin
         "generation",
         "infinigram",
         "planning",
+        "cluster",
         "runner",
         "interventions",
         "folora",

@@ -8,9 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from limberlm.study import Study
 from tests.hostile.case import Case, Make, Words, case
 from tests.hostile.world import MODEL, World, series, study, write_yaml
 
+NOTHING: Callable[[Path], object] = lambda place: None  # noqa: E731
 STAGE = {"trainer": "sft", "data": "testbed:arithmetic"}
 
 
@@ -25,13 +27,13 @@ def raw(text: str | bytes) -> Make:
     return make
 
 
-def run(beside: Callable[[Path], object] = lambda place: None, **changes: Any) -> Make:
-    """`limber run` of a study with some settings replaced; `beside` writes other files."""
+def run(beside: Callable[[Path], object] = lambda place: None, *more: str, **changes: Any) -> Make:
+    """`limber run` of a study with some settings replaced; `beside` writes other files, `more` are options."""
 
     def make(world: World, place: Path) -> Words:
         beside(place)
         path = write_yaml(place / "s.yaml", study(world.root / MODEL, **changes))
-        return ["run", path, "--out", place / "run"]
+        return ["run", path, "--out", place / "run", *more]
 
     return make
 
@@ -41,9 +43,15 @@ def named(stage: str) -> Make:
     return run(stages={stage: STAGE})
 
 
-def staged(beside: Callable[[Path], object] = lambda place: None, **changes: Any) -> Make:
+def staged(beside: Callable[[Path], object] = lambda place: None, *more: str, **changes: Any) -> Make:
     """A stage with some settings replaced."""
-    return run(beside, stages={"s": STAGE | changes})
+    return run(beside, *more, stages={"s": STAGE | changes})
+
+
+def stored(world: World, place: Path) -> Words:
+    """From Python, a run directory that is no folder."""
+    path = write_yaml(place / "s.yaml", study(world.root / MODEL))
+    return Study.load(path, "gs://bucket/run").run
 
 
 def traced(**changes: Any) -> Make:
@@ -118,6 +126,18 @@ CASES: dict[str, Case] = {
     ),
     "study: data that is no Parquet": case(staged(file("d.parquet", "PAR1"), data="d.parquet"), "d.parquet"),
     "study: a probe that is none": case(run(measure={"probe": "/dev/zero"}), "/dev/zero"),
+    "study: a base in object storage": case(run(base="s3://bucket/model"), "base: s3://bucket/model", "mount"),
+    "study: data in object storage": case(staged(data="s3://b/rows.jsonl"), "stages.s.data: s3://b/rows", "mount"),
+    "study: a probe in object storage": case(run(measure={"probe": "s3://b/p"}), "measure.probe: s3://b/p", "mount"),
+    "study: into object storage": case(run(NOTHING, "--out", "s3://b/run"), "--out: s3://b/run", "mount"),
+    "study: into object storage, in one word": case(run(NOTHING, "--out=s3://b/run"), "--out: s3://b/run", "mount"),
+    "study: into object storage, from Python": case(stored, "the run directory: gs:/bucket/run", "mount"),
+    "study: several GPUs of a cluster": case(
+        staged(NOTHING, "--engine", "ray", resources={"gpus": 2}), "stages.s.resources.gpus: 2", "accelerate launch"
+    ),
+    "study: tensor parallelism": case(
+        staged(args={"parallelism_config": {"tp_size": 2}}), "stages.s.args.parallelism_config", "sharded"
+    ),
     "study: a setting of no trainer": case(staged(args={"output_dir": "/tmp/elsewhere"}), "output_dir"),
     "study: a learning rate of text": case(staged(args={"learning_rate": "fast"}), "learning_rate"),
     "TRL file: syntax": case(staged(file("t.yaml", "a: ["), config="t.yaml"), "t.yaml", "not valid YAML"),

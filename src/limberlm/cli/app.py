@@ -30,6 +30,7 @@ from limberlm.cli.testbed import skills
 from limberlm.cli.trace import trace
 from limberlm.cli.updates import updates
 from limberlm.errors import UserError
+from limberlm.files import refuse_address
 from limberlm.version import __version__
 
 EPILOG = """To begin: `limber demo`; or, with checkpoints, `limber measure base/ dpo/ --probe texts.jsonl`, then
@@ -102,6 +103,7 @@ def main(arguments: list[str] | None = None) -> None:
     stop_in_order()
     try:
         _refuse_empty(given)
+        _refuse_addresses(given)
         refuse_copies(given)
         command = typer.main.get_command(app)
         # not by its own `main`, which keeps Ctrl-C and a closed pipe to itself
@@ -131,6 +133,14 @@ def _refuse_empty(given: list[str]) -> None:
     for before, word in zip(["", *given], given, strict=False):
         if not word or (word.startswith("--") and word.endswith("=")):
             raise UserError(f"{word or before or 'the command'}: followed by nothing; give a value, or leave it out")
+
+
+def _refuse_addresses(given: list[str]) -> None:
+    """Refuse addresses of storage elsewhere; that of a cluster is judged by its engine."""
+    for before, word in zip(["", *given], given, strict=False):
+        option, separator, value = word.partition("=") if word.startswith("--") else (before, "", word)
+        if option != "--address":
+            refuse_address(value, option if separator or option.startswith("--") else "")
 
 
 def _quiet_libraries(debug: bool) -> None:

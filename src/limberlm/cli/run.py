@@ -55,6 +55,7 @@ def run(
 
     where = Engine(engine.value, jobs, address)
     loaded = Study.load(study, out)
+    where.check(loaded.settings)
     if dry_run:
         print_plan(loaded, as_json)
         return

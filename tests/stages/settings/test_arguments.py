@@ -102,6 +102,7 @@ def test_trls_own_refusal_is_passed_on_in_one_line(args: dict[str, Any], reason:
         ("auto_find_batch_size", True, False),
         ("fsdp", "full_shard", ""),
         ("deepspeed", "zero3.json", None),
+        ("parallelism_config", {"tp_size": 2}, None),
         ("trust_remote_code", "true", "false"),
         ("model_init_kwargs", {"dtype": "bfloat16"}, None),
     ],

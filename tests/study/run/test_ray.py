@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import os
-import signal
 import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
-from threading import Event, Thread
 from typing import Any
 
 import pytest
@@ -20,6 +15,7 @@ import pytest
 from limberlm.errors import NodeFailed, UserError
 from limberlm.study import Study
 from limberlm.study.run import runner
+from tests.study.run.kills import killing
 from tests.study.run_folder import ENVIRONMENT, command, digests
 
 pytestmark = pytest.mark.skipif(find_spec("ray") is None, reason="needs limberlm[ray]")
@@ -70,6 +66,7 @@ def test_several_gpus_for_one_stage_are_refused(
     study = Study.load(make_study(stages=several), tmp_path / "run")
     with pytest.raises(UserError, match=r"^stages\.dpo\.resources\.gpus: 4: under --engine ray a stage runs on one"):
         study.run("ray")
+    assert not study.out.exists()
 
 
 @pytest.mark.slow
@@ -90,7 +87,7 @@ def test_a_worker_that_is_killed_is_replaced_and_its_job_done_again(
 ) -> None:
     events: list[runner.Event] = []
     study = Study.load(make_study(**tree), tmp_path / "run")
-    with killing(study.out, "sft", 1) as killed:
+    with killing(study.out, "sft-*.make", 1) as killed:
         study.run("ray", events.append, jobs=2)
     assert len(killed) == 1
     assert "died" not in capfd.readouterr().out
@@ -103,7 +100,7 @@ def test_a_worker_that_is_killed_is_replaced_and_its_job_done_again(
 def test_a_job_that_kills_its_worker_three_times_has_failed(make_study: Callable[..., Path], tmp_path: Path) -> None:
     study = Study.load(make_study(), tmp_path / "run")
     why = r"^sft-\w+: its Ray worker died: .*\(3 times\); all that does not depend on it is done"
-    with killing(study.out, "sft", 9) as killed, pytest.raises(NodeFailed, match=why):
+    with killing(study.out, "sft-*.make", 9) as killed, pytest.raises(NodeFailed, match=why):
         study.run("ray", jobs=2)
     assert len(killed) == 3
     assert [path.parent.name.partition("-")[0] for path in study.out.glob("nodes/*/COMPLETE")] == ["base"]
@@ -132,26 +129,3 @@ def test_a_cluster_is_joined_and_a_machine_that_does_not_see_the_run_directory_n
         study.run("ray", hide, address="auto")
     study.run("ray", address="auto")
     assert {name.partition("/")[0].partition("-")[0] for name in digests(study.out)} == {"base", "sft", "dpo"}
-
-
-@contextmanager
-def killing(run: Path, stage: str, times: int) -> Iterator[set[str]]:
-    """Kill whoever makes a stage, so many times, as soon as it has begun; gives the owners of their leases."""
-    killed, ended = set[str](), Event()
-
-    def watch() -> None:
-        while not ended.wait(0.02):
-            for path in (run / "leases").glob(f"{stage}-*.make.lease"):
-                with suppress(FileNotFoundError):
-                    lease = json.loads(path.read_text())
-                    if lease["owner"] not in killed and len(killed) < times:
-                        killed.add(lease["owner"])
-                        os.kill(lease["pid"], signal.SIGKILL)
-
-    thread = Thread(target=watch)
-    thread.start()
-    try:
-        yield killed
-    finally:
-        ended.set()
-        thread.join()

@@ -57,6 +57,7 @@ AGAINST: dict[str, Against] = {
     "auto_find_batch_size": Against(bool, "a node's name stands for one batch size"),
     "fsdp": Against(bool, _SHARDED),
     "deepspeed": Against(bool, _SHARDED),
+    "parallelism_config": Against(_given, _SHARDED),
     "trust_remote_code": Against(bool, "no code from a checkpoint is run"),
     "model_init_kwargs": Against(bool, "the study loads the model, in float32", mild=False),
     "eos_token": Against(_given, _TOKENIZER, mild=False),

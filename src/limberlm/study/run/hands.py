@@ -13,6 +13,7 @@ from limberlm.errors import UserError
 from limberlm.study.run.crew import Crew
 from limberlm.study.run.effort import Effort, Message
 from limberlm.study.run.jobs import Board, Job
+from limberlm.study.settings.config import StudySettings
 from limberlm.study.store.lease import LEASES, Leases
 
 Tell = Callable[[Job, Message], None]
@@ -52,6 +53,21 @@ class Engine:
             raise UserError(f"--address {self.address} without --engine ray, its engine: add that, or leave it out")
         if self.name == "ray" and find_spec("ray") is None:
             raise UserError('--engine ray: Ray is not installed; pip install "limberlm[ray]"')
+
+    def check(self, settings: StudySettings) -> None:
+        """Look at what a study asks of the engine, before anything is planned or written.
+
+        Raises:
+            UserError: the engine cannot do it.
+
+        """
+        for name, stage in settings.stages.items():
+            gpus = settings.resources_of(stage).gpus or 0
+            if self.name == "ray" and gpus > 1:
+                raise UserError(
+                    f"stages.{name}.resources.gpus: {gpus:g}: under --engine ray a stage runs on one GPU; give 1, or "
+                    "train on several with accelerate launch, TRL and limberlm's GeometryCallback"
+                )
 
     def hands(self, board: Board, tell: Tell) -> AbstractContextManager[Hands]:
         """The hands on a study; `tell` hears of jobs that this process does.

@@ -38,9 +38,6 @@ class RayCrew:
         jobs: tasks at once, at most; None for as many as fit, and one that waits: it tells a cluster to grow.
         address: the cluster's; None for `RAY_ADDRESS`, or a cluster of this machine alone.
 
-    Raises:
-        UserError: a stage asks for several GPUs.
-
     """
 
     def __init__(self, board: Board, jobs: int | None, address: str | None) -> None:
@@ -52,12 +49,6 @@ class RayCrew:
         self._elsewhere: list[Job] = []
         self._heard: dict[Job, str] = {}
         self._looked = 0.0
-        for name, stage in board.place.settings.stages.items():
-            gpus = board.place.settings.resources_of(stage).gpus or 0
-            if gpus > 1:
-                raise UserError(
-                    f"stages.{name}.resources.gpus: {gpus:g}: under --engine ray a stage runs on one GPU; give 1"
-                )
 
     def __enter__(self) -> RayCrew:
         stages = {node.stage: node for node in self._board.plan.nodes}

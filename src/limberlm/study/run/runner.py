@@ -82,6 +82,7 @@ def run_study(
         NodeFailed: a node failed, now or before; all that does not depend on it is there.
 
     """
+    engine.check(settings)
     place, plan = prepare(settings, folder)
     with open_run(out, place.settings, plan.as_json()) as store:
         if retry:

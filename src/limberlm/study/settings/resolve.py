@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from limberlm.errors import UserError
+from limberlm.files import refuse_address
 from limberlm.interventions.kinds import located
 from limberlm.outcomes.lm_eval import LmEvalTask
 from limberlm.stages.data.sources import local_path
@@ -29,11 +30,13 @@ def resolve(settings: StudySettings, folder: Path) -> StudySettings:
     What is no path there is taken as a hub id and stays as it is.
 
     Raises:
-        UserError: a stage's `config` cannot be read, or says what the study says too.
+        UserError: a stage's `config` cannot be read, or says what the study says too; or a place is no path.
 
     """
     stages = {name: _stage(name, stage, folder) for name, stage in settings.stages.items()}
     measure = settings.measure
+    refuse_address(settings.base, "base")
+    refuse_address(measure.probe, "measure.probe")
     if measure.probe != TESTBED:
         measure = measure.model_copy(update={"probe": realpath(folder / measure.probe)})
     tasks = tuple(_benchmark(task, folder) for task in settings.outcomes.lm_eval)
@@ -60,6 +63,7 @@ def _change(change: Change, folder: Path) -> Change:
 def _stage(name: str, stage: StageSettings, folder: Path) -> StageSettings:
     if stage.config is not None:
         stage = _from_trl(name, stage, folder)
+    refuse_address(stage.source, f"stages.{name}.data")
     here = local_path(stage.source, folder)
     return stage if here is None else stage.model_copy(update={"data": realpath(here)})
 

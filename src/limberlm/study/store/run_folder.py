@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import IO
 
 from limberlm.errors import UserError
-from limberlm.files import PARTIAL, write_text
+from limberlm.files import PARTIAL, refuse_address, write_text
 from limberlm.study.settings.config import StudySettings, load_settings
 from limberlm.study.settings.resolve import as_yaml
 from limberlm.study.store.store import Store
@@ -24,10 +24,11 @@ def open_run(root: Path, settings: StudySettings, plan: str) -> Iterator[Store]:
     Every runner holds a shared lock; the one that is alone may clear up and write the two files.
 
     Raises:
-        UserError: the folder cannot be written, holds other things, belongs to another study, or is at this moment run
-            with other settings.
+        UserError: the folder is an address, cannot be written, holds other things, belongs to another study, or is at
+            this moment run with other settings.
 
     """
+    refuse_address(root, "the run directory")
     _refuse_foreign(root, settings)
     store = Store(root)
     try:

@@ -76,7 +76,10 @@ def test_what_is_not_shown_is_compared_at_the_headline_as_what_is(results: Resul
 def test_a_page_of_some_runs_has_their_numbers_and_the_words_of_all(many: ReportData) -> None:
     shown = {(many.runs[0].chain, 0)}
     whole, part = (opened(render_report(dataclasses.replace(many, shown=each))) for each in (None, shown))
-    assert [re.findall(r'<option value="(r\d+)">', text) for text in (whole, part)] == [["r0", "r1", "r2", "r3"], ["r0"]]
+    assert [re.findall(r'<option value="(r\d+)">', text) for text in (whole, part)] == [
+        ["r0", "r1", "r2", "r3"],
+        ["r0"],
+    ]
     assert "1 of 4 runs are here" in part
     assert "runs are here" not in whole
     (own,) = page_data(part)["runs"]

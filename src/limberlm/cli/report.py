@@ -36,13 +36,13 @@ def report(
     if len(folders) == 2:
         _compare(folders[0], folders[1], out, as_json)
         return
-    from limberlm.cli.run import finish
-    from limberlm.study import Results
-
-    results = Results(folders[0])
-    if not results.measured:
-        raise UserError(f"{folders[0]}: nothing is measured yet; run the study first")
     with _no_collector():
+        from limberlm.cli.run import finish
+        from limberlm.study import Results
+
+        results = Results(folders[0])
+        if not results.measured:
+            raise UserError(f"{folders[0]}: nothing is measured yet; run the study first")
         finish(results, as_json, out, every_run=every_run)
 
 

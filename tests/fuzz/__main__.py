@@ -66,6 +66,10 @@ def _limit_memory(gib: float) -> None:
 
 def _fuzz(name: str, target: Target, place: Path, asked: argparse.Namespace) -> int:
     began, number, taken, finds = time.monotonic(), asked.first, 0, set()
+    target.whole(emptied(place / "in"))
+    if _execute(target, place / "in", asked.seconds) != (None, True):
+        finds.add("whole")
+        print(f"{name}: refuses the example that it changes", flush=True)
     while time.monotonic() - began < asked.minutes * 60 if asked.minutes else number < asked.first + asked.executions:
         folder = emptied(place / "in")
         target.write(folder, Random(f"{name} {number}"))

@@ -48,13 +48,18 @@ class Target:
     read: Callable[[Path], object]
     mend: Callable[[Path], object] | None = None
 
-    def write(self, folder: Path, draw: Random) -> None:
-        """The example with one file changed, and perhaps mended."""
-        chosen = draw.choice(sorted(self.files))
+    def whole(self, folder: Path) -> None:
+        """The example as it is."""
         for name, data in self.files.items():
             path = folder / name
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(self._changed(name, data, draw) if name == chosen else data)
+            path.write_bytes(data)
+
+    def write(self, folder: Path, draw: Random) -> None:
+        """The example with one file changed, and perhaps mended."""
+        chosen = draw.choice(sorted(self.files))
+        self.whole(folder)
+        (folder / chosen).write_bytes(self._changed(chosen, self.files[chosen], draw))
         if self.mend is not None and draw.random() < 0.7:
             try:
                 self.mend(folder)

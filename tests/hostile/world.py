@@ -52,10 +52,18 @@ def build(root: Path, model: Path) -> World:
     whole.save(root / GEOMETRY)
     write_adapter(model, root / ADAPTER, 0)
     save_adapter(root / "updates")
-    write_trace(root / TRACE)
+    list_checkpoints(write_trace(root / TRACE))
     (root / "planted").mkdir()
     shutil.move(plant(root / "planted", study(root / MODEL) | {"seeds": [0]}, whole), root / RUN)
     return World(root)
+
+
+def list_checkpoints(trace: Path) -> None:
+    """Name the nodes of a trace whose tables alone are planted."""
+    table = pd.read_parquet(trace / "trace.parquet")
+    listed = [{"stage": stage, "node": f"{stage}-0123456789ab"} for stage in table["stage"].unique()]
+    content = json.loads((trace / "checkpoints.json").read_text())
+    (trace / "checkpoints.json").write_text(json.dumps(content | {"checkpoints": listed}))
 
 
 def study(model: Path, **changes: Any) -> dict[str, Any]:

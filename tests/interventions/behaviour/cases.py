@@ -41,7 +41,7 @@ class Place:
 
     base: Path
     earlier: Path
-    texts: tuple[str, ...] = tuple(text[:2000] for text in documents("train")[:12])
+    texts: tuple[str, ...] = tuple(text[50_000:70_000] for text in documents("train")[:12])
 
 
 @dataclass(frozen=True)

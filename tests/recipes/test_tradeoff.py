@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -193,11 +194,17 @@ def test_the_picture_has_a_mark_with_its_numbers_for_each_arm_and_level(tmp_path
     assert f"{row['share']:.2f} ({row['share_low']:.2f} to {row['share_high']:.2f})" in titles
 
 
+@pytest.fixture(scope="module")
+def task(tmp_path_factory: pytest.TempPathFactory) -> Iterator[bench.Bench]:
+    """A bench with few texts that the base wrote, which keeps what its runs share."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bench, "PROXY_TEXTS", 8)
+        patch.setattr(bench, "PROXY_TOKENS", 130)
+        yield bench.Bench("modular_map", tmp_path_factory.mktemp("bench"))
+
+
 @pytest.mark.parametrize("arm", ["lora", "wise"])
-def test_a_run_goes_on_to_the_level_and_says_what_it_cost_and_took(arm: str, tmp_path: Path, monkeypatch: Any) -> None:
-    task = bench.Bench("modular_map", tmp_path)
-    monkeypatch.setattr(bench, "PROXY_TEXTS", 8)
-    monkeypatch.setattr(bench, "PROXY_TOKENS", 130)
+def test_a_run_goes_on_to_the_level_and_says_what_it_cost_and_took(arm: str, task: bench.Bench) -> None:
     record = train.trained(task, arm, Setting(4e-3, 0.0625), 0, (0.25,))
     found = record["levels"]["0.25"]
     assert 0 < found["step"] <= 10

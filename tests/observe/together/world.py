@@ -16,13 +16,13 @@ from limberlm.observe import PRESETS, ProbeSet, measure
 from tests.forks import forked
 from tests.observe.tiny import mixed_probe, tiny
 
-PROBE = mixed_probe()
+PROBE = mixed_probe(24, long=8)
 FEW = replace(PROBE, sequences=tuple(s for s in PROBE.sequences if s.block in PROBE.blocks[:2]))
 ODD = 91
 """A token of one sequence, the state of which the damaged model makes NaN."""
 
 CASES: dict[str, tuple[dict, ProbeSet, tuple[int, ...]]] = {
-    "core": ({}, PROBE, (1, 2, 3, 4)),
+    "core": ({}, PROBE, (1, 2, 4)),
     "reference": ({"suite": "full", "reference": 1}, PROBE, (1, 3)),
     "few": ({}, FEW, (1, 4)),
 } | {

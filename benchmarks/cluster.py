@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
@@ -10,7 +12,6 @@ from typing import Any
 
 from benchmarks.harness import Figure, Goal, compared, in_fresh_process, note
 from benchmarks.runner import square, write
-from limberlm.study import Study
 
 ENGINES = ("local", "ray")
 STEPS = 10
@@ -26,12 +27,13 @@ def figures(quick: bool) -> Iterator[Figure]:
 
 def nodes(scratch: Path, jobs: int, rounds: int) -> Iterator[Figure]:
     """What a node costs that takes no time: its two jobs are given to warm workers, which find them done."""
-    study = Study.load(write(scratch, _nothing()), scratch / "nothing")
-    study.run()
+    run = scratch / "nothing"
+    command = [sys.executable, "-m", "limberlm", "run", str(write(scratch, _nothing())), "--out", str(run), "--quiet"]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     seconds: dict[str, list[float]] = {engine: [] for engine in ENGINES}
     for _ in range(rounds):
         for engine, each in seconds.items():
-            each.append(2 * in_fresh_process("benchmarks.cluster_case", "jobs", engine, study.out, jobs))
+            each.append(2 * in_fresh_process("benchmarks.cluster_case", "jobs", engine, run, jobs))
             note(f"    {engine}: {each[-1]:.4f} s for a node")
     for engine, each in seconds.items():
         goal: Goal | None = ("<=", 0.5) if engine == "ray" else None

@@ -60,7 +60,9 @@ audit: .venv/.wheel  ## known vulnerabilities of what the wheel brings; asks an 
 	@$(TOOLS)/python .ci/audit.py .venv/wheel/bin/python
 
 sbom: .venv/.wheel  ## what the wheel brings, as CycloneDX JSON: dist/sbom.cdx.json
-	@$(TOOLS)/cyclonedx-py environment --pyproject pyproject.toml --mc-type library --output-reproducible \
+	@version=$$(.venv/wheel/bin/python -c 'from importlib import metadata; print(metadata.version("limberlm"))'); \
+	  sed "s/^dynamic = .*/version = \"$$version\"/" pyproject.toml > .venv/released.toml
+	@$(TOOLS)/cyclonedx-py environment --pyproject .venv/released.toml --mc-type library --output-reproducible \
 	  --output-file dist/sbom.cdx.json .venv/wheel/bin/python
 
 clean:  ## remove .venv, caches and built files (never runs/)

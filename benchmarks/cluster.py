@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
@@ -10,7 +12,6 @@ from typing import Any
 
 from benchmarks.harness import Figure, Goal, compared, in_fresh_process, note
 from benchmarks.runner import square, write
-from limberlm.study import Study
 
 ENGINES = ("local", "ray")
 STEPS = 10
@@ -26,12 +27,13 @@ def figures(quick: bool) -> Iterator[Figure]:
 
 def nodes(scratch: Path, jobs: int, rounds: int) -> Iterator[Figure]:
     """What a node costs that takes no time: its two jobs are given to warm workers, which find them done."""
-    study = Study.load(write(scratch, _nothing()), scratch / "nothing")
-    study.run()
+    run = scratch / "nothing"
+    command = [sys.executable, "-m", "limberlm", "run", str(write(scratch, _nothing())), "--out", str(run), "--quiet"]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     seconds: dict[str, list[float]] = {engine: [] for engine in ENGINES}
     for _ in range(rounds):
         for engine, each in seconds.items():
-            each.append(2 * in_fresh_process("benchmarks.cluster_case", "jobs", engine, study.out, jobs))
+            each.append(2 * in_fresh_process("benchmarks.cluster_case", "jobs", engine, run, jobs))
             note(f"    {engine}: {each[-1]:.4f} s for a node")
     for engine, each in seconds.items():
         goal: Goal | None = ("<=", 0.5) if engine == "ray" else None
@@ -48,8 +50,9 @@ def study_times(scratch: Path, settings: dict[str, Any], size: str) -> Iterator[
     for engine in ENGINES:
         taken[engine] = in_fresh_process("benchmarks.cluster_case", "study", engine, file, scratch / engine)
         note(f"    {engine}: {taken[engine]['whole']:.1f} s wall, {taken[engine]['after']:.1f} s after the first job")
+    most: Goal = ("<=", 1.05)
     for part, words, goal in (
-        ("after", "without the engine's start, from the end of the first job", ("<=", 1.05)),
+        ("after", "without the engine's start, from the end of the first job", most),
         ("whole", "with the start of engine and workers", None),
     ):
         what = f"wall time of a study of {size}, two workers, on Ray over local, {words}"

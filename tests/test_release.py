@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -11,6 +12,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 import limberlm
 
@@ -50,3 +53,22 @@ def test_the_wheel_holds_the_package_as_it_is_and_nothing_else(tmp_path: Path) -
     assert files == {name.removeprefix("src/") for name in tracked.split()}
     assert any(name.endswith("model.safetensors") for name in files)
     assert any(name.endswith(".html.j2") for name in files)
+
+
+@pytest.mark.slow  # builds, and installs the wheel with all that it brings
+def test_the_sbom_names_what_the_wheel_brings_and_nothing_else(tmp_path: Path) -> None:
+    clone = tmp_path / "clone"
+    subprocess.run(["git", "clone", "--quiet", str(ROOT), str(clone)], check=True)
+    subprocess.run(["make", "sbom", f"PYTHON={sys.executable}"], cwd=clone, check=True)
+    sbom = json.loads((clone / "dist" / "sbom.cdx.json").read_text())
+    assert sbom["bomFormat"] == "CycloneDX"
+    subject = sbom["metadata"]["component"]
+    assert (subject["name"], subject["version"]) == (PROJECT["name"], limberlm.__version__)
+    versions = {canonicalize_name(part["name"]): part["version"] for part in sbom["components"]}
+    for line in PROJECT["dependencies"]:
+        needed = Requirement(line)
+        assert versions[canonicalize_name(needed.name)] in needed.specifier
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pinned = {canonicalize_name(name): version for name, _, version in (line.partition("==") for line in lines)}
+    assert {name: version.partition("+")[0] for name, version in versions.items()}.items() <= pinned.items()
+    assert versions.keys().isdisjoint({"pytest", "ruff", "pip", "cyclonedx-bom", "pip-audit"})

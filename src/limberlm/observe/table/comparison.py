@@ -77,7 +77,7 @@ class LaidOut:
         keys = tuple(zip(*(table[key].tolist() for key in KEYS), strict=True))
         blocks = np.array(list(zip_longest(*table["replicates"], fillvalue=nan)), dtype=np.float64)
         depth, value, tokens = (table[name].to_numpy() for name in ("depth", "value", "n_tokens"))
-        return cls(geometry, keys, depth, value, tokens, blocks.T.reshape(len(table), -1))
+        return cls(geometry, keys, depth, value, tokens, blocks.T.reshape(len(table), len(blocks)))
 
     def headline(self) -> LaidOut:
         """The rows fixed in advance alone."""
@@ -96,9 +96,10 @@ def compare(a: Geometry | LaidOut, b: Geometry | LaidOut) -> Comparison:
         UserError: the two were not measured on the same probe under the same convention; names the field that
             differs and both of its values.
     """
-    left, right = (each if isinstance(each, LaidOut) else LaidOut.of(each) for each in (a, b))
-    if difference := unlike(left.geometry, right.geometry):
+    one, other = (each.geometry if isinstance(each, LaidOut) else each for each in (a, b))
+    if difference := unlike(one, other):
         raise UserError(f"{difference}; measure both checkpoints in the same way")
+    left, right = (each if isinstance(each, LaidOut) else LaidOut.of(each) for each in (a, b))
     shared = _shared(left.keys, right.keys)
     if not len(shared.ours):
         raise UserError("the two have no number in common; measure both with the same metrics and layers")
@@ -107,7 +108,7 @@ def compare(a: Geometry | LaidOut, b: Geometry | LaidOut) -> Comparison:
     adjusted = np.full(len(shared.ours), nan)
     for chosen, adjust in ((shared.headline, holm), (~shared.headline, benjamini_hochberg)):
         adjusted[chosen] = adjust(found["p_value"][chosen])
-    return Comparison(_table(left, right, shared, found, adjusted), left.geometry.manifest, right.geometry.manifest)
+    return Comparison(_table(left, right, shared, found, adjusted), one.manifest, other.manifest)
 
 
 def unlike(a: Geometry, b: Geometry) -> str | None:

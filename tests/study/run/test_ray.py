@@ -58,6 +58,18 @@ def test_an_address_where_nothing_answers_ends_the_command_with_one_line(
     assert done.stderr == f"limber: --address {CLOSED}: no Ray cluster answers there; start one with ray start --head\n"
 
 
+def test_a_cluster_that_does_not_start_ends_the_command_with_one_line(
+    make_study: Callable[..., Path], tmp_path: Path
+) -> None:
+    sockets = tmp_path / ("long" * 30)  # longer than the path of a socket can be
+    line = command(make_study(), tmp_path / "run", "--engine", "ray")
+    environment = ENVIRONMENT | {"RAY_TMPDIR": str(sockets)}
+    done = subprocess.run(line, capture_output=True, text=True, env=environment, timeout=300)
+    assert done.returncode == 3
+    [told] = done.stderr.splitlines()
+    assert told.startswith("limber: --engine ray: no cluster could be started on this machine; free it, or give --addr")
+
+
 def test_several_gpus_for_one_stage_are_refused(
     make_study: Callable[..., Path], study_settings: dict[str, Any], tmp_path: Path
 ) -> None:

@@ -33,7 +33,7 @@ class Cluster:
         """Join the cluster, or start one.
 
         Raises:
-            UserError: it does not answer.
+            UserError: it does not answer, or does not start.
 
         """
         if self.address.startswith("ray://"):
@@ -50,11 +50,17 @@ class Cluster:
         before = signal.getsignal(signal.SIGTERM) if in_main else None
         try:
             ray.init(self.address, include_dashboard=False, log_to_driver=False, configure_logging=False)
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            raise UserError(f"--address {self.address}: {next(iter(str(error).splitlines()), error)}") from None
+        except Exception as error:  # Ray raises nothing narrower where a cluster does not start in time
+            ray.shutdown()  # what it had started by then
+            raise UserError(f"{self._told()}: {next(iter(str(error).splitlines()), error)}") from None
         finally:
             if in_main:
                 signal.signal(signal.SIGTERM, before)  # Ray puts its own in its place
+
+    def _told(self) -> str:
+        if self.address == "local":
+            return "--engine ray: no cluster could be started on this machine; free it, or give --address"
+        return f"--address {self.address}"
 
     def leave(self) -> None:
         """Leave the cluster; one that was started here ends."""

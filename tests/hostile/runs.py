@@ -191,6 +191,15 @@ CASES: dict[str, Case] = {
         analysed(replaced("series.yaml", b"a: !!python/name:os.system")), "series.yaml, line 1"
     ),
     "trace: checkpoints that nest, analysed": case(analysed(replaced("checkpoints.json", b"[" * 99_999)), "trace"),
+    "trace: a stage without rows, analysed": case(
+        analysed(
+            lambda t: pd.read_parquet(t / "trace.parquet").assign(stage="another").to_parquet(t / "trace.parquet")
+        ),
+        "trace.parquet has no row of the stage",
+    ),
+    "trace: no checkpoints, analysed": case(
+        analysed(replaced("checkpoints.json", b'{"format": 1, "x": "step", "checkpoints": []}')), "lists no checkpoint"
+    ),
     "verdict: no JSON": case(verdict(b"{"), "v.json", "cannot be read"),
     "verdict: nests": case(verdict(b"[" * 99_999), "v.json", "too deeply"),
     "verdict: a list": case(verdict(b"[]"), "v.json", "none that limberlm has written"),

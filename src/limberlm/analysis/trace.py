@@ -68,6 +68,10 @@ def _read(out: Path) -> tuple[pd.DataFrame, dict[str, Any], PhaseSettings]:
         checkpoints = [{name: str(one[name]) for name in ("stage", "node")} for one in listed["checkpoints"]]
         if lacking := COLUMNS.difference(table.columns):
             raise ValueError(f"{TRACE} lacks the column {min(lacking)}")
+        if rowless := {one["stage"] for one in checkpoints}.difference(table["stage"]):
+            raise ValueError(f"{TRACE} has no row of the stage {min(rowless)}")
+        if not checkpoints:
+            raise ValueError(f"{CHECKPOINTS} lists no checkpoint")
         return table, {"x": listed["x"], "checkpoints": checkpoints}, PhaseSettings.model_validate(settings)
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = str(error).partition("\n")[0]

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
+import pyarrow.parquet as pq
 import pytest
 
 from limberlm.report.trace import Trace, read_trace, render_trace, trace_report
@@ -276,6 +277,14 @@ def test_a_base_with_stages_but_no_pretraining_leads_with_the_stages(chain_folde
     assert verdicts(text)[0] == "Stage by stage, sft expands; dpo expands; rlvr compresses."
     assert [view.stages[0].name for view in views([trace])] == ["sft", "dpo", "rlvr"]
     assert math.isfinite(stage_cells(text)["sft"][0])
+
+
+def test_what_pandas_notes_in_a_table_is_not_needed(chain: Trace, chain_folder: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "noted"
+    shutil.copytree(chain_folder, folder)
+    for path in folder.glob("*.parquet"):
+        pq.write_table(pq.read_table(path).replace_schema_metadata({b"pandas": b"{}"}), path)
+    pd.testing.assert_frame_equal(read_trace(folder).geometry, chain.geometry)
 
 
 def test_nothing_is_fetched_and_no_name_is_code(tmp_path: Path, seed_folders: list[Path]) -> None:

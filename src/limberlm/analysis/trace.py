@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
 from limberlm.analysis.curve import Floats
 from limberlm.analysis.direction import ALPHA, HEAD_REMOVED, RANK, stage_direction
@@ -73,7 +74,7 @@ def _read(out: Path) -> tuple[pd.DataFrame, dict[str, Any], PhaseSettings]:
         if not checkpoints:
             raise ValueError(f"{CHECKPOINTS} lists no checkpoint")
         return table, {"x": listed["x"], "checkpoints": checkpoints}, PhaseSettings.model_validate(settings)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
         reason = str(error).partition("\n")[0]
         raise UserError(f"{out}: cannot be read as a trace ({reason})") from None
 

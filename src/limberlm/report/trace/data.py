@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -175,8 +176,8 @@ def _table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
         return pd.DataFrame(columns=list(columns))
     try:
         light = [name for name in _names(path) if name not in HEAVY]
-        table: pd.DataFrame = pq.read_table(path, columns=light).to_pandas().reset_index(drop=True)
-    except (OSError, ValueError) as error:  # pyarrow's own errors are of these two kinds
+        table: pd.DataFrame = pq.read_table(path, columns=light).to_pandas(ignore_metadata=True)
+    except (OSError, ValueError, pa.ArrowException) as error:
         raise UserError(f"{path}: cannot be read ({str(error).splitlines()[0]})") from None
     for column in columns:
         if column not in table.columns:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import lzma
+import math
 from importlib import resources
 from itertools import chain
 from pathlib import Path
@@ -70,6 +71,7 @@ RECORD = {"tokenizer": "cafe", "rows": 3, "length": 3, "vocab_size": 5}
 BROKEN: dict[str, tuple[Any, Any, str]] = {
     "no rows": (None, RECORD, r"corpus\.npy: no such file"),
     "no record": (ROWS, None, r"corpus\.json: no such file"),
+    "rows without end": (ROWS, RECORD | {"rows": math.inf}, r"corpus\.json: not the record of a corpus"),
     "a record of something else": (ROWS, {"steps": 3}, r"corpus\.json: not the record of a corpus"),
     "fewer rows": (ROWS[:2], RECORD, r"of shape \(2, 3\), corpus\.json says \(3, 3\)"),
     "signed rows": (ROWS.astype(np.int64), RECORD, "int64 of shape"),

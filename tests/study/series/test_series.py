@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -362,6 +363,10 @@ def test_damaged_weights_are_named(run: Path, tmp_path: Path) -> None:
     with pytest.raises(
         UserError, match=r"step-10/model\.safetensors: cannot be read as safetensors \(it ends too soon\)"
     ):
+        load_series(copied)
+    header = json.dumps({"\ud800": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode()
+    weights.write_bytes(struct.pack("<Q", len(header)) + header + bytes(4))
+    with pytest.raises(UserError, match=r"step-10/model\.safetensors: cannot be read as safetensors"):
         load_series(copied)
     weights.unlink()
     with pytest.raises(UserError, match=r"step-10: holds no \.safetensors file"):

@@ -62,7 +62,7 @@ def load_rows(path: str | Path) -> PretrainingRows:
         check_format("corpus", record, record_path, "pretrain again")
         tokenizer, shape = str(record["tokenizer"]), (int(record["rows"]), int(record["length"]))
         vocab_size = int(record["vocab_size"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
         raise UserError(f"{record_path}: not the record of a corpus ({error!r}); pretrain again") from None
     try:
         rows = np.load(path, mmap_mode="r", allow_pickle=False)

@@ -153,6 +153,7 @@ def _tensors(path: Path) -> Iterator[tuple[str, str]]:
             header = json.loads(file.read(min(length, HEADER)))
             for name, about in header.items():
                 if name != "__metadata__":
+                    name.encode()  # half a surrogate pair is no name
                     yield name, _tensor_digest(file, 8 + length, about)
     except (
         OSError,

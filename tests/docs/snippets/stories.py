@@ -53,6 +53,7 @@ STORIES = {
             "dolly.jsonl": written(samples("instructions", "sft")),
             "gsm8k.parquet": written(ARITHMETIC),
             "pairs.jsonl": written(PAIRS),
+            "runs/order": planted,
         }
     ),
     "docs/findings/early_warning.md": Story(

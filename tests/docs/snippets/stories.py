@@ -95,6 +95,7 @@ STORIES = {
         },
         quick=True,
     ),
+    "docs/guides/many_processes.md": Story({"dpo": model(), "big": model(), "texts.parquet": written(PROBE)}),
     "docs/guides/orderings.md": Story({"runs/order": planted, "adapters/math": adapter()}, quick=True),
     "docs/guides/prediction.md": Story(CLONE | {"runs/prediction": planted}),
     "docs/guides/ray.md": Story({"study.yaml": study()}, quick=True),

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 
-from limberlm.errors import UserError
-from limberlm.study.store.remote import Record, Remote
+from limberlm.study.store.remote import Remote
 from limberlm.study.store.store import Store
 
 AT_ONCE = 8  # nodes or parts that are on their way (our choice)
@@ -42,7 +41,7 @@ def _settled(store: Store, remote: Remote, wanted: Mapping[str, str | None]) -> 
             for record in (store.sealed(name), found.get(name))
         )
         if here is not None and there is not None:
-            _refuse_other_weights(store, remote, name, here, there)
+            remote.refuse_other_weights(store, name, here, there)
         if there is not None and (here is None or len(there["digests"]) > len(here["digests"])):
             remote.pull(store, name, there)
         elif here is not None and (there is None or len(here["digests"]) > len(there["digests"])):
@@ -52,13 +51,3 @@ def _settled(store: Store, remote: Remote, wanted: Mapping[str, str | None]) -> 
     with ThreadPoolExecutor(AT_ONCE) as pool:
         settled = dict(zip(wanted, pool.map(settle, wanted), strict=True))
     return {name for name, is_there in settled.items() if not is_there}
-
-
-def _refuse_other_weights(store: Store, remote: Remote, name: str, here: Record, there: Record) -> None:
-    """What was trained or measured of one must not stand beside the other."""
-    for file in here["digests"].keys() & there["digests"].keys():
-        if file.endswith(".safetensors") and "/" not in name and here["digests"][file] != there["digests"][file]:
-            raise UserError(
-                f"{store.nodes / name}: has other weights than {remote.url}/nodes/{name}: they are of two runs; choose "
-                "another --out, or another --store"
-            )

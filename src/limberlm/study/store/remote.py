@@ -101,19 +101,35 @@ class Remote:
         """Upload a sealed node or part, its record last; nothing where the same is there.
 
         Raises:
-            UserError: it cannot be written.
+            UserError: it cannot be written, or is a node that another run made otherwise.
 
         """
         here, there = store.sealed(name), self.records([name]).get(name)
         assert here is not None, name
-        if there is not None and all(there.get(key) == here.get(key) for key in ("digests", "identity")):
-            return
+        if there is not None:
+            if all(there.get(key) == here.get(key) for key in ("digests", "identity")):
+                return
+            self.refuse_other_weights(store, name, here, there)
         folder, place = store.nodes / name, self._path(f"nodes/{name}")
         files = list(here["digests"])
         self._tried(f"clearing nodes/{name}", self._clear, place, there is None and "/" not in name)
         for names in (files, [COMPLETE]):
             sources, targets = [str(folder / file) for file in names], [f"{place}/{file}" for file in names]
             self._tried(f"writing nodes/{name}", self._files.put, sources, targets)
+
+    def refuse_other_weights(self, store: Store, name: str, here: Record, there: Record) -> None:
+        """Refuse a node whose weights differ here and there: what came of one must not stand beside the other.
+
+        Raises:
+            UserError: they do.
+
+        """
+        for file in here["digests"].keys() & there["digests"].keys():
+            if file.endswith(".safetensors") and "/" not in name and here["digests"][file] != there["digests"][file]:
+                raise UserError(
+                    f"{store.nodes / name}: has other weights than {self.url}/nodes/{name}: they are of two runs; "
+                    "choose another --out, or another --store"
+                )
 
     def _clear(self, place: str, whole: bool) -> None:
         """Before a node is written: of one that is gone, what was measured of it must not stand beside a new one."""

@@ -1,0 +1,86 @@
+"""A study with a store goes on where any machine of it was lost, and ends at the bytes of a run without one."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from limberlm.study import Study
+from limberlm.study.run import ray_task, runner
+from limberlm.study.run.jobs import Board
+from limberlm.study.store.exchange import exchange
+from limberlm.study.store.remote import Remote
+from limberlm.study.store.run_folder import open_run
+from limberlm.study.store.store import COMPLETE
+from tests.study.run_folder import digests
+
+
+class _Lost(BaseException):
+    """What happens to a machine."""
+
+
+def test_a_machine_that_is_lost_altogether_is_replaced_by_an_empty_one(
+    finished: Study, make_study: Callable[..., Path], tmp_path: Path
+) -> None:
+    url = f"file://{tmp_path}/bucket/run"
+
+    def lose(event: runner.Event) -> None:
+        if event.phase == "plasticity" and event.node.stage == "sft":
+            raise _Lost
+
+    study = Study.load(make_study(), tmp_path / "first", url)
+    with pytest.raises(_Lost):
+        study.run(watch=lose)
+    there = {str(path.parent.relative_to(tmp_path / "bucket" / "run" / "nodes")) for path in _records(tmp_path)}
+    assert there == digests(tmp_path / "first").keys()
+    shutil.rmtree(tmp_path / "first")
+
+    events: list[runner.Event] = []
+    study = Study.load(make_study(), tmp_path / "second", url)
+    study.run(watch=events.append)
+    assert digests(study.out) == digests(finished.out)
+    assert {event.node.stage for event in events if event.phase == "made"} == {"dpo"}
+    assert {event.node.stage for event in events if event.phase == "geometry"} == {"dpo"}, "sft's part came back"
+
+    third = Study.load(make_study(), tmp_path / "third", url)
+    third.run(watch=events.append)
+    assert {event.phase for event in events[-3:]} == {"kept"}
+    assert digests(third.out) == digests(finished.out)
+    assert (third.out / "study.yaml").read_text() == (tmp_path / "bucket" / "run" / "study.yaml").read_text()
+
+
+def _records(tmp_path: Path) -> Iterator[Path]:
+    return (tmp_path / "bucket").rglob(COMPLETE)
+
+
+def test_machines_that_share_nothing_but_the_store_make_one_study(
+    finished: Study, make_study: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(ray_task, "_log", lambda root: None)  # it would take this process's own output
+    remote = Remote(f"file://{tmp_path}/bucket/run")
+    study = Study.load(make_study(), tmp_path / "runner")
+    place, plan = runner.prepare(study.settings, study.folder)
+    threads = torch.get_num_threads()
+    with open_run(study.out, place.settings, plan.as_json(), remote) as store:
+        remote.begin((study.out / "study.yaml").read_text(), plan.as_json())
+        board = Board(place, store, plan)
+        for number, job in enumerate(board.jobs):
+            machine = str(tmp_path / "ab"[number % 2])
+            told = ray_task.perform(board.order(job), machine, "no mark", f"owner{number}", threads)
+            assert told["kind"] == "finished", told
+            assert not board.is_done(job)
+            exchange(store, remote, board.names(job.node))
+            assert board.is_done(job)
+        assert digests(study.out) == digests(finished.out)
+        again = ray_task.perform(board.order(board.jobs[-1]), str(tmp_path / "c"), "", "another", threads)
+        assert again["kind"] == "finished"
+        assert list((tmp_path / "c" / "logs").glob("*")) == [], "nothing was done again"
+        (tmp_path / "d").mkdir()
+        (tmp_path / "d" / "thesis.tex").touch()
+        refused = ray_task.perform(board.order(board.jobs[-1]), str(tmp_path / "d"), "", "another", threads)
+        assert "holds other files and no study" in refused["user_error"]

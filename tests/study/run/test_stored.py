@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +19,7 @@ from limberlm.study.store.exchange import exchange
 from limberlm.study.store.remote import Remote
 from limberlm.study.store.run_folder import open_run
 from limberlm.study.store.store import COMPLETE
-from tests.study.run_folder import digests
+from tests.study.run_folder import ENVIRONMENT, command, digests
 
 
 class _Lost(BaseException):
@@ -72,7 +75,7 @@ def test_machines_that_share_nothing_but_the_store_make_one_study(
         for number, job in enumerate(board.jobs):
             machine = str(tmp_path / "ab"[number % 2])
             told = ray_task.perform(board.order(job), machine, "no mark", f"owner{number}", threads)
-            assert told["kind"] == "finished", told
+            assert told["kind"] == "finished", f"{job.name}: {told}"
             assert not board.is_done(job)
             exchange(store, remote, board.names(job.node))
             assert board.is_done(job)
@@ -84,3 +87,27 @@ def test_machines_that_share_nothing_but_the_store_make_one_study(
         (tmp_path / "d" / "thesis.tex").touch()
         refused = ray_task.perform(board.order(board.jobs[-1]), str(tmp_path / "d"), "", "another", threads)
         assert "holds other files and no study" in refused["user_error"]
+
+
+ENGINES = [
+    pytest.param(["--jobs", "2"], id="workers"),
+    pytest.param(
+        ["--jobs", "2", "--engine", "ray"],
+        id="ray",
+        marks=pytest.mark.skipif(find_spec("ray") is None, reason="needs limberlm[ray]"),
+    ),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ENGINES)
+def test_every_engine_leaves_in_the_store_what_a_run_without_one_makes(
+    undisturbed: Path, make_study: Callable[..., Path], tree: dict[str, Any], tmp_path: Path, engine: list[str]
+) -> None:
+    url = f"file://{tmp_path}/bucket"
+    line = command(make_study(**tree), tmp_path / "run", *engine, "--store", url)
+    done = subprocess.run(line, capture_output=True, text=True, env=ENVIRONMENT | {"RAY_worker_niceness": "0"})
+    assert done.returncode == 0, done.stderr
+    expected = digests(undisturbed)
+    assert digests(tmp_path / "run") == expected
+    assert {name: record["digests"] for name, record in Remote(url).records(expected).items()} == expected

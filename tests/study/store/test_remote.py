@@ -11,7 +11,7 @@ import pytest
 
 from limberlm.errors import UserError
 from limberlm.files import file_digest
-from limberlm.study.store import remote as module
+from limberlm.study.store import storage
 from limberlm.study.store.exchange import exchange
 from limberlm.study.store.remote import Remote
 from limberlm.study.store.store import COMPLETE, Store
@@ -23,7 +23,7 @@ BOTH = {"n-1": None, "n-1/geometry": "abc"}
 
 @pytest.fixture(autouse=True)
 def _no_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "WAITS", (0.0, 0.0))
+    monkeypatch.setattr(storage, "WAITS", (0.0, 0.0))
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import os
 import platform
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
@@ -48,6 +48,9 @@ def perform(order: str, root: str, mark: str, owner: str, threads: int) -> dict[
             carry_out(order, place, Leases(Path(root) / LEASES, owner=owner), Path(root), note)
     except (UserError, OSError) as error:  # OSError: a lease that cannot be written
         return {"user_error": str(error)}
+    finally:
+        with suppress(OSError):
+            note.path.unlink()
     return asdict(note.last)
 
 
@@ -89,6 +92,7 @@ def _brought(root: str, store: str) -> Iterator[Any]:
 
     place, plan = _stored(store)
     with open_run(Path(root), place.settings, plan):
+        (Path(root) / LOGS).mkdir(exist_ok=True)
         yield place
 
 

@@ -97,7 +97,7 @@ def test_a_push_that_was_killed_counts_as_absent_and_is_done_again(
     remote.push(here, "n-1")
     record = tmp_path / "there" / "nodes" / "n-1" / COMPLETE
     whole = record.read_text()
-    for left in (None, "", whole[:-10]):
+    for left in (None, "", whole[:-10], "[" * 100_000):
         record.unlink()
         if left is not None:  # a driver for folders may leave half of a file
             record.write_text(left)
@@ -113,7 +113,7 @@ def test_the_record_is_the_last_thing_that_is_written(
     here = new("here")
     node(here)
     (here.nodes / "n-1" / WEIGHTS).unlink()
-    with pytest.raises(UserError, match=r"there: writing nodes/n-1 failed 3 times \(.*adapter_model"):
+    with pytest.raises(UserError, match=r"there: writing nodes/n-1/.* failed 3 times \(.*adapter_model"):
         remote.push(here, "n-1")
     assert not (tmp_path / "there" / "nodes" / "n-1" / COMPLETE).exists()
 

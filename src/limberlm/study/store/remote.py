@@ -135,7 +135,7 @@ class Remote:
 
 def _parsed(content: bytes) -> Record | None:
     """A record; None of one that is not whole, as a driver for folders may leave it that was killed."""
-    with suppress(ValueError):
+    with suppress(ValueError, RecursionError):
         record = json.loads(content)
         if isinstance(record, dict) and isinstance(record.get("digests"), dict):
             return record

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
@@ -15,10 +16,11 @@ import torch
 from limberlm.study import Study
 from limberlm.study.run import ray_task, runner
 from limberlm.study.run.jobs import Board
-from limberlm.study.store.exchange import exchange
+from limberlm.study.run.ray import RayCrew
+from limberlm.study.store.lease import LEASES, Leases
 from limberlm.study.store.remote import Remote
 from limberlm.study.store.run_folder import open_run
-from limberlm.study.store.store import COMPLETE
+from limberlm.study.store.store import COMPLETE, Store
 from tests.study.run_folder import ENVIRONMENT, command, digests
 
 
@@ -72,21 +74,32 @@ def test_machines_that_share_nothing_but_the_store_make_one_study(
     with open_run(study.out, place.settings, plan.as_json(), remote) as store:
         remote.begin((study.out / "study.yaml").read_text(), plan.as_json())
         board = Board(place, store, plan)
+        _left_before_a_restart(tmp_path / "a" / LEASES / f"{board.jobs[0].name}.lease", monkeypatch)
+        Store(tmp_path / "b").record_failure(board.jobs[1].name, "in a run before; --retry was said since")
+        crew = RayCrew(board, None, None)
         for number, job in enumerate(board.jobs):
             machine = str(tmp_path / "ab"[number % 2])
             told = ray_task.perform(board.order(job), machine, "no mark", f"owner{number}", threads)
             assert told["kind"] == "finished", f"{job.name}: {told}"
             assert not board.is_done(job)
-            exchange(store, remote, board.names(job.node))
+            crew._take_over(job, told)
             assert board.is_done(job)
         assert digests(study.out) == digests(finished.out)
         again = ray_task.perform(board.order(board.jobs[-1]), str(tmp_path / "c"), "", "another", threads)
         assert again["kind"] == "finished"
         assert list((tmp_path / "c" / "logs").glob("*")) == [], "nothing was done again"
+        crew._take_over(board.jobs[-1], {"kind": "failed", "error": "the loss is nan"})
+        assert store.failure(board.jobs[-1].name) == "the loss is nan", "which its machine alone knew"
         (tmp_path / "d").mkdir()
         (tmp_path / "d" / "thesis.tex").touch()
         refused = ray_task.perform(board.order(board.jobs[-1]), str(tmp_path / "d"), "", "another", threads)
         assert "holds other files and no study" in refused["user_error"]
+
+
+def _left_before_a_restart(lease: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(Leases.__init__.__kwdefaults__, "stale", 0.2)  # type: ignore[arg-type]
+    lease.parent.mkdir(parents=True)
+    lease.write_text(json.dumps({"owner": "lost", "machine": "this one, as it was", "pid": 1, "beat": 7}))
 
 
 ENGINES = [

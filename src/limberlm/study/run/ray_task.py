@@ -45,7 +45,11 @@ def perform(order: str, root: str, mark: str, owner: str, threads: int) -> dict[
     try:
         with nullcontext(_place(root)) if store is None else _brought(root, store) as place:
             _log(root)
-            carry_out(order, place, Leases(Path(root) / LEASES, owner=owner), Path(root), note)
+            leases = Leases(Path(root) / LEASES, owner=owner)
+            carry_out(order, place, leases, Path(root), note)
+            if store is not None and note.last.kind == "elsewhere":  # left by a task before this machine's last start?
+                time.sleep(leases.stale + leases.beat)
+                carry_out(order, place, leases, Path(root), note)
     except (UserError, OSError) as error:  # OSError: a lease that cannot be written
         return {"user_error": str(error)}
     finally:

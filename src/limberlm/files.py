@@ -27,12 +27,18 @@ PARTIAL = ".partial"
 """How the names of drafts end, so that whoever finds one that was left behind knows it for what it is."""
 
 
-def refuse_address(place: str | Path, where: str = "") -> None:
+COPIED = "give a path: copy it here, or mount that storage (a model or data set of the hub: owner/name)"
+OUT_THERE = "give a folder of this machine, and the address as --store"
+"""What to do instead, for what is read and for a run directory."""
+
+
+def refuse_address(place: str | Path, where: str = "", instead: str = COPIED) -> None:
     """Refuse an address such as `s3://bucket/run`: a path would take it for a folder of this machine.
 
     Args:
         place: what was given for a file or folder.
         where: the option or setting that it was given for.
+        instead: what to do.
 
     Raises:
         UserError: it is one; says what to do.
@@ -41,10 +47,7 @@ def refuse_address(place: str | Path, where: str = "") -> None:
     (None, None, None)
     """
     if _ADDRESS.match(str(place)):
-        raise UserError(
-            f"{where}{': ' if where else ''}{place}: is an address; give a path: copy it here, or mount that storage "
-            "(a model or data set of the hub: owner/name)"
-        )
+        raise UserError(f"{where}{': ' if where else ''}{place}: is an address; {instead}")
 
 
 @contextmanager

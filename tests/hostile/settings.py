@@ -129,9 +129,13 @@ CASES: dict[str, Case] = {
     "study: a base in object storage": case(run(base="s3://bucket/model"), "base: s3://bucket/model", "mount"),
     "study: data in object storage": case(staged(data="s3://b/rows.jsonl"), "stages.s.data: s3://b/rows", "mount"),
     "study: a probe in object storage": case(run(measure={"probe": "s3://b/p"}), "measure.probe: s3://b/p", "mount"),
-    "study: into object storage": case(run(NOTHING, "--out", "s3://b/run"), "--out: s3://b/run", "mount"),
-    "study: into object storage, in one word": case(run(NOTHING, "--out=s3://b/run"), "--out: s3://b/run", "mount"),
-    "study: into object storage, from Python": case(stored, "the run directory: gs:/bucket/run", "mount"),
+    "study: into object storage": case(run(NOTHING, "--out", "s3://b/run"), "--out: s3://b/run", "--store"),
+    "study: into object storage, in one word": case(run(NOTHING, "--out=s3://b/run"), "--out: s3://b/run", "--store"),
+    "study: into object storage, from Python": case(stored, "the run directory: gs:/bucket/run", "--store"),
+    "study: a store that is a path": case(run(NOTHING, "--store", "/mnt/run"), "--store /mnt/run", "s3://bucket/run"),
+    "study: a store of no known kind": case(
+        run(NOTHING, "--store", "nowhere://b/r"), "--store nowhere://b/r", "nowhere"
+    ),
     "study: several GPUs of a cluster": case(
         staged(NOTHING, "--engine", "ray", resources={"gpus": 2}), "stages.s.resources.gpus: 2", "accelerate launch"
     ),

@@ -30,7 +30,7 @@ from limberlm.cli.testbed import skills
 from limberlm.cli.trace import trace
 from limberlm.cli.updates import updates
 from limberlm.errors import UserError
-from limberlm.files import refuse_address
+from limberlm.files import COPIED, OUT_THERE, refuse_address
 from limberlm.version import __version__
 
 EPILOG = """To begin: `limber demo`; or, with checkpoints, `limber measure base/ dpo/ --probe texts.jsonl`, then
@@ -136,11 +136,12 @@ def _refuse_empty(given: list[str]) -> None:
 
 
 def _refuse_addresses(given: list[str]) -> None:
-    """Refuse addresses of storage elsewhere; that of a cluster is judged by its engine."""
+    """Refuse addresses of storage elsewhere; those of a cluster and of a store are judged by whoever uses them."""
     for before, word in zip(["", *given], given, strict=False):
         option, separator, value = word.partition("=") if word.startswith("--") else (before, "", word)
-        if option != "--address":
-            refuse_address(value, option if separator or option.startswith("--") else "")
+        if option not in ("--address", "--store"):
+            where = option if separator or option.startswith("--") else ""
+            refuse_address(value, where, OUT_THERE if where == "--out" and "run" in given[:2] else COPIED)
 
 
 def _quiet_libraries(debug: bool) -> None:

@@ -32,6 +32,9 @@ def run(
     address: Annotated[
         str | None, typer.Option(help="The cluster's, HOST:PORT or auto; default: RAY_ADDRESS, or this machine alone.")
     ] = None,
+    store: Annotated[
+        str | None, typer.Option(metavar="URL", help="Keep the run there too, and go on from there: s3://bucket/run.")
+    ] = None,
     retry: Annotated[bool, typer.Option("--retry", help="Try again what failed before.")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check everything; print the tree, its cost and what is there.")
@@ -44,6 +47,9 @@ def run(
     Several runners may share a run directory: no node is made twice. Ends with 1 where a stage failed; what does not
     come after it is finished all the same, and --retry tries it again.
 
+    With --store, what is finished goes to that address at once, and what is there comes to --out first: a machine that
+    is lost costs what was at work. One runner at a time. Drivers are yours to install: s3fs, gcsfs, adlfs.
+
     The smallest study: `stages: {sft: {trainer: sft, data: rows.jsonl}}`, with `base:` for another model than the
     bundled one. Its report is written to the run directory.
 
@@ -54,9 +60,11 @@ def run(
     from limberlm.study.run.hands import Engine
 
     where = Engine(engine.value, jobs, address)
-    loaded = Study.load(study, out)
+    loaded = Study.load(study, out, store)
     where.check(loaded.settings)
     if dry_run:
+        if loaded.remote is not None:
+            loaded.remote.refuse_foreign(loaded.settings.name)
         print_plan(loaded, as_json)
         return
     run_and_finish(loaded, where, as_json=as_json, quiet=quiet, retry=retry)

@@ -12,6 +12,7 @@ from limberlm.study.results.results import Results, TableName
 from limberlm.study.run.hands import Engine
 from limberlm.study.run.runner import Watch, prepare, run_study
 from limberlm.study.settings.config import StudySettings, load_settings
+from limberlm.study.store.remote import Remote
 
 
 class Study:
@@ -20,19 +21,21 @@ class Study:
     `study = Study.load("study.yaml"); study.run(); study.table("geometry")`
     """
 
-    def __init__(self, settings: StudySettings, out: Path, folder: Path) -> None:
-        self.settings, self.out, self.folder = settings, out, folder
+    def __init__(self, settings: StudySettings, out: Path, folder: Path, remote: Remote | None = None) -> None:
+        self.settings, self.out, self.folder, self.remote = settings, out, folder, remote
 
     @classmethod
-    def load(cls, path: str | Path, out: str | Path | None = None) -> Study:
+    def load(cls, path: str | Path, out: str | Path | None = None, store: str | None = None) -> Study:
         """Read a study file. Its relative paths start at its own folder; results go to `out`, or `runs/NAME`.
 
+        With `store`, an address such as `s3://bucket/run`, they go there too, and what is there is brought to `out`.
+
         Raises:
-            UserError: the file cannot be read, or a setting in it is wrong.
+            UserError: the file cannot be read, a setting in it is wrong, or `store` is an address that nothing reads.
 
         """
-        settings = load_settings(Path(path))
-        return cls(settings, Path(out) if out else Path("runs") / settings.name, Path(path).parent)
+        settings, remote = load_settings(Path(path)), Remote(store) if store else None
+        return cls(settings, Path(out) if out else Path("runs") / settings.name, Path(path).parent, remote)
 
     def plan(self) -> Plan:
         """The nodes and chains the study consists of, after checking everything it needs."""
@@ -49,7 +52,7 @@ class Study:
     ) -> Results:
         """Run what is not complete yet, and return the results; as `Engine` and `run_study`."""
         where = engine if isinstance(engine, Engine) else Engine(engine, jobs, address)
-        run_study(self.settings, self.out, self.folder, watch, engine=where, retry=retry)
+        run_study(self.settings, self.out, self.folder, watch, engine=where, retry=retry, remote=self.remote)
         return Results(self.out)
 
     def table(self, name: TableName) -> pd.DataFrame:

@@ -15,7 +15,9 @@ from limberlm.errors import NodeFailed, UserError, storage_problem
 from limberlm.study.plan.plan import Plan
 from limberlm.study.plan.workplace import Workplace
 from limberlm.study.run.jobs import Board, Job
+from limberlm.study.store.exchange import exchange
 from limberlm.study.store.lease import LeaseLost, Leases
+from limberlm.study.store.remote import Remote
 from limberlm.study.store.store import Store
 
 NO_MEMORY = "out of memory: a smaller per_device_train_batch_size or max_length helps"
@@ -104,7 +106,22 @@ def carry_out(order: str, place: Workplace, leases: Leases, root: Path, tell: Te
     """
     content = json.loads(order)
     plan = Plan.model_validate(content["plan"])
-    board, job = Board(place, Store(root), plan), Job(content["kind"], plan.nodes[-1])
+    remote = Remote(content["store"]) if content["store"] else None
+    board, job = Board(place, Store(root, remote), plan), Job(content["kind"], plan.nodes[-1])
     if content["inputs"] != board.inputs(job):
         raise UserError(f"{root}: the study's base, rows or probe changed while it ran; run it again")
+    if remote is not None:
+        _fetch(board, remote, job)
+        if board.is_done(job):  # by a process that ended before it told so
+            tell(Message("finished"))
+            return
     Effort(board, leases).make(job, tell)
+
+
+def _fetch(board: Board, remote: Remote, job: Job) -> None:
+    """What a job needs, and what of it is there already; the runner gives no job that failed by its own record."""
+    before = {*job.node.path[:-1], *job.node.after}
+    lacking = exchange(board.store, remote, dict.fromkeys(sorted(before)) | board.names(job.node))
+    if lost := before & lacking:
+        raise UserError(f"{remote.url}/nodes/{min(lost)}: is gone; run the same command again")
+    board.store.forget_failures(job.name)

@@ -64,6 +64,10 @@ class Board:
             self._known_parts[alike] = [(part, part.identity) for part in parts]
         return self._known_parts[alike]
 
+    def names(self, node: Node) -> dict[str, str | None]:
+        """A node and its parts by what the store calls them, the parts with their identities."""
+        return {node.id: None} | {f"{node.id}/{part.name}": identity for part, identity in self.parts(node)}
+
     def inputs(self, job: Job) -> str:
         """A digest of what every process must find alike to do a job: the base, held-out rows, probe and the like."""
         return content_digest([self.place.base_digest, {part.name: is_ for part, is_ in self.parts(job.node)}])
@@ -73,7 +77,8 @@ class Board:
         before = [other.node for other in self.before(job) if other.node != job.node]
         chains = (self._ends[job.node.id],) if job.node.id in self._ends else ()
         plan = Plan(nodes=(*before, job.node), chains=chains).model_dump(mode="json")
-        return json.dumps({"kind": job.kind, "inputs": self.inputs(job), "plan": plan})
+        store = self.store.remote and self.store.remote.url
+        return json.dumps({"kind": job.kind, "inputs": self.inputs(job), "plan": plan, "store": store})
 
     @cached_property
     def _heights(self) -> dict[str, int]:

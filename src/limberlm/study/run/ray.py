@@ -17,6 +17,7 @@ from limberlm.study.run.jobs import Board, Job
 from limberlm.study.run.ray_cluster import Cluster
 from limberlm.study.run.ray_task import LOGS, perform, progress_file
 from limberlm.study.settings.stage import ResourceSettings
+from limberlm.study.store.exchange import exchange
 from limberlm.study.store.lease import LEASES, Leases
 
 LOOK = 1.0  # seconds between looks at how far tasks are
@@ -114,10 +115,21 @@ class RayCrew:
             raise UserError(f"a Ray worker cannot do its task: {_first_line(error.cause or error)}") from None
         except errors.RayError as error:
             content = {"kind": "died", "error": f"its Ray worker died: {_first_line(error)}"}
-        self._forget(self._given.pop(task))
+        given = self._given.pop(task)
+        self._forget(given)
         if "user_error" in content:
             raise UserError(content["user_error"])
+        if self._board.store.remote is not None:
+            self._take_over(given.job, content)
         return Message(**content)
+
+    def _take_over(self, job: Job, content: dict[str, Any]) -> None:
+        """What a task left in a folder that may be another machine's."""
+        store = self._board.store
+        if content["kind"] == "finished" and store.remote is not None:
+            exchange(store, store.remote, self._board.names(job.node))
+        elif content["kind"] == "failed":
+            store.record_failure(job.name, content["error"])
 
     def _forget(self, given: _Given) -> None:
         self._leases.clear(given.job.name, dead=given.owner)

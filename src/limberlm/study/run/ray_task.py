@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
@@ -20,17 +23,17 @@ def perform(order: str, root: str, mark: str, owner: str, threads: int) -> dict[
     Args:
         order: the job, as `Board.order` wrote it.
         root: the run directory.
-        mark: a file in it that is there if this machine sees the folder that the runner sees.
+        mark: a file in it that is there if this machine sees the folder that the runner sees; with a store it need not.
         owner: whom the job's lease names.
         threads: of arithmetic, unless `OMP_NUM_THREADS` says otherwise.
 
     """
-    if not Path(mark).is_file():
+    store = json.loads(order)["store"]
+    if store is None and not Path(mark).is_file():
         return {
             "user_error": f"{root}: the machine {platform.node()} of the Ray cluster does not see it; put --out on "
             "storage that every machine has under the same path"
         }
-    _log(root)
     import torch
 
     from limberlm.errors import UserError
@@ -40,9 +43,18 @@ def perform(order: str, root: str, mark: str, owner: str, threads: int) -> dict[
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", threads)))
     note = _Note(progress_file(Path(root), owner))
     try:
-        carry_out(order, _place(root), Leases(Path(root) / LEASES, owner=owner), Path(root), note)
+        with nullcontext(_place(root)) if store is None else _brought(root, store) as place:
+            _log(root)
+            leases = Leases(Path(root) / LEASES, owner=owner)
+            carry_out(order, place, leases, Path(root), note)
+            if store is not None and note.last.kind == "elsewhere":  # left by a task before this machine's last start?
+                time.sleep(leases.stale + leases.beat)
+                carry_out(order, place, leases, Path(root), note)
     except (UserError, OSError) as error:  # OSError: a lease that cannot be written
         return {"user_error": str(error)}
+    finally:
+        with suppress(OSError):
+            note.path.unlink()
     return asdict(note.last)
 
 
@@ -75,6 +87,26 @@ def _place(root: str) -> Any:
     from limberlm.study.settings.config import load_settings
 
     return Workplace(load_settings(Path(root) / "study.yaml"))
+
+
+@contextmanager
+def _brought(root: str, store: str) -> Iterator[Any]:
+    """The study from its store, and a run directory of this machine's own for it."""
+    from limberlm.study.store.run_folder import open_run
+
+    place, plan = _stored(store)
+    with open_run(Path(root), place.settings, plan):
+        (Path(root) / LOGS).mkdir(exist_ok=True)
+        yield place
+
+
+@cache
+def _stored(store: str) -> tuple[Any, str]:
+    from limberlm.study.plan.workplace import Workplace
+    from limberlm.study.store.remote import Remote
+
+    settings, plan = Remote(store).study()
+    return Workplace(settings), plan
 
 
 @cache

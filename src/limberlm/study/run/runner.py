@@ -17,7 +17,9 @@ from limberlm.study.run.effort import Message
 from limberlm.study.run.hands import Engine, Hands
 from limberlm.study.run.jobs import Board, Job
 from limberlm.study.settings.config import StudySettings
-from limberlm.study.settings.resolve import resolve
+from limberlm.study.settings.resolve import as_yaml, resolve
+from limberlm.study.store.exchange import exchange
+from limberlm.study.store.remote import Remote
 from limberlm.study.store.run_folder import open_run
 
 ATTEMPTS = 3  # of a job whose process dies under it (our choice)
@@ -66,6 +68,7 @@ def run_study(
     *,
     engine: Engine = HERE,
     retry: bool = False,
+    remote: Remote | None = None,
 ) -> Plan:
     """Run whatever of the study is not there yet, in `out`.
 
@@ -76,18 +79,24 @@ def run_study(
         watch: called with every event.
         engine: where, and how many jobs at once.
         retry: try again what failed before.
+        remote: its double on object storage: what is there is brought here first, what is made goes there at once.
 
     Raises:
-        UserError: wrong settings, a folder that cannot be used, or a cluster that does not answer.
+        UserError: wrong settings, a folder that cannot be used, or a cluster or storage that does not answer.
         NodeFailed: a node failed, now or before; all that does not depend on it is there.
 
     """
     engine.check(settings)
+    if remote is not None:
+        remote.refuse_foreign(settings.name)
     place, plan = prepare(settings, folder)
-    with open_run(out, place.settings, plan.as_json()) as store:
+    with open_run(out, place.settings, plan.as_json(), remote) as store:
         if retry:
             store.forget_failures()
         board = Board(place, store, plan)
+        if remote is not None:
+            remote.begin(as_yaml(place.settings), plan.as_json())
+            exchange(store, remote, {name: is_ for node in plan.nodes for name, is_ in board.names(node).items()})
         runner = _Runner(board, watch)
         runner.say_what_is_there()
         with engine.hands(board, runner.hear) as hands:

@@ -9,28 +9,30 @@ from pathlib import Path
 from typing import IO
 
 from limberlm.errors import UserError
-from limberlm.files import PARTIAL, refuse_address, write_text
+from limberlm.files import OUT_THERE, PARTIAL, refuse_address, write_text
 from limberlm.study.settings.config import StudySettings, load_settings
 from limberlm.study.settings.resolve import as_yaml
+from limberlm.study.store.remote import Remote
 from limberlm.study.store.store import Store
 
 LOCK = ".lock"
 
 
 @contextmanager
-def open_run(root: Path, settings: StudySettings, plan: str) -> Iterator[Store]:
+def open_run(root: Path, settings: StudySettings, plan: str, remote: Remote | None = None) -> Iterator[Store]:
     """A run directory with `study.yaml` and `plan.json` as given, for any number of runners of the same plan.
 
-    Every runner holds a shared lock; the one that is alone may clear up and write the two files.
+    Every runner holds a shared lock; the one that is alone may clear up and write the two files. What is sealed in it
+    goes to `remote` too.
 
     Raises:
         UserError: the folder is an address, cannot be written, holds other things, belongs to another study, or is at
             this moment run with other settings.
 
     """
-    refuse_address(root, "the run directory")
+    refuse_address(root, "the run directory", OUT_THERE)
     _refuse_foreign(root, settings)
-    store = Store(root)
+    store = Store(root, remote)
     try:
         store.nodes.mkdir(parents=True, exist_ok=True)
         lock = (root / LOCK).open("w")

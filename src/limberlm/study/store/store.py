@@ -13,12 +13,15 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext, supp
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from limberlm.errors import UserError
 from limberlm.files import PARTIAL, file_digest, known_digest, read_record, remove_drafts, sync, write_text
 from limberlm.study.store.names import NODE_ID
+
+if TYPE_CHECKING:
+    from limberlm.study.store.remote import Remote
 
 PLAN = "plan.json"
 COMPLETE = "COMPLETE"
@@ -30,9 +33,13 @@ Publishing = Callable[[], AbstractContextManager[None]]
 
 @dataclass(frozen=True)
 class Store:
-    """A run directory: `study.yaml`, `plan.json`, and `nodes/` with a folder per node and, in it, one per part."""
+    """A run directory: `study.yaml`, `plan.json`, and `nodes/` with a folder per node and, in it, one per part.
+
+    With `remote`, whatever is sealed in it goes there too, at once.
+    """
 
     root: Path
+    remote: Remote | None = None
 
     @property
     def nodes(self) -> Path:
@@ -56,6 +63,16 @@ class Store:
     def is_complete(self, identity: str) -> bool:
         """Whether a node is there: what is measured of it may still be missing."""
         return (self.node(identity) / COMPLETE).is_file()
+
+    def sealed(self, name: str) -> dict[str, Any] | None:
+        """The record of a finished node (`ID`) or part (`ID/PART`); None where there is none.
+
+        Raises:
+            UserError: it cannot be read.
+
+        """
+        record = self.nodes / name / COMPLETE
+        return self._record(record) if record.is_file() else None
 
     def digests(self, identity: str) -> dict[str, str]:
         """The digest of every file of a finished node, parts aside, as recorded.
@@ -124,24 +141,31 @@ class Store:
     def _made(self, target: Path, record: dict[str, Any], timed: bool, publishing: Publishing) -> Iterator[Path]:
         for leftover in target.parent.glob(f"{target.name}.*{PARTIAL}"):
             shutil.rmtree(leftover, ignore_errors=True)
-        scratch = target.with_name(f"{target.name}.{uuid4().hex[:8]}{PARTIAL}")
-        scratch.mkdir(parents=True)
         began = time.monotonic()
-        try:
+        with _scratch(target) as scratch:
             yield scratch
             digests = {str(p.relative_to(scratch)): file_digest(p) for p in sorted(scratch.rglob("*")) if p.is_file()}
             seconds = {"seconds": round(time.monotonic() - began, 1)} if timed else {}
             write_text(scratch / COMPLETE, json.dumps({"digests": digests, **record, **seconds}, indent=2) + "\n")
             with publishing():
-                for part in (
-                    p for p in target.glob("*") if (p / COMPLETE).is_file() and not (scratch / p.name).exists()
-                ):
-                    os.rename(part, scratch / part.name)
-                shutil.rmtree(target, ignore_errors=True)
-                os.rename(scratch, target)
-                sync(target.parent)
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
+                _put_in_place(scratch, target)
+        if self.remote is not None:
+            self.remote.push(self, str(target.relative_to(self.nodes)))
+
+    @contextmanager
+    def receiving(self, name: str) -> Iterator[Path]:
+        """A scratch folder that becomes a node or part made elsewhere, whose record it holds, when the block ends.
+
+        Of several processes that receive the same one, the first puts it there.
+        """
+        target = self.nodes / name
+        with _scratch(target) as scratch:
+            yield scratch
+            digests = read_record(scratch / COMPLETE)["digests"]
+            with (self.root / ".receiving").open("w") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                if (self.sealed(name) or {}).get("digests") != digests:
+                    _put_in_place(scratch, target)
 
     def failure(self, job: str) -> str | None:
         """Why a job failed the last time; None if it did not."""
@@ -156,9 +180,9 @@ class Store:
         """Remember why a job failed, so that it is not tried again unasked."""
         write_text(self.nodes / f"{job}{FAILED}", json.dumps({"error": error}) + "\n")
 
-    def forget_failures(self) -> None:
-        """Let failed jobs be tried again."""
-        for path in self.nodes.glob(f"*{FAILED}"):
+    def forget_failures(self, job: str = "*") -> None:
+        """Let failed jobs, or one of them, be tried again."""
+        for path in self.nodes.glob(f"{job}{FAILED}"):
             path.unlink(missing_ok=True)
 
     def remove_leftovers(self) -> None:
@@ -169,6 +193,26 @@ class Store:
                 remove_drafts(folder)
             else:
                 shutil.rmtree(folder)
+
+
+@contextmanager
+def _scratch(target: Path) -> Iterator[Path]:
+    """A new folder beside `target`, which is removed at the end unless it was put in its place."""
+    scratch = target.with_name(f"{target.name}.{uuid4().hex[:8]}{PARTIAL}")
+    scratch.mkdir(parents=True)
+    try:
+        yield scratch
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _put_in_place(scratch: Path, target: Path) -> None:
+    """Put `scratch` where `target` is, whose parts stay."""
+    for part in (p for p in target.glob("*") if (p / COMPLETE).is_file() and not (scratch / p.name).exists()):
+        os.rename(part, scratch / part.name)
+    shutil.rmtree(target, ignore_errors=True)
+    os.rename(scratch, target)
+    sync(target.parent)
 
 
 def planned_nodes(root: Path) -> dict[str, str | None]:

@@ -57,7 +57,7 @@ def run(
     loaded = Study.load(study, out)
     where.check(loaded.settings)
     if dry_run:
-        print_plan(loaded, as_json)
+        print_plan(loaded, where, as_json)
         return
     run_and_finish(loaded, where, as_json=as_json, quiet=quiet, retry=retry)
 

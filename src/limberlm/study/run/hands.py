@@ -10,9 +10,12 @@ from importlib.util import find_spec
 from typing import Literal, Protocol
 
 from limberlm.errors import UserError
+from limberlm.study.plan.plan import Plan
+from limberlm.study.plan.workplace import Workplace
 from limberlm.study.run.crew import Crew
 from limberlm.study.run.effort import Effort, Message
 from limberlm.study.run.jobs import Board, Job
+from limberlm.study.run.shares import refuse_unshared
 from limberlm.study.settings.config import StudySettings
 from limberlm.study.store.lease import LEASES, Leases
 
@@ -63,11 +66,21 @@ class Engine:
         """
         for name, stage in settings.stages.items():
             gpus = settings.resources_of(stage).gpus or 0
-            if self.name == "ray" and gpus > 1:
+            if self.name == "ray" and gpus > 1 and gpus % 1:
                 raise UserError(
-                    f"stages.{name}.resources.gpus: {gpus:g}: under --engine ray a stage runs on one GPU; give 1, or "
-                    "train on several with accelerate launch, TRL and limberlm's GeometryCallback"
+                    f"stages.{name}.resources.gpus: {gpus:g}: several GPUs are whole ones; give {gpus // 1:g}, or "
+                    f"{gpus // 1 + 1:g}"
                 )
+
+    def check_plan(self, place: Workplace, plan: Plan) -> None:
+        """Look at what a plan asks of the engine, before anything is written.
+
+        Raises:
+            UserError: a stage that several GPUs are to train would not be trained as on one.
+
+        """
+        if self.name == "ray":
+            refuse_unshared(place, plan)
 
     def hands(self, board: Board, tell: Tell) -> AbstractContextManager[Hands]:
         """The hands on a study; `tell` hears of jobs that this process does.

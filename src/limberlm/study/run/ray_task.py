@@ -14,7 +14,9 @@ LOGS = "logs"
 BETWEEN = 1.0  # seconds between two notes of how far a job is
 
 
-def perform(order: str, root: str, mark: str, owner: str, threads: int) -> dict[str, Any]:
+def perform(
+    order: str, root: str, mark: str, owner: str, threads: int, team: dict[str, Any] | None = None
+) -> dict[str, Any]:
     """Do a job, and return how it ended: a `Message`'s fields, or a `user_error`.
 
     Args:
@@ -23,27 +25,49 @@ def perform(order: str, root: str, mark: str, owner: str, threads: int) -> dict[
         mark: a file in it that is there if this machine sees the folder that the runner sees.
         owner: whom the job's lease names.
         threads: of arithmetic, unless `OMP_NUM_THREADS` says otherwise.
+        team: the `size`, `cpus` and `custom` of the processes that train the stage together, if several do.
 
     """
-    if not Path(mark).is_file():
-        return {
-            "user_error": f"{root}: the machine {platform.node()} of the Ray cluster does not see it; put --out on "
-            "storage that every machine has under the same path"
-        }
-    _log(root)
-    import torch
-
     from limberlm.errors import UserError
     from limberlm.study.run.effort import carry_out
     from limberlm.study.store.lease import LEASES, Leases
 
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", threads)))
-    note = _Note(progress_file(Path(root), owner))
+    note, leases = Note(progress_file(Path(root), owner)), Leases(Path(root) / LEASES, owner=owner)
     try:
-        carry_out(order, _place(root), Leases(Path(root) / LEASES, owner=owner), Path(root), note)
+        begin(root, mark, threads)
+        training = _training(order, root, mark, owner, team)
+        carry_out(order, study(root), leases, Path(root), note, training)
     except (UserError, OSError) as error:  # OSError: a lease that cannot be written
         return {"user_error": str(error)}
     return asdict(note.last)
+
+
+def begin(root: str, mark: str, threads: int) -> None:
+    """Make this process ready to work on the study; arguments as for `perform`.
+
+    Raises:
+        UserError: this machine does not see the run directory.
+
+    """
+    from limberlm.errors import UserError
+
+    if not Path(mark).is_file():
+        raise UserError(
+            f"{root}: the machine {platform.node()} of the Ray cluster does not see it; put --out on storage that "
+            "every machine has under the same path"
+        )
+    _log(root)
+    import torch
+
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", threads)))
+
+
+def _training(order: str, root: str, mark: str, owner: str, team: dict[str, Any] | None) -> Any:
+    if team is None:
+        return None
+    from limberlm.study.run.ray_train import Team
+
+    return Team(order, root, mark, owner, **team).train
 
 
 def progress_file(root: Path, owner: str) -> Path:
@@ -51,7 +75,7 @@ def progress_file(root: Path, owner: str) -> Path:
     return root / LOGS / f"{owner}.progress"
 
 
-class _Note:
+class Note:
     """Hears a job's messages: keeps the last one, and writes down now and then how far it is."""
 
     def __init__(self, path: Path) -> None:
@@ -59,6 +83,7 @@ class _Note:
         self._phase, self._since = "", 0.0
 
     def __call__(self, message: Any) -> None:
+        """Hear one."""
         self.last = message
         now = time.monotonic()
         if message.kind == "progress" and (message.phase != self._phase or now - self._since >= BETWEEN):
@@ -69,7 +94,7 @@ class _Note:
 
 
 @cache
-def _place(root: str) -> Any:
+def study(root: str) -> Any:
     """The study; Ray gives every run processes of its own, so it stays the same one."""
     from limberlm.study.plan.workplace import Workplace
     from limberlm.study.settings.config import load_settings

@@ -84,6 +84,7 @@ def run_study(
     """
     engine.check(settings)
     place, plan = prepare(settings, folder)
+    engine.check_plan(place, plan)
     with open_run(out, place.settings, plan.as_json()) as store:
         if retry:
             store.forget_failures()

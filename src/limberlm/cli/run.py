@@ -61,11 +61,11 @@ def run(
 
     where = Engine(engine.value, jobs, address)
     loaded = Study.load(study, out, store)
-    where.check(loaded.settings)
+    where.check(loaded.settings, stored=store is not None)
     if dry_run:
         if loaded.remote is not None:
             loaded.remote.refuse_foreign(loaded.settings.name)
-        print_plan(loaded, as_json)
+        print_plan(loaded, where, as_json)
         return
     run_and_finish(loaded, where, as_json=as_json, quiet=quiet, retry=retry)
 

@@ -10,15 +10,17 @@ from limberlm.cli.console import print_json, print_table, say
 if TYPE_CHECKING:
     from limberlm.study import Study
     from limberlm.study.plan.plan import Plan
+    from limberlm.study.run.hands import Engine
 
 
-def print_plan(study: Study, as_json: bool) -> None:
+def print_plan(study: Study, engine: Engine, as_json: bool) -> None:
     """Print what a run would do; nothing is trained."""
     from limberlm.study.run.jobs import Board, Job
     from limberlm.study.run.runner import prepare
     from limberlm.study.store.store import Store
 
     place, plan = prepare(study.settings, study.folder)
+    engine.check_plan(place, plan)
     board = Board(place, Store(study.out), plan)
     states = board.states()
     through = Counter(identity for chain in plan.chains for identity in set(chain.nodes))

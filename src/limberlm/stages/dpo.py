@@ -68,6 +68,12 @@ def contradiction(config: Any) -> str | None:
     return reference_contradiction(config)
 
 
+def whole_batch(config: Any) -> str | None:
+    """Losses that sort a batch, or take one mean over all its tokens (TRL 1.16)."""
+    found = [name for name in config.loss_type if name in ("aot", "aot_unpaired", "sft")]
+    return f"loss_type: {found[0]}: its loss is taken over a whole batch; give the stage one GPU" if found else None
+
+
 DPO = TrainerKind(
     "dpo",
     trainer="DPOTrainer",
@@ -76,4 +82,5 @@ DPO = TrainerKind(
     has_reference=lambda config: True,
     first_step=_first_step,
     contradiction=contradiction,
+    whole_batch=whole_batch,
 )

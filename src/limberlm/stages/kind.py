@@ -25,6 +25,8 @@ class TrainerKind:
             loss against its own copy as the reference; a run whose first step differs has the wrong reference model.
         defaults: settings whose default is not TRL's.
         contradiction: from a configuration, one line about a setting that cannot be used here, or None.
+        whole_batch: from a configuration, one line about what is computed over a batch and is no mean over its rows, so
+            that processes with a part each would compute something else, or None.
         extras: from the stage's data source, further arguments of the trainer.
         headline: the logged quantity that says how a run is going.
         module: where TRL has the two classes.
@@ -39,6 +41,7 @@ class TrainerKind:
     first_step: Callable[[Any], Mapping[str, float]] = lambda config: {}
     defaults: Mapping[str, Any] = field(default_factory=dict)
     contradiction: Callable[[Any], str | None] = lambda config: None
+    whole_batch: Callable[[Any], str | None] = lambda config: None
     extras: Callable[[str], dict[str, Any]] = lambda source: {}
     headline: str = "loss"
     module: str = "trl"

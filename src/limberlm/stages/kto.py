@@ -41,6 +41,11 @@ def contradiction(config: Any) -> str | None:
     return reference_contradiction(config)
 
 
+def whole_batch(config: Any) -> str:
+    """The pairs of a prompt and another row's completion are formed within a batch."""
+    return f"loss_type: {config.loss_type}: trainer kto pairs the rows of a batch; give the stage one GPU"
+
+
 KTO = TrainerKind(
     "kto",
     trainer="KTOTrainer",
@@ -49,4 +54,5 @@ KTO = TrainerKind(
     has_reference=lambda config: True,
     first_step=first_step,
     contradiction=contradiction,
+    whole_batch=whole_batch,
 )

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from accelerate.utils import set_seed
 from transformers import PreTrainedTokenizerBase, PrinterCallback, TrainerCallback
 
 from limberlm.errors import NodeFailed, UserError
@@ -23,6 +24,7 @@ from limberlm.stages.hand_over.rounding import fixed_logits
 from limberlm.stages.hand_over.verify import drops_out, same_function, same_reference, verified_rounding
 from limberlm.stages.kind import TrainerKind
 from limberlm.stages.settings.adapter import AdapterSettings
+from limberlm.stages.shares import cut_batch
 
 Progress = Callable[[int, int, float], None]  # step, steps, the kind's headline quantity
 Equip = Callable[
@@ -103,6 +105,9 @@ def train_stage(
 ) -> StageRun:
     """Train a stage on what the stages before it left, and write what it trained to `out`.
 
+    Of several processes (`torch.distributed`) that call this together, each with its part of a batch in `config` and an
+    `out` of its own, the first one writes what was trained; what it returns is whole.
+
     Args:
         kind: the trainer to use.
         config: its configuration, from `trainer_config`; its `output_dir` is the trainer's scratch.
@@ -143,15 +148,18 @@ def train_stage(
         fit(trainer)
         if drops_out(trainer.model, start):
             watch.expected = {}
+        if trainer.accelerator.num_processes > 1:
+            _take_part(trainer, kind, data)
         trained, continuity = start.trained, same_function(trainer.model, start.ended)
         reference = same_reference(trainer, start.ended)
         _train(trainer, callbacks)
-        model = trainer.accelerator.unwrap_model(trainer.model)
-        save(model, own.folder)
+        model, is_first = trainer.accelerator.unwrap_model(trainer.model), trainer.is_world_process_zero()
+        if is_first:
+            save(model, own.folder)
         ended, training = fixed_logits(model), _history(trainer.state.log_history)
         del start, trainer, model  # room for the checks
         gc.collect()
-        rounding = verified_rounding(base, [*left, own], hand_over, ended)
+        rounding = verified_rounding(base, [*left, own], hand_over, ended) if is_first else None
     except BaseException:
         for folder in (own.folder, out / FOLDER):
             shutil.rmtree(folder, ignore_errors=True)
@@ -198,6 +206,15 @@ def _trainer(
         )
     trainer.remove_callback(PrinterCallback)
     return trainer
+
+
+def _take_part(trainer: Any, kind: TrainerKind, data: StageData) -> None:
+    """What one of several processes does before it trains."""
+    args = trainer.args
+    cut = cut_batch(kind, args, len(trainer.train_dataset), args.per_device_train_batch_size * args.world_size)
+    if cut is not None:
+        raise UserError(f"{data.source}: {cut}")
+    set_seed(args.seed, device_specific=True)  # or the same units would be dropped in each part
 
 
 def _train(trainer: Any, callbacks: Sequence[TrainerCallback]) -> None:

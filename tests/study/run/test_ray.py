@@ -70,17 +70,6 @@ def test_a_cluster_that_does_not_start_ends_the_command_with_one_line(
     assert told.startswith("limber: --engine ray: no cluster could be started on this machine; free it, or give --addr")
 
 
-def test_several_gpus_for_one_stage_are_refused(
-    make_study: Callable[..., Path], study_settings: dict[str, Any], tmp_path: Path
-) -> None:
-    stages = study_settings["stages"]
-    several = stages | {"dpo": stages["dpo"] | {"resources": {"gpus": 4}}}
-    study = Study.load(make_study(stages=several), tmp_path / "run")
-    with pytest.raises(UserError, match=r"^stages\.dpo\.resources\.gpus: 4: under --engine ray a stage runs on one"):
-        study.run("ray")
-    assert not study.out.exists()
-
-
 @pytest.mark.slow
 def test_what_no_machine_has_is_refused_and_nothing_is_made(make_study: Callable[..., Path], tmp_path: Path) -> None:
     study = Study.load(make_study(resources={"custom": {"big": 1}}), tmp_path / "run")

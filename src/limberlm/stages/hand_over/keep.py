@@ -25,8 +25,8 @@ class Keeper(TrainerCallback):
         self.folder, self.count, self.save = folder, count, save
 
     def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
-        """Save, if it is one of the steps."""
-        if self.count and state.global_step in log_spaced(state.max_steps, self.count):
+        """Save, if it is one of the steps; of several processes the first one does."""
+        if state.is_world_process_zero and self.count and state.global_step in log_spaced(state.max_steps, self.count):
             self.save(model, checkpoint_folder(self.folder, state.global_step))
 
 

@@ -23,6 +23,7 @@ from limberlm.stages.hand_over import Left, checkpoint
 from limberlm.stages.hand_over.keep import kept_steps
 from limberlm.stages.settings.adapter import AdapterSettings
 from limberlm.stages.settings.arguments import trainer_config
+from limberlm.stages.shares import own_part
 from limberlm.stages.train import train_stage
 from limberlm.study.node.context import stage_context
 from limberlm.study.plan.plan import Node
@@ -34,6 +35,7 @@ PACKAGES = ("limberlm", "torch", "transformers", "trl", "peft", "datasets", "acc
 WEIGHTS = ("adapter/adapter_model.safetensors", "model/model.safetensors")
 
 Report = Callable[[str, int, int, float | None], None]  # phase, done, total, the stage's headline quantity
+Train = Callable[[Workplace, Store, Node, Path, Report], dict[str, object]]
 
 
 def versions() -> dict[str, str]:
@@ -77,10 +79,18 @@ def is_made(store: Store, node: Node) -> bool:
     return set(log_spaced(steps, wanted)) <= set(kept_steps(store.node(node.id)))
 
 
-def make_node(place: Workplace, store: Store, node: Node, report: Report, publishing: Publishing = nullcontext) -> None:
+def make_node(
+    place: Workplace,
+    store: Store,
+    node: Node,
+    report: Report,
+    publishing: Publishing = nullcontext,
+    train_with: Train | None = None,
+) -> None:
     """Make a node in the store; it is there whole when this returns, and not at all if it raises.
 
-    A finished node that is made again, for its checkpoints, stays as it was if this raises.
+    A finished node that is made again, for its checkpoints, stays as it was if this raises. `train_with` trains it and
+    tells what is recorded of that; by default `train`, in this process.
 
     Raises:
         NodeFailed: the stage's training went wrong, or did not end where it ended the first time.
@@ -90,12 +100,12 @@ def make_node(place: Workplace, store: Store, node: Node, report: Report, publis
     with store.writing(node.id, publishing=publishing) as folder:
         record: dict[str, object] = {"node": node.model_dump(mode="json"), "task": task_of(place, node)}
         if node.make == "train":
-            record |= _train(place, store, node, folder, report)
+            record |= (train_with or train)(place, store, node, folder, report)
             _refuse_other_weights(store, node, folder)
         elif node.make == "random":
             report("random directions", 0, 1, None)
             _randomise(place, store, node, folder)
-        record |= {"versions": versions(), "threads": torch.get_num_threads()}
+        record |= {"versions": versions(), "threads": torch.get_num_threads(), **record}
         (folder / "node.json").write_text(json.dumps(record, indent=2) + "\n")
 
 
@@ -118,7 +128,19 @@ def _refuse_other_weights(store: Store, node: Node, folder: Path) -> None:
         )
 
 
-def _train(place: Workplace, store: Store, node: Node, folder: Path, report: Report) -> dict[str, object]:
+def train(
+    place: Workplace, store: Store, node: Node, folder: Path, report: Report, *, processes: int = 1
+) -> dict[str, object]:
+    """Train a node into a folder, as one of so many processes that do it together, each in a folder of its own.
+
+    Returns:
+        What the node's record says of it.
+
+    Raises:
+        UserError: its inputs changed, or TRL refuses the settings or the rows.
+        NodeFailed: the training went wrong.
+
+    """
     stage = node.stage_settings
     kind, scratch = place.kind(stage), folder / "trainer"
     where = f"stages.{node.stage.partition('.')[0]}.args"
@@ -127,7 +149,8 @@ def _train(place: Workplace, store: Store, node: Node, folder: Path, report: Rep
     data = place.rows_of(node)
     if place.files_of(chosen) != node.files:
         raise UserError(f"{', '.join(node.files)}: changed while the study ran; run it again")
-    config = trainer_config(kind, stage.args, where=where, seed=node.stage_seed, scratch=scratch)
+    args = own_part(kind, stage.args, processes)
+    config = trainer_config(kind, args, where=where, seed=node.stage_seed, scratch=scratch)
     rows, told = changed_rows(chosen, context, data.train, config)
     run = train_stage(
         kind,

@@ -11,7 +11,8 @@ from typing import Literal
 
 import torch
 
-from limberlm.errors import NodeFailed, UserError, storage_problem
+from limberlm.errors import Lost, NodeFailed, UserError, storage_problem
+from limberlm.study.node.node import Train
 from limberlm.study.plan.plan import Plan
 from limberlm.study.plan.workplace import Workplace
 from limberlm.study.run.jobs import Board, Job
@@ -31,7 +32,7 @@ class Message:
     """What is told of a job: how far it is, or how it ended.
 
     `progress` comes any number of times; then one of `finished`, `failed` (recorded in the store), `elsewhere` (another
-    process has it), and, of a worker process, `died`.
+    process has it), and, of a worker process or one of those that train a stage together, `died`.
     """
 
     kind: Literal["progress", "finished", "failed", "elsewhere", "died"]
@@ -47,10 +48,10 @@ class Message:
 
 
 class Effort:
-    """Does jobs of a study, one after the other, as one owner of leases."""
+    """Does jobs of a study, one after the other, as one owner of leases; `train_with` trains, if not this process."""
 
-    def __init__(self, board: Board, leases: Leases) -> None:
-        self.board, self.leases = board, leases
+    def __init__(self, board: Board, leases: Leases, train_with: Train | None = None) -> None:
+        self.board, self.leases, self.train_with = board, leases, train_with
 
     def make(self, job: Job, tell: Tell) -> None:
         """Do a job, unless another process has it or it is done by now.
@@ -73,11 +74,13 @@ class Effort:
             tell(Message("progress", phase, done, total, value))
 
         try:
-            self.board.perform(job, report, lambda: self.leases.holding(job.name))
+            self.board.perform(job, report, lambda: self.leases.holding(job.name), self.train_with)
         except LeaseLost:
             return Message("elsewhere")
         except (torch.OutOfMemoryError, MemoryError):
             return self._failed(job, NO_MEMORY)
+        except Lost as error:
+            return Message("died", error=str(error))
         except NodeFailed as error:
             return self._failed(job, str(error))
         except UserError:
@@ -97,11 +100,29 @@ class Effort:
         return Message("failed", error=error)
 
 
-def carry_out(order: str, place: Workplace, leases: Leases, root: Path, tell: Tell) -> None:
+def carry_out(
+    order: str, place: Workplace, leases: Leases, root: Path, tell: Tell, train_with: Train | None = None
+) -> None:
     """Do a job that another process wrote down (`Board.order`).
 
     Raises:
         UserError: this process finds other inputs than that one, or the study cannot go on.
+
+    """
+    board, job = taken(order, place, root)
+    if board.store.remote is not None:
+        _fetch(board, board.store.remote, job)
+        if board.is_done(job):  # by a process that ended before it told so
+            tell(Message("finished"))
+            return
+    Effort(board, leases, train_with).make(job, tell)
+
+
+def taken(order: str, place: Workplace, root: Path) -> tuple[Board, Job]:
+    """A job that another process wrote down, and as much of the study's board as it takes.
+
+    Raises:
+        UserError: this process finds other inputs than that one.
 
     """
     content = json.loads(order)
@@ -110,12 +131,7 @@ def carry_out(order: str, place: Workplace, leases: Leases, root: Path, tell: Te
     board, job = Board(place, Store(root, remote), plan), Job(content["kind"], plan.nodes[-1])
     if content["inputs"] != board.inputs(job):
         raise UserError(f"{root}: the study's base, rows or probe changed while it ran; run it again")
-    if remote is not None:
-        _fetch(board, remote, job)
-        if board.is_done(job):  # by a process that ended before it told so
-            tell(Message("finished"))
-            return
-    Effort(board, leases).make(job, tell)
+    return board, job
 
 
 def _fetch(board: Board, remote: Remote, job: Job) -> None:

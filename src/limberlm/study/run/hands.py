@@ -10,9 +10,12 @@ from importlib.util import find_spec
 from typing import Literal, Protocol
 
 from limberlm.errors import UserError
+from limberlm.study.plan.plan import Plan
+from limberlm.study.plan.workplace import Workplace
 from limberlm.study.run.crew import Crew
 from limberlm.study.run.effort import Effort, Message
 from limberlm.study.run.jobs import Board, Job
+from limberlm.study.run.shares import refuse_unshared
 from limberlm.study.settings.config import StudySettings
 from limberlm.study.store.lease import LEASES, Leases
 
@@ -54,20 +57,33 @@ class Engine:
         if self.name == "ray" and find_spec("ray") is None:
             raise UserError('--engine ray: Ray is not installed; pip install "limberlm[ray]"')
 
-    def check(self, settings: StudySettings) -> None:
-        """Look at what a study asks of the engine, before anything is planned or written.
+    def check(self, settings: StudySettings, *, stored: bool = False) -> None:
+        """Look at what a study asks of the engine, before anything is planned or written; `stored`: with a store.
 
         Raises:
             UserError: the engine cannot do it.
 
         """
-        for name, stage in settings.stages.items():
+        for name, stage in settings.stages.items() if self.name == "ray" else ():
             gpus = settings.resources_of(stage).gpus or 0
-            if self.name == "ray" and gpus > 1:
+            where = f"stages.{name}.resources.gpus: {gpus:g}"
+            if gpus > 1 and gpus % 1:
+                raise UserError(f"{where}: several GPUs are whole ones; give {gpus // 1:g}, or {gpus // 1 + 1:g}")
+            if gpus > 1 and stored:
                 raise UserError(
-                    f"stages.{name}.resources.gpus: {gpus:g}: under --engine ray a stage runs on one GPU; give 1, or "
-                    "train on several with accelerate launch, TRL and limberlm's GeometryCallback"
+                    f"{where}: those who train a stage together write to one folder, which --store is not; give 1, or "
+                    "an --out that every machine sees and no --store"
                 )
+
+    def check_plan(self, place: Workplace, plan: Plan) -> None:
+        """Look at what a plan asks of the engine, before anything is written.
+
+        Raises:
+            UserError: a stage that several GPUs are to train would not be trained as on one.
+
+        """
+        if self.name == "ray":
+            refuse_unshared(place, plan)
 
     def hands(self, board: Board, tell: Tell) -> AbstractContextManager[Hands]:
         """The hands on a study; `tell` hears of jobs that this process does.

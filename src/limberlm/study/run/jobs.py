@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
 from limberlm.files import content_digest
-from limberlm.study.node.node import is_made, make_node
+from limberlm.study.node.node import Report, Train, is_made, make_node
 from limberlm.study.node.parts import Part, make_parts, missing_parts, parts_of
 from limberlm.study.plan.plan import Chain, Node, Plan
 from limberlm.study.plan.workplace import Workplace
@@ -140,14 +139,14 @@ class Board:
     def _missing(self, node: Node) -> list[Part]:
         return missing_parts(self.store, node, self.parts(node))
 
-    def perform(self, job: Job, report: Callable[[str, int, int, float | None], None], publishing: Publishing) -> None:
-        """Do a job whose turn it is.
+    def perform(self, job: Job, report: Report, publishing: Publishing, train_with: Train | None = None) -> None:
+        """Do a job whose turn it is; `train_with` does the training, where it is any.
 
         Raises:
             NodeFailed: it cannot be done, for a reason that lies in the run.
 
         """
         if job.kind == "make":
-            make_node(self.place, self.store, job.node, report, publishing)
+            make_node(self.place, self.store, job.node, report, publishing, train_with)
         else:
             make_parts(self.place, self.store, job.node, self._missing(job.node), report, publishing)

@@ -84,9 +84,14 @@ class RayCrew:
         if not self._leases.clear(job.name):
             self._elsewhere.append(job)
             return
-        owner, options = uuid4().hex, self._cluster.options(self._resources(job.node))
-        made = self._tasks[options["num_gpus"] > 0].options(name=job.name, max_retries=0, **options)
-        task = made.remote(self._board.order(job), str(self._root), str(self._mark), owner, options["num_cpus"])
+        owner, asked, team = uuid4().hex, self._resources(job.node), None
+        options = self._cluster.options(asked)
+        own_process = options["num_gpus"] > 0
+        if job.kind == "make" and job.node.make == "train" and asked.processes > 1:
+            team = {"size": asked.processes, "cpus": asked.cpus, "custom": dict(asked.custom)}
+            options = {"num_cpus": 0, "num_gpus": 0}  # the team takes them, while the task waits for it
+        made = self._tasks[own_process].options(name=job.name, max_retries=0, **options)
+        task = made.remote(self._board.order(job), str(self._root), str(self._mark), owner, asked.cpus, team)
         self._given[task] = _Given(job, owner)
 
     def hear(self, timeout: float) -> list[tuple[Job, Message]]:

@@ -74,14 +74,14 @@ class Cluster:
         return self._machines
 
     def options(self, asked: ResourceSettings) -> dict[str, Any]:
-        """What Ray is told of a task; where nothing is said of GPUs it is one, if the cluster has any."""
+        """What Ray is told of a task, of one GPU at most; where nothing is said of GPUs it is one, if there are any."""
         some = any(machine.get("GPU") for machine in self.machines())
-        gpus = float(some) if asked.gpus is None else asked.gpus
+        gpus = float(some) if asked.gpus is None else min(asked.gpus, 1.0)
         return {"num_cpus": asked.cpus, "num_gpus": gpus, "resources": dict(asked.custom)}
 
     def slots(self, wanted: Iterable[ResourceSettings]) -> int:
         """How many tasks fit at once, if all were of the smallest kind."""
-        return max(sum(self._fits(asked)) for asked in wanted)
+        return max(sum(self._fits(self._needs(asked))) for asked in wanted)
 
     def refuse_what_fits_nowhere(self, wanted: Mapping[str, ResourceSettings]) -> None:
         """Refuse a stage that would wait for ever.
@@ -91,21 +91,27 @@ class Cluster:
 
         """
         for stage, asked in wanted.items():
-            if not any(self._fits(asked)):
-                text = ", ".join(f"{name}: {value:g}" for name, value in self._needs(asked).items())
+            needs = self._needs(asked, asked.processes)
+            if not any(self._fits(needs)):
+                text = ", ".join(f"{name}: {value:g}" for name, value in needs.items())
                 raise UserError(
                     f"resources of {stage} ({text}): no machine of the Ray cluster has as much; ask for less"
                 )
 
-    def _needs(self, asked: ResourceSettings) -> dict[str, float]:
+    def _needs(self, asked: ResourceSettings, processes: int = 1) -> dict[str, float]:
+        """What so many processes of a stage take together."""
         options = self.options(asked)
-        return {"CPU": options["num_cpus"], "GPU": options["num_gpus"], **options["resources"]}
+        return {
+            "CPU": options["num_cpus"] * processes,
+            "GPU": options["num_gpus"] * processes,
+            **options["resources"],
+        }
 
-    def _fits(self, asked: ResourceSettings) -> list[int]:
-        """How many such tasks fit on each machine."""
-        needs = {name: need for name, need in self._needs(asked).items() if need > 0}
+    def _fits(self, needs: Mapping[str, float]) -> list[int]:
+        """How many times what is needed is there on each machine."""
+        some = {name: need for name, need in needs.items() if need > 0}
         return [
-            min(int(machine.get(name, 0) / need + 1e-9) for name, need in needs.items()) for machine in self.machines()
+            min(int(machine.get(name, 0) / need + 1e-9) for name, need in some.items()) for machine in self.machines()
         ]
 
     def _refuse_silent(self) -> None:

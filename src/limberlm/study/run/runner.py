@@ -86,10 +86,11 @@ def run_study(
         NodeFailed: a node failed, now or before; all that does not depend on it is there.
 
     """
-    engine.check(settings)
+    engine.check(settings, stored=remote is not None)
     if remote is not None:
         remote.refuse_foreign(settings.name)
     place, plan = prepare(settings, folder)
+    engine.check_plan(place, plan)
     with open_run(out, place.settings, plan.as_json(), remote) as store:
         if retry:
             store.forget_failures()

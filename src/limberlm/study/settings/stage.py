@@ -17,13 +17,23 @@ Names = tuple[str, ...]
 
 
 class ResourceSettings(BaseModel):
-    """What a job of a stage takes of a cluster while the stage is trained or measured; it changes no result."""
+    """What a job of a stage takes of a cluster while the stage is trained or measured.
+
+    Up to one GPU it changes no result, and several change rounding, or what is drawn at random.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    cpus: int | None = Field(None, ge=1, description="processor cores, and threads of arithmetic; default: 1")
-    gpus: float | None = Field(None, ge=0, description="GPUs, or a part of one; default: one if the cluster has any")
+    cpus: int | None = Field(None, ge=1, description="processor cores, and threads, for each GPU; default: 1")
+    gpus: float | None = Field(
+        None, ge=0, description="GPUs that train it, or a part of one; default: one if the cluster has any"
+    )
     custom: dict[str, Annotated[float, Field(gt=0)]] = Field({}, description="a cluster's own resources by name")
+
+    @property
+    def processes(self) -> int:
+        """How many train a stage together on a cluster: one for each GPU."""
+        return max(1, int(self.gpus or 1))
 
 
 class StageSettings(BaseModel):

@@ -158,6 +158,7 @@ NOT_TYPED = {
     r"apt-get .*|\.venv/bin/pre-commit install": "changes the machine, or the clone's hooks",
     r"ray start .*": "starts a cluster that outlives the test",
     r"limber run .* --engine ray --address auto": "needs that cluster; tests/study/run/test_ray.py runs one of its own",
+    r"limber run .* --store s3://.*": "needs a bucket; tests/study/store has one of its own, and folders as addresses",
     r"python -m tests\..*": "makes a page of this documentation, in minutes to hours; tests/docs hold its program",
     r"python -m recipes\.tradeoff .*": "hundreds of trainings, and their tables; tests/recipes/test_tradeoff.py",
     r"limber trace recipes/traces/pythia-1b.yaml .*": "asks the hub; tests/study/series has one of its own",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from itertools import islice
@@ -85,6 +86,15 @@ def tiny_model(tiny_model_folder: Path) -> LlamaForCausalLM:
     from transformers import LlamaForCausalLM
 
     return LlamaForCausalLM.from_pretrained(tiny_model_folder, dtype=torch.float32).eval()
+
+
+@pytest.fixture
+def own_modules(tmp_path: Path) -> Iterator[None]:
+    """Modules that the test imports from its own folder are forgotten at its end: another may write the same name."""
+    yield
+    for name, module in list(sys.modules.items()):
+        if (getattr(module, "__file__", None) or "").startswith(f"{tmp_path}{os.sep}"):
+            del sys.modules[name]
 
 
 @pytest.fixture(scope="session")

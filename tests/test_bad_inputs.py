@@ -16,6 +16,7 @@ from tests.hostile.world import World, build
 
 CASES = probes.CASES | geometries.CASES | settings.CASES | checkpoints.CASES | runs.CASES
 limber = conftest.limber
+pytestmark = pytest.mark.usefixtures("own_modules")
 
 
 @pytest.fixture(scope="module")

@@ -137,7 +137,9 @@ CASES: dict[str, Case] = {
         run(NOTHING, "--store", "nowhere://b/r"), "--store nowhere://b/r", "nowhere"
     ),
     "study: several GPUs of a cluster": case(
-        staged(NOTHING, "--engine", "ray", resources={"gpus": 2}), "stages.s.resources.gpus: 2", "accelerate launch"
+        staged(NOTHING, "--engine", "ray", resources={"gpus": 2}, args={"per_device_train_batch_size": 3}),
+        "stages.s.args.per_device_train_batch_size: 3",
+        "a multiple of 2",
     ),
     "study: tensor parallelism": case(
         staged(args={"parallelism_config": {"tp_size": 2}}), "stages.s.args.parallelism_config", "sharded"

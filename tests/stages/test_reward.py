@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,15 +18,7 @@ from limberlm.stages.grpo import GRPO, rewarded
 from limberlm.stages.reward import VERIFIER, check_reward, load_reward, reward_digest, reward_function
 from tests.stages.runs import Opened, run_stage
 
-
-@pytest.fixture(autouse=True)
-def forget_modules() -> Iterator[None]:
-    """Every test writes modules of its own."""
-    before = set(sys.modules)
-    yield
-    for name in set(sys.modules) - before:
-        if name.startswith("mine"):
-            del sys.modules[name]
+pytestmark = pytest.mark.usefixtures("own_modules")
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ JSON = st.recursive(
 
 
 def test_every_reader_takes_a_changed_file_or_refuses_it_in_a_line() -> None:
-    command = [sys.executable, "-m", "tests.fuzz", "--executions", "25", "--seconds", "60"]
+    command = [sys.executable, "-m", "tests.fuzz", "--executions", "15", "--seconds", "60"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=500)
     assert done.returncode == 0, done.stdout + done.stderr
     told = [line.split(": ") for line in done.stdout.splitlines()]

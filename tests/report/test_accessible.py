@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from importlib import resources
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ def pages(study: ReportData, tmp_path_factory: pytest.TempPathFactory) -> dict[s
     return {"study": write_report(with_arms(study), folder / "study.html"), "both": folder / "both.html"}
 
 
-@pytest.fixture(params=["light", "dark"])
+@pytest.fixture
 def look(browser: webdriver.Chrome, request: pytest.FixtureRequest) -> Any:
     feature = {"name": "prefers-color-scheme", "value": request.param}
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
@@ -44,7 +45,7 @@ def look(browser: webdriver.Chrome, request: pytest.FixtureRequest) -> Any:
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
 
 
-@pytest.fixture(params=[390, 1280])
+@pytest.fixture
 def width(browser: webdriver.Chrome, request: pytest.FixtureRequest) -> Any:
     metrics = {"width": request.param, "height": 900, "deviceScaleFactor": 1, "mobile": request.param < 500}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
@@ -52,13 +53,22 @@ def width(browser: webdriver.Chrome, request: pytest.FixtureRequest) -> Any:
     browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
-@pytest.mark.parametrize("page", ["study", "both"])
+LOOKS = list(product(("study", "both"), ("light", "dark"), (390, 1280)))
+QUICK = LOOKS[0], LOOKS[3], LOOKS[5], LOOKS[6]  # each pair of page, light and width is in one of them
+
+
+@pytest.mark.parametrize(
+    ("page", "look", "width"),
+    [pytest.param(*each, marks=[] if each in QUICK else pytest.mark.slow) for each in LOOKS],
+    indirect=["look", "width"],
+)
 def test_axe_finds_nothing_serious_and_nothing_scrolls_sideways(
     browser: webdriver.Chrome, pages: dict[str, Path], page: str, look: str, width: int
 ) -> None:
     show(browser, pages[page])
     assert browser.execute_script("return document.documentElement.scrollWidth") <= width
     browser.execute_script((resources.files(axe) / "axe.min.js").read_text("utf-8"))
+    browser.set_script_timeout(120)
     found = browser.execute_async_script("axe.run().then(arguments[arguments.length - 1])")
     assert len(found["passes"]) > 20
     grave = [

@@ -9,6 +9,7 @@ import typer
 
 from limberlm.cli.console import JsonOption, print_json, print_table, say
 from limberlm.cli.figures import counted, effect, number
+from limberlm.cli.reading import reading
 
 
 def analyze(
@@ -27,6 +28,11 @@ def analyze(
 
     Example: limber analyze runs/interventions --against low_rate
     """
+    with reading():
+        _analyze(folder, full, against, as_json)
+
+
+def _analyze(folder: Path, full: bool, against: str, as_json: bool) -> None:
     from limberlm.analysis.arms import ends, lacking, wear
     from limberlm.cli import predicted
     from limberlm.cli.orderings import ordering_json, print_orderings

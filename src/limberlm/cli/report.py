@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from limberlm.cli.console import JsonOption, print_json, say
+from limberlm.cli.reading import reading
 from limberlm.errors import UserError
 
 
@@ -36,7 +34,7 @@ def report(
     if len(folders) == 2:
         _compare(folders[0], folders[1], out, as_json)
         return
-    with _no_collector():
+    with reading():
         from limberlm.cli.run import finish
         from limberlm.study import Results
 
@@ -44,18 +42,6 @@ def report(
         if not results.measured:
             raise UserError(f"{folders[0]}: nothing is measured yet; run the study first")
         finish(results, as_json, out, every_run=every_run)
-
-
-@contextmanager
-def _no_collector() -> Iterator[None]:
-    """What is read is kept to the end: walking through it again and again would take a tenth of the time."""
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
 
 
 def _compare(first: Path, second: Path, out: Path | None, as_json: bool) -> None:

@@ -12,6 +12,7 @@ import pytest
 from limberlm.study import Results, Study
 from limberlm.study.plan.plan import Chain
 
+pytestmark = pytest.mark.slow
 CONTROLS = ["zero_learning_rate", "random_adapter", "repeat", "joint", "equal_tokens", "full"]
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,9 @@ from limberlm.errors import NodeFailed, UserError
 from limberlm.study import Results, Study
 from limberlm.study.node import node
 from limberlm.study.store.store import Store
+from tests.cli import conftest
+
+limber = conftest.limber
 
 REWARDS = """
 def right(completions, **columns):
@@ -111,22 +112,19 @@ def test_an_error_of_many_lines_is_told_in_one_and_kept_whole(
 
 
 def test_a_failed_study_ends_the_command_with_one_line_and_exit_code_1(
-    make_study: Callable[..., Path], study_settings: dict[str, Any], tmp_path: Path
+    limber: conftest.Limber, make_study: Callable[..., Path], study_settings: dict[str, Any], tmp_path: Path
 ) -> None:
     stages = study_settings["stages"]
     args = stages["sft"]["args"] | {"learning_rate": 1e30}
     study = make_study(stages=stages | {"sft": stages["sft"] | {"args": args}})
-    command = [sys.executable, "-m", "limberlm", "run", str(study), "--out", str(tmp_path / "run"), "--json"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 1
-    last = done.stderr.strip().splitlines()[-1]
+    done = limber("run", study, "--out", tmp_path / "run", "--json")
+    assert done.code == 1
+    last = done.err.strip().splitlines()[-1]
     assert last.startswith("limber: sft-")
     assert "the loss is nan at step 2" in last
-    assert json.loads(done.stdout)["chains"][0]["stages"][0]["stage"] == "base", "what is there is reported"
-    status = subprocess.run(
-        [sys.executable, "-m", "limberlm", "status", str(tmp_path / "run"), "--json"], capture_output=True, text=True
-    )
-    states = {entry["node"].partition("-")[0]: entry["state"] for entry in json.loads(status.stdout)["nodes"]}
+    assert done.json["chains"][0]["stages"][0]["stage"] == "base", "what is there is reported"
+    status = limber("status", tmp_path / "run", "--json")
+    states = {entry["node"].partition("-")[0]: entry["state"] for entry in status.json["nodes"]}
     assert states == {"base": "done", "sft": "failed", "dpo": "to do"}
 
 

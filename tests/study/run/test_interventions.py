@@ -92,17 +92,20 @@ def test_every_intervention_changes_what_its_stage_trains(tmp_path: Path, study_
             assert weights(done, own[-1]) != weights(done, none[-1]), key
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", ["replay", "decorrelation"])
 def test_what_needs_an_earlier_stage_shares_the_first_with_none(compared: Results, key: str) -> None:
     assert path(compared, key)[1] == path(compared, "none")[1]
 
 
+@pytest.mark.slow
 def test_a_weight_of_nothing_trains_the_same_bits(compared: Results) -> None:
     own, none = path(compared, "nothing"), path(compared, "none")
     assert own[1] != none[1]
     assert [weights(compared, node) for node in own[1:]] == [weights(compared, node) for node in none[1:]]
 
 
+@pytest.mark.slow
 def test_a_node_tells_what_its_interventions_did(compared: Results) -> None:
     told = compared.record(path(compared, "replay")[-1])["interventions"]["replay"]
     assert "replay" in told
@@ -110,6 +113,7 @@ def test_a_node_tells_what_its_interventions_did(compared: Results) -> None:
     assert training.loc[training["arm"] == "diversity", "limber/diversity"].notna().any()
 
 
+@pytest.mark.slow
 def test_a_foundation_preserving_stage_starts_where_the_one_before_ended(compared: Results) -> None:
     log = compared.table("training")
     own, none = (log[(log["node"] == path(compared, arm)[1])].set_index("step") for arm in ("folora", "none"))
@@ -118,6 +122,7 @@ def test_a_foundation_preserving_stage_starts_where_the_one_before_ended(compare
     assert weights(compared, path(compared, "folora")[1]) != weights(compared, path(compared, "none")[1])
 
 
+@pytest.mark.slow
 def test_arms_are_compared_in_pairs_of_ordering_and_seed(compared: Results) -> None:
     table = arms_table(ends(compared))
     assert set(table["arm"]) == {*FEW, "nothing"}
@@ -126,6 +131,7 @@ def test_arms_are_compared_in_pairs_of_ordering_and_seed(compared: Results) -> N
     assert (nothing.drop("target_kept") == 0).all()
 
 
+@pytest.mark.slow
 def test_the_command_tells_the_three_ways(compared: Results) -> None:
     found = CliRunner().invoke(app, ["analyze", str(compared.store.root), "--json"])
     assert found.exit_code == 0, found.output
@@ -145,6 +151,7 @@ def test_the_command_tells_the_three_ways(compared: Results) -> None:
     assert "of none, replay" in str(absent.exception)
 
 
+@pytest.mark.slow
 def test_the_command_advises_on_arms(compared: Results) -> None:
     found = CliRunner().invoke(app, ["advise", str(compared.store.root), "--json"])
     assert found.exit_code == 0, found.output
@@ -158,6 +165,7 @@ def test_the_command_advises_on_arms(compared: Results) -> None:
     assert shown.stdout.startswith(told["sentence"][:40])
 
 
+@pytest.mark.slow
 def test_a_run_of_which_nothing_is_measured_yet_is_told_so(compared: Results, tmp_path: Path) -> None:
     for name in ("plan.json", "study.yaml"):
         (tmp_path / name).write_bytes((compared.store.root / name).read_bytes())

@@ -34,6 +34,7 @@ def test_two_jobs_make_the_same_bytes_and_each_thing_once(
     assert len(ended) == 2 * len(study.plan().nodes)
 
 
+@pytest.mark.slow
 def test_two_runners_at_once_make_nothing_twice(
     undisturbed: Path, make_study: Callable[..., Path], tree: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -50,6 +51,7 @@ def test_two_runners_at_once_make_nothing_twice(
     assert digests(tmp_path / "run") == digests(undisturbed)
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_is_replaced_and_its_task_done_again(
     undisturbed: Path, make_study: Callable[..., Path], tree: dict[str, Any], tmp_path: Path, monkeypatch: Any
 ) -> None:

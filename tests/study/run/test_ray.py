@@ -49,6 +49,7 @@ def test_ray_makes_the_same_bytes_each_thing_once_and_says_nothing_of_its_own(
     assert list((tmp_path / "run" / "leases").glob("*.lease")) == []
 
 
+@pytest.mark.slow
 def test_an_address_where_nothing_answers_ends_the_command_with_one_line(
     make_study: Callable[..., Path], tmp_path: Path
 ) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,8 +13,9 @@ from limberlm.errors import UserError
 from limberlm.study import Study
 from limberlm.study.run.ray_cluster import Cluster
 from limberlm.study.settings.stage import ResourceSettings
-from tests.study.run_folder import ENVIRONMENT, command
+from tests.cli import conftest
 
+limber = conftest.limber
 pytestmark = pytest.mark.skipif(find_spec("ray") is None, reason="needs limberlm[ray]")
 
 
@@ -86,14 +86,17 @@ def test_interventions_of_any_arm_are_refused(
 
 @pytest.mark.parametrize("more", [(), ("--dry-run",)])
 def test_the_command_refuses_in_one_line(
-    more: tuple[str, ...], make_study: Callable[..., Path], study_settings: dict[str, Any], tmp_path: Path
+    limber: conftest.Limber,
+    more: tuple[str, ...],
+    make_study: Callable[..., Path],
+    study_settings: dict[str, Any],
+    tmp_path: Path,
 ) -> None:
     study = make_study(**on_two(study_settings, per_device_train_batch_size=3))
-    line = command(study, tmp_path / "run", "--engine", "ray", *more)
-    done = subprocess.run(line, capture_output=True, text=True, env=ENVIRONMENT)
-    assert done.returncode == 3
-    assert done.stdout == ""
-    assert done.stderr == (
+    done = limber("run", study, "--out", tmp_path / "run", "--engine", "ray", *more)
+    assert done.code == 3
+    assert done.out == ""
+    assert done.err == (
         "limber: stages.sft.args.per_device_train_batch_size: 3: 2 GPUs share a batch; give a multiple of 2\n"
     )
     assert not (tmp_path / "run").exists()

@@ -28,6 +28,7 @@ class _Lost(BaseException):
     """What happens to a machine."""
 
 
+@pytest.mark.slow
 def test_a_machine_that_is_lost_altogether_is_replaced_by_an_empty_one(
     finished: Study, make_study: Callable[..., Path], tmp_path: Path
 ) -> None:

@@ -11,7 +11,7 @@ TOOLS := .venv/tools/bin
 INTO_WHEEL := $(TOOLS)/python -m pip --python .venv/wheel/bin/python --disable-pip-version-check -qq
 TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
 # A process per core, each with one thread of arithmetic: files stay whole, for what they set up is shared.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n logical --maxprocesses 8 --dist loadfile
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 export HF_HUB_OFFLINE := 1
 

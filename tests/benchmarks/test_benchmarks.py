@@ -35,7 +35,7 @@ FIELDS = {"name", "what", "value", "unit", "low", "high", "goal", "met", "machin
         updates.figures,
         generation.figures,
         infinigram.times,
-        planning.figures,
+        pytest.param(planning.figures, marks=pytest.mark.slow),
         pytest.param(cluster.figures, marks=pytest.mark.slow),
         pytest.param(runner.figures, marks=pytest.mark.slow),
         pytest.param(interventions.steps, marks=pytest.mark.slow),

@@ -203,7 +203,8 @@ def task(tmp_path_factory: pytest.TempPathFactory) -> Iterator[bench.Bench]:
         yield bench.Bench("modular_map", tmp_path_factory.mktemp("bench"))
 
 
-@pytest.mark.parametrize("arm", [pytest.param("lora", marks=pytest.mark.slow), "wise"])
+@pytest.mark.slow
+@pytest.mark.parametrize("arm", ["lora", "wise"])
 def test_a_run_goes_on_to_the_level_and_says_what_it_cost_and_took(arm: str, task: bench.Bench) -> None:
     record = train.trained(task, arm, Setting(4e-3, 0.0625), 0, (0.25,))
     found = record["levels"]["0.25"]

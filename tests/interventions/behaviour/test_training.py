@@ -35,13 +35,13 @@ SETUPS = [
 ]
 
 
-def pairs(everywhere: bool = False) -> list[Any]:
-    """Each case in each trainer; at once in its first one or, if `everywhere`, in all, and the first probe in all."""
+def pairs() -> list[Any]:
+    """Each case in each trainer; at once in its first one, and the first probe in all."""
     found = []
     for setup, case in product(SETUPS, CASES):
         strange = setup.base != "llama" and case.key == "decorrelation"  # the earlier stage's adapter is a Llama's
         if case.serves(setup.kind) and (setup.adapted or case.whole) and not strange:
-            common = setup in SETUPS[: len(KINDS)] and case in FIRST and (everywhere or setup.kind == case.trainers[0])
+            common = setup in SETUPS[: len(KINDS)] and case in FIRST and setup.kind == case.trainers[0]
             marks = [] if common or case is PROBES[0] else [pytest.mark.slow]
             name = f"{case}-{setup.base}-{setup.kind}-{'lora' if setup.adapted else 'full'}"
             found.append(pytest.param(setup, case, id=name, marks=marks))
@@ -51,7 +51,7 @@ def pairs(everywhere: bool = False) -> list[Any]:
 each = pytest.mark.parametrize(("setup", "case"), pairs())
 
 
-@pytest.mark.parametrize(("setup", "case"), pairs(everywhere=True))
+@each
 def test_at_weight_zero_nothing_is_different(runs: Any, setup: Setup, case: Case) -> None:
     off, none = runs(setup, (case, 0.0)), runs(setup)
     assert same_bits(off.weights, none.weights)

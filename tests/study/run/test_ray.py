@@ -59,6 +59,7 @@ def test_an_address_where_nothing_answers_ends_the_command_with_one_line(
     assert done.stderr == f"limber: --address {CLOSED}: no Ray cluster answers there; start one with ray start --head\n"
 
 
+@pytest.mark.slow
 def test_a_cluster_that_does_not_start_ends_the_command_with_one_line(
     make_study: Callable[..., Path], tmp_path: Path
 ) -> None:

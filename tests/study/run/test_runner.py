@@ -69,6 +69,7 @@ def test_what_goes_on_is_told_while_it_goes_on(make_study: Callable[..., Path], 
     assert [there for phase, there in seen if phase == "made"] == [True, True]
 
 
+@pytest.mark.slow
 def test_another_process_makes_the_same_bytes(finished: Study, make_study: Callable[..., Path], tmp_path: Path) -> None:
     out = tmp_path / "again"
     command = [sys.executable, "-m", "limberlm", "run", str(make_study()), "--out", str(out), "--json"]

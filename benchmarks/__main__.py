@@ -78,7 +78,7 @@ processes of their own, imports and all. The opening is wall time in headless Ch
 make bench
 ```
 
-runs them all in about half an hour on two cores and writes `benchmarks/results.json` and this page. Last run on:
+runs them all in about an hour and a half on two cores and writes `benchmarks/results.json` and this page. Last run on:
 {machine}.
 
 | figure | what | measured | range | goal | met |

@@ -14,7 +14,7 @@ from time import perf_counter
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from benchmarks.harness import Figure, in_fresh_process, note
+from benchmarks.harness import Figure, compared, in_fresh_process, note
 from benchmarks.workload import random_llama
 from limberlm.observe import load_tokenizer
 from limberlm.testbed import BUNDLED_BASE
@@ -42,16 +42,16 @@ def speed(model: Path, probe: Path, size: str, quick: bool) -> Figure:
     """One process with one thread over two with one thread each."""
     alone = ["-m", "limberlm"]
     two = ["-m", "torch.distributed.run", "--nproc-per-node", "2", *alone]
-    seconds = []
-    for name, launcher in (("1 process", alone), ("2 processes", two)):
+    seconds: dict[str, list[float]] = {"1 process": [], "2 processes": []}
+    for name, launcher in [*zip(seconds, (alone, two), strict=True)] * (1 if quick else 3):
         words = ["measure", str(model), "--probe", str(probe), "--device", "cpu", "--out", str(model.parent / name)]
         began = perf_counter()
         command = [sys.executable, *launcher, *words]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"})
-        seconds.append(perf_counter() - began)
-        note(f"    {name}: {seconds[-1]:.1f} s wall")
+        seconds[name].append(perf_counter() - began)
+        note(f"    {name}: {seconds[name][-1]:.1f} s wall")
     what = f"wall time of `limber measure` as one process with one thread, over that as two ({size})"
-    return Figure("processes/speed", what, seconds[0] / seconds[1], None if quick else (">=", 1.8))
+    return compared("processes/speed", what, *seconds.values(), None if quick else (">=", 1.8))
 
 
 def memory(folder: Path, quick: bool) -> Figure:

@@ -119,11 +119,11 @@ def _row(record: dict[str, Any]) -> str:
         "ratio": "{:.2f}×",
         "bytes per token": "{:.2f} B/token",
         "per second": "{:,.0f}/s",
-        "seconds": "{:.1f} s",
+        "seconds": "{:.3g} s",
         "MB": "{:.1f} MB",
     }
     shown = units[record["unit"]]
-    ends = "{:,.0f} to {:,.0f}" if record["unit"] == "per second" else "{:.2f} to {:.2f}"
+    ends = {"per second": "{:,.0f} to {:,.0f}", "seconds": "{:.3g} to {:.3g}"}.get(record["unit"], "{:.2f} to {:.2f}")
     timed = record["low"] is not None
     cells = [
         f"`{record['name']}`",

@@ -42,16 +42,17 @@ def speed(model: Path, probe: Path, size: str, quick: bool) -> Figure:
     """One process with one thread over two with one thread each."""
     alone = ["-m", "limberlm"]
     two = ["-m", "torch.distributed.run", "--nproc-per-node", "2", *alone]
-    seconds: dict[str, list[float]] = {"1 process": [], "2 processes": []}
-    for name, launcher in [*zip(seconds, (alone, two), strict=True)] * (1 if quick else 3):
+    one_took: list[float] = []
+    two_took: list[float] = []
+    for name, launcher, took in (("1 process", alone, one_took), ("2 processes", two, two_took)) * (1 if quick else 3):
         words = ["measure", str(model), "--probe", str(probe), "--device", "cpu", "--out", str(model.parent / name)]
         began = perf_counter()
         command = [sys.executable, *launcher, *words]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"})
-        seconds[name].append(perf_counter() - began)
-        note(f"    {name}: {seconds[name][-1]:.1f} s wall")
+        took.append(perf_counter() - began)
+        note(f"    {name}: {took[-1]:.1f} s wall")
     what = f"wall time of `limber measure` as one process with one thread, over that as two ({size})"
-    return compared("processes/speed", what, *seconds.values(), None if quick else (">=", 1.8))
+    return compared("processes/speed", what, one_took, two_took, None if quick else (">=", 1.8))
 
 
 def memory(folder: Path, quick: bool) -> Figure:

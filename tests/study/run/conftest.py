@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from limberlm.study import Study
+from tests.study.run_folder import ENVIRONMENT, command
 
 
 @pytest.fixture(scope="session")
@@ -23,7 +24,8 @@ def tree(study_settings: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory, tree: dict[str, Any]) -> Path:
-    """The tree run by this process alone."""
+    """The tree run by one process with one thread."""
     folder = tmp_path_factory.mktemp("undisturbed")
     (folder / "tiny.yaml").write_text(json.dumps(tree))
-    return Study.load(folder / "tiny.yaml", folder / "run").run().store.root
+    subprocess.run(command(folder / "tiny.yaml", folder / "run"), check=True, env=ENVIRONMENT)
+    return folder / "run"
